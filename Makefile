@@ -1,0 +1,21 @@
+# make help lists the targets. PYTHON=python3.12 chooses the interpreter that .venv is built from.
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-all check clean
+export PYTHON
+PY = "$$(bash 00-set_up/install.sh --python)"
+CONF ?= cpu
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+install: ## install what is missing into the active environment, else into .venv
+	@bash 00-set_up/install.sh
+run: install ## run the whole course: make run CONF=cpu [GLOSSARY=file] [RUN=name]
+	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(RUN),--run "$(RUN)")
+test: install ## run the quick tests
+	@$(PY) -m pytest -m "not slow"
+test-all: install ## run every test, those of several minutes included
+	@$(PY) -m pytest
+check: install ## check format, style and types, notebooks included
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
+clean: ## delete caches; runs/ and .venv stay
+	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,253 @@
+"""One frozen, validated configuration from YAML profiles, overrides and the environment.
+
+`conf/conf.yaml` documents every key. A profile (`smoke`, `cpu`, `gpu` or a path) overrides some of them, and
+`overrides` (dotted keys) come last. Nothing below the door (`helpers.stages`) reads this object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from helpers.errors import ConfigError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds conf/, example_data/ and runs/; relative paths are anchored here, not at the notebook."""
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer )\S{8,}")
+SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|password|secret)$", re.IGNORECASE)
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Endpoint(Section):
+    """Which chat server writes conversations and judges answers."""
+
+    provider: Literal["auto", "embedded", "openai", "open_webui"]
+    base_url: str | None
+    model: str | None
+    timeout_s: Annotated[float, Field(gt=0)]
+    max_attempts: Positive
+    max_wait_s: Annotated[float, Field(ge=0)]
+    parallel_requests: Positive
+
+
+class Dataset(Section):
+    """How many conversations are written about each entry, and what is held out."""
+
+    max_entries: Positive | None
+    forward_by_model: Annotated[int, Field(ge=0)]
+    forward_by_bank: Positive
+    reverse_by_model: Annotated[int, Field(ge=0)]
+    reverse_by_bank: Positive
+    unknown_train: Annotated[int, Field(ge=0)]
+    general_train: Annotated[int, Field(ge=0)]
+    attempts: Positive
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    validation_share: Share
+    test_new_phrasings: Positive
+    test_reverse: Positive
+    test_unknown: Positive
+    test_general: Positive
+
+
+class Lora(Section):
+    """The adapter's shape."""
+
+    rank: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Share
+    target_modules: str | list[str]
+
+
+class Training(Section):
+    """How adapters are fitted; the same for LoRA and QLoRA."""
+
+    adapters: dict[str, Literal["none", "nf4"]]
+    epochs: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    max_length_tokens: Positive
+    evaluations: Positive
+    checkpoints: Positive
+
+    @model_validator(mode="after")
+    def _names(self) -> Training:
+        reserved = {"base", "in_context"} & set(self.adapters)
+        if reserved:
+            raise ValueError(f"adapters may not be called {sorted(reserved)}: those name the untrained models")
+        return self
+
+
+class Answer(Section):
+    """How test questions are answered."""
+
+    batch_size: Positive
+    max_new_tokens: Positive
+    in_context_entries: Positive
+
+
+class Score(Section):
+    """Which scorers read the answers."""
+
+    static_model: str
+    sentence_model: str
+    cross_encoder: str
+    judge_items: Annotated[int, Field(ge=0)]
+
+
+class Config(Section):
+    """The whole configuration; see conf/conf.yaml for what each key means."""
+
+    profile: str
+    seed: int
+    glossary: Path
+    base_model: str
+    threads: Positive | None
+    endpoint: Endpoint
+    dataset: Dataset
+    lora: Lora
+    training: Training
+    training_arguments: dict[str, Any]
+    answer: Answer
+    score: Score
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for YAML or JSON; it holds no secret because none can enter."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Eight hex digits of everything that can change a result: the keys, and the glossary's bytes."""
+        payload = self.as_dict()
+        for transport in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"):
+            del payload["endpoint"][transport]
+        digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
+        if self.glossary.is_file():
+            digest.update(self.glossary.read_bytes())
+        return digest.hexdigest()[:8]
+
+
+def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Merge conf.yaml, a profile and overrides, and validate the result.
+
+    Args:
+        profile: `smoke`, `cpu`, `gpu`, or the path of a YAML file that overrides keys of conf.yaml.
+        overrides: dotted keys to values, for example `{"lora.rank": 8}`.
+
+    Raises:
+        ConfigError: one message with every mistake: unknown keys, wrong types, impossible values, secrets.
+    """
+    path = _profile_path(profile)
+    layers = [(PROJECT_ROOT / "conf" / "conf.yaml", _read_yaml(PROJECT_ROOT / "conf" / "conf.yaml"))]
+    layers.append((path, _read_yaml(path)))
+    merged: dict[str, Any] = {}
+    for source, layer in layers:
+        _refuse_secrets(layer, source)
+        _merge(merged, layer)
+    nested = _nest(overrides or {})
+    _refuse_secrets(nested, Path("overrides"))
+    _merge(merged, nested)
+    merged["profile"] = path.stem
+    merged["glossary"] = _anchor(merged.get("glossary"))
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _profile_path(profile: str | Path) -> Path:
+    named = PROJECT_ROOT / "conf" / f"{profile}.yaml"
+    if named.is_file() and str(profile) != "conf":
+        return named
+    path = Path(_anchor(str(profile)))
+    if path.is_file():
+        return path
+    names = sorted(p.stem for p in (PROJECT_ROOT / "conf").glob("*.yaml") if p.stem != "conf")
+    raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path.name}{line}: this is not valid YAML. Check indentation and quotes.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name}: expected keys and values, received a {type(content).__name__}.")
+    return content
+
+
+def _anchor(path: Any) -> Any:
+    if path is None or Path(str(path)).is_absolute():
+        return path
+    here = Path(str(path)).expanduser()
+    return str(here if here.is_absolute() else PROJECT_ROOT / here)
+
+
+def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        # `adapters` and `training_arguments` are replaced whole: their keys are the reader's own names.
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in OWN_KEYS:
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+OWN_KEYS = {"adapters", "training_arguments"}
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = value
+    return nested
+
+
+def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(layer, Mapping):
+        for key, value in layer.items():
+            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, layer
+
+
+def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
+    for key, value in _walk(layer):
+        if isinstance(value, str) and (SECRET_SHAPE.search(value) or SECRET_NAME.search(key.rsplit(".", 1)[-1])):
+            name = "HF_TOKEN" if value.startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
+            raise ConfigError(
+                f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
+                f"'{name}=...' into the file .env instead; git ignores that file."
+            )
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for mistake in error.errors():
+        key = ".".join(str(part) for part in mistake["loc"]) or "configuration"
+        received = "" if mistake["type"] in {"missing"} else f"; received {mistake['input']!r}"
+        message = "unknown key" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+        lines.append(f"  {key}: {message}{received}")
+    count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
+    remedy = f"Edit conf/{path.name}, or pass overrides={{'key': value}}; conf/conf.yaml explains every key."
+    return f"The configuration '{path.stem}' has {count}:\n" + "\n".join(lines) + f"\n{remedy}"

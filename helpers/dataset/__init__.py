@@ -1,0 +1,1 @@
+"""From a glossary to training and test conversations."""

@@ -1,0 +1,122 @@
+"""Read a glossary of acronyms and say clearly what is wrong with one that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import GlossaryError
+
+KEYS = {"acronym", "definition", "verbose_def", "field"}
+SHAPE = '[{"acronym": "...", "definition": "...", "verbose_def": "...", "field": "..."}], the last two optional'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One meaning of one acronym."""
+
+    id: str
+    acronym: str
+    definition: str
+    verbose_def: str = ""
+    field: str = ""
+    ambiguous: bool = False
+    """True where the glossary gives this acronym another meaning too, so that questions must name the field."""
+
+    @property
+    def where(self) -> str:
+        """The words that tell two meanings apart, with a leading space; empty where there is only one."""
+        return f" in {self.field}" if self.ambiguous else ""
+
+
+def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
+    """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, with or without a BOM.
+
+    White space inside a value is folded to single spaces; a row that repeats another is read once.
+
+    Args:
+        path: the JSON file.
+        max_entries: keep the first so many entries; None keeps all.
+
+    Raises:
+        GlossaryError: the file is missing, is not a JSON list of such objects, or contradicts itself; the
+            message lists up to ten mistakes.
+    """
+    rows = _read_rows(path)
+    mistakes: list[str] = []
+    meanings: dict[tuple[str, str], tuple[int, dict[str, str]]] = {}
+    for number, row in enumerate(rows, start=1):
+        problem = _problem(row)
+        if problem:
+            mistakes.append(f"entry {number}: {problem}")
+            continue
+        values = {key: _fold(row.get(key) or "") for key in KEYS}
+        key = (values["acronym"], values["field"])
+        first, known = meanings.setdefault(key, (number, values))
+        if known["definition"].casefold() != values["definition"].casefold():
+            mistakes.append(
+                f"entry {number}: '{values['acronym']}' means '{values['definition']}' here but "
+                f"'{known['definition']}' in entry {first}; give each meaning a 'field' of its own, or keep one"
+            )
+    by_acronym: dict[str, list[str]] = defaultdict(list)
+    for acronym, field in meanings:
+        by_acronym[acronym].append(field)
+    for acronym, fields in by_acronym.items():
+        if len(fields) > 1 and "" in fields:
+            mistakes.append(f"'{acronym}' has {len(fields)} meanings and one lacks a 'field' to tell them apart")
+    if mistakes:
+        shown = "\n".join(f"  {mistake}" for mistake in mistakes[:10])
+        more = f"\n  and {len(mistakes) - 10} more" if len(mistakes) > 10 else ""
+        raise GlossaryError(f"The glossary {path.name} has {len(mistakes)} mistake(s):\n{shown}{more}\nCorrect them.")
+    if not meanings:
+        raise GlossaryError(f"The glossary {path.name} is empty. Expected at least one entry: {SHAPE}.")
+    kept = [values for _, values in meanings.values()][:max_entries]
+    counts = Counter(values["acronym"] for values in kept)
+    return [_entry(values, counts[values["acronym"]] > 1) for values in kept]
+
+
+def _entry(values: dict[str, str], ambiguous: bool) -> Entry:
+    identity = f"{values['acronym']} ({values['field']})" if ambiguous else values["acronym"]
+    return Entry(id=identity, ambiguous=ambiguous, **values)
+
+
+def _read_rows(path: Path) -> list[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise GlossaryError(f"There is no glossary at {path}. Pass GLOSSARY=path/to/file.json.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise GlossaryError(f"The glossary {path} cannot be read as UTF-8 text: {error}.") from None
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise GlossaryError(
+            f"The glossary {path.name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    if not isinstance(rows, list):
+        raise GlossaryError(f"The glossary {path.name} holds a {type(rows).__name__}; expected a list: {SHAPE}.")
+    return rows
+
+
+def _problem(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return f"expected an object, received {row!r:.60}"
+    unknown = sorted(row.keys() - KEYS)
+    if unknown:
+        return f"unknown key(s) {', '.join(map(str, unknown))}; allowed are {', '.join(sorted(KEYS))}"
+    for key in ("acronym", "definition"):
+        value = row.get(key)
+        if not isinstance(value, str) or not value.strip():
+            return f"'{key}' must be a text that is not empty, received {value!r:.60}"
+    for key in ("verbose_def", "field"):
+        if not isinstance(row.get(key) or "", str):
+            return f"'{key}' must be a text, received {row[key]!r:.60}"
+    return None
+
+
+def _fold(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

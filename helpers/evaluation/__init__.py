@@ -1,0 +1,1 @@
+"""Answers the test questions with each model and scores the answers."""

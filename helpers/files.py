@@ -1,0 +1,138 @@
+"""Files that survive a kill: atomic writes, JSON lines that can be appended to and resumed, hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from helpers.errors import RunError
+
+Record = dict[str, Any]
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'no space left' and 'not allowed' into one sentence for the reader."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"The disk is full: {path} could not be written. Everything finished so far is kept; "
+                "free some space (`make clean` removes old runs) and run the same command again."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise RunError(f"{path} may not be written: {error.strerror}. Choose another RUN folder.") from None
+        raise
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or nothing: readers see the old content or the new, never a part.
+
+    Raises:
+        RunError: the disk is full or the folder may not be written.
+    """
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document atomically, readable by people and with stable key order."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_atomic(path, "".join(_line(record) for record in records))
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """Read one JSON object a line; a last line cut off by a kill is left out.
+
+    Raises:
+        RunError: another line is not a JSON object.
+    """
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                break
+            raise RunError(
+                f"{path}, line {number} is not JSON. Delete that line and run the command again."
+            ) from None
+        records.append(record)
+    return records
+
+
+class JsonLines:
+    """Append records to a file, each on disk before the next one begins."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` for appending and cut off a half-written last line."""
+        self.path = path
+        with clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                content = path.read_bytes()
+                complete = content[: content.rfind(b"\n") + 1]
+                if complete != content:
+                    with path.open("r+b") as damaged:
+                        damaged.truncate(len(complete))
+            self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
+
+    def append(self, record: Record) -> None:
+        """Write one record and hand it to the operating system.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        with clear_disk_errors(self.path):
+            self._file.write(_line(record))
+            self._file.flush()
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with clear_disk_errors(self.path):
+            self._file.close()
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of every file below a folder, as hex digits."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{inner.relative_to(path)}:{sha256(inner)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

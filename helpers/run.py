@@ -1,0 +1,227 @@
+"""The run folder: everything one run of the course reads, makes and measures.
+
+Stages hand each other files in this folder, never variables, so a reader can enter at any notebook and a
+killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from helpers.config import PROJECT_ROOT, Config, load_config
+from helpers.errors import RunError
+from helpers.files import clear_disk_errors, sha256, write_atomic, write_json
+
+EXAMPLES = PROJECT_ROOT / "example_data"
+TRACKED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "openai")
+
+
+class Run:
+    """One run folder and the configuration it belongs to; make it with `open_run`."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the run: versions, seed, code revision and one record for each finished stage."""
+        return dict(json.loads((self.path / "manifest.json").read_text(encoding="utf-8")))
+
+    def finished(self, stage: str, inputs: Sequence[Path] = ()) -> bool:
+        """Whether the stage ended, on these same inputs, and its outputs are still what it wrote."""
+        record = self.manifest["stages"].get(stage)
+        if record is None or record["inputs"] != self._hashes(inputs):
+            return False
+        return all(
+            (self.path / name).exists() and sha256(self.path / name) == digest
+            for name, digest in record["outputs"].items()
+        )
+
+    @contextmanager
+    def stage(self, name: str, inputs: Sequence[Path] = (), outputs: Sequence[Path] = ()) -> Iterator[None]:
+        """Measure a stage and write it into the manifest once its outputs are there."""
+        before = self._hashes(inputs)
+        with measured() as cost:
+            yield
+        record = {**cost, "inputs": before, "outputs": self._hashes(outputs)}
+        manifest = self.manifest
+        manifest["stages"][name] = record
+        write_json(self.path / "manifest.json", manifest)
+
+    def ensure(self, folder: str, *, sample: str, made_by: str) -> Path:
+        """Return `folder` of this run; where its stage was skipped, start from example_data/.
+
+        Args:
+            folder: for example `dataset`.
+            sample: a file in it that tells whether its stage ended, for example `test.jsonl`.
+            made_by: the notebook that makes it, for the error message.
+
+        Raises:
+            RunError: neither the run nor example_data/ has it.
+        """
+        target = self.path / folder
+        if (target / sample).exists():
+            return target
+        example = EXAMPLES / folder
+        if target.exists() and any(target.iterdir()) or not (example / sample).exists():
+            raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
+        with clear_disk_errors(target):
+            shutil.copytree(example, target, dirs_exist_ok=True)
+        manifest = self.manifest
+        manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
+        write_json(self.path / "manifest.json", manifest)
+        print(f"{folder}/ was not made in this run yet: starting from example_data/{folder}/.")
+        return target
+
+    def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
+        return {self._name(path): sha256(path) for path in paths if path.exists()}
+
+    def _name(self, path: Path) -> str:
+        for base in (self.path, PROJECT_ROOT):
+            if path.is_relative_to(base):
+                return path.relative_to(base).as_posix()
+        return path.name
+
+
+def open_run(
+    conf: str | Path = "cpu",
+    run: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """Open the run folder of a configuration, or make it.
+
+    Args:
+        conf: a profile or the path of one; see `helpers.config.load_config`.
+        run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration and glossary
+            go on in the same folder.
+        overrides: dotted keys to values.
+
+    Raises:
+        ConfigError: the configuration has mistakes.
+        RunError: the folder belongs to another configuration, or cannot be written.
+    """
+    config = load_config(conf, overrides)
+    path = PROJECT_ROOT / "runs" / f"{config.profile}-{config.fingerprint()}" if run is None else Path(run)
+    path = path if path.is_absolute() else PROJECT_ROOT / path
+    path = path.resolve()
+    opened = Run(path, config)
+    resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    if (path / "config.yaml").exists() and (path / "manifest.json").exists():
+        _refuse_other(path, config)
+    else:
+        write_atomic(path / "config.yaml", resolved)
+        write_json(path / "manifest.json", _new_manifest(path, config))
+    if path.parent == PROJECT_ROOT / "runs":
+        _point_latest(path)
+    return opened
+
+
+def _refuse_other(path: Path, config: Config) -> None:
+    stored = dict(_walk(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
+    current = dict(_walk(config.as_dict()))
+    transport = {f"endpoint.{key}" for key in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests")}
+    keys = sorted(stored.keys() | current.keys())
+    differing = [key for key in keys if key not in transport and stored.get(key) != current.get(key)]
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if not differing and manifest["fingerprint"] != config.fingerprint():
+        differing = ["glossary"]
+        stored, current = {"glossary": "other contents"}, {"glossary": config.glossary}
+    if differing:
+        shown = "; ".join(f"{key} was {stored.get(key)}, is {current.get(key)}" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise RunError(
+            f"{path} was made with another configuration ({shown}{more}). "
+            "Choose another RUN folder, or go back to the configuration in its config.yaml."
+        )
+
+
+def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _walk(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _new_manifest(path: Path, config: Config) -> dict[str, Any]:
+    return {
+        "id": path.name,
+        "profile": config.profile,
+        "fingerprint": config.fingerprint(),
+        "seed": config.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "code_revision": _code_revision(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: _version(name) for name in TRACKED},
+        "from_example_data": [],
+        "stages": {},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _code_revision() -> str | None:
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def _point_latest(path: Path) -> None:
+    link = path.parent / "latest"
+    temporary = path.parent / f".latest-{os.getpid()}"
+    try:
+        temporary.symlink_to(path.name)
+        temporary.replace(link)
+    except OSError:  # a file system without symbolic links: the printed path has to do
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def measured() -> Iterator[dict[str, float]]:
+    """Measure a block: fills `seconds` and `peak_memory_mb` (resident memory of this process, sampled)."""
+    cost: dict[str, float] = {}
+    process, stop = psutil.Process(), threading.Event()
+    peak = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    started = time.monotonic()
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        stop.set()
+        watcher.join()
+        cost["seconds"] = round(time.monotonic() - started, 2)
+        cost["peak_memory_mb"] = round(peak[0] / 2**20, 1)

@@ -1,0 +1,1 @@
+"""Fits LoRA and QLoRA adapters, after a preflight audit."""
