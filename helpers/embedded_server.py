@@ -32,9 +32,7 @@ def embedded_gguf() -> Path:
     spec = importlib.util.find_spec(_GGUF_PACKAGE)  # Importing it would need a library it does not use here.
     path = Path(spec.origin or "").with_name(_GGUF_NAME) if spec else None
     if path is None or not path.is_file():
-        raise ModelError(
-            f"The embedded chat model {_GGUF_NAME} is not installed: run bash 00-set_up/install.sh."
-        )
+        raise ModelError(f"The embedded chat model {_GGUF_NAME} is not installed: run bash 00-set_up/install.sh.")
     return path
 
 
@@ -90,7 +88,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], address: Path, log: Pa
             tail = log.read_text(encoding="utf-8", errors="replace").split("\n")[-6:]
             raise EndpointError(
                 f"The embedded chat server stopped with exit code {process.returncode} before it was ready; "
-                f"check that the GGUF file is whole and that memory is free. It said: {' '.join(tail).strip()}"
+                f"is the GGUF file whole, and memory free? It said: {' '.join(tail).strip()}"
             )
         if address.exists() and _is_healthy(url := address.read_text(encoding="utf-8")):
             return f"{url}/v1"

@@ -10,11 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import openai
@@ -22,13 +22,15 @@ from pydantic import SecretStr
 
 from helpers.embedded_server import embedded_server
 from helpers.endpoint_failures import Failures, RequestRejected
-from helpers.errors import ConfigError, EndpointError, UnreadableReply
+from helpers.endpoint_settings import Provider, resolve_endpoint
+from helpers.errors import ConfigError, UnreadableReply
 from helpers.json_reply import find_object, is_only_object
 
 if TYPE_CHECKING:
     import httpx2
 
-Provider = Literal["auto", "embedded", "openai", "open_webui"]
+__all__ = ["ChatEndpoint", "Messages", "Reply", "embedded_server", "open_endpoint", "resolve_endpoint"]
+
 Messages = Sequence[Mapping[str, str]]
 JsonFormat = Literal["json_schema", "json_object", "prompt"]
 
@@ -79,22 +81,21 @@ class ChatEndpoint:
     ) -> None:
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise ConfigError(
-                f"The endpoint's address is {base_url!r}; expected one such as http://127.0.0.1:8080/v1."
-            )
-        self._key = api_key.get_secret_value() if api_key else ""
-        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise ConfigError(f"The endpoint's address is {base_url!r}; expected one such as http://127.0.0.1:8080/v1.")
+        key = api_key.get_secret_value() if api_key else ""
+        if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
         self.base_url = base_url.rstrip("/")
         self.model = model
-        self.timeout_s, self.max_attempts, self.max_wait_s = timeout_s, max_attempts, max_wait_s
+        self.max_wait_s = max_wait_s
         self.parallel_requests = parallel_requests
+        self._failures = Failures(self.base_url, key, timeout_s, max_attempts, max_wait_s)
         self._request = threading.local()  # .give_up_at: when the request of this thread runs out of time
         self._probing = threading.Lock()
         self._json_format: JsonFormat | None = None
         self._client = openai.OpenAI(
             base_url=self.base_url,
-            api_key=self._key or "none",  # The library insists on one.
+            api_key=key or "none",  # The library insists on one.
             timeout=openai.Timeout(timeout_s, connect=min(timeout_s, 10)),
             max_retries=max_attempts - 1,
             http_client=openai.DefaultHttpxClient(
@@ -104,26 +105,23 @@ class ChatEndpoint:
         )
 
     def check(self) -> str:
-        """Ask which models are offered, and settle on one.
-
-        Returns:
-            The model's name: the configured one, else the first one offered.
+        """Settle on the configured model, else on the first one the server offers; return its name.
 
         Raises:
             EndpointError: the server cannot be used, or does not offer the model.
         """
         body = self._fetch(self._client.models.with_raw_response.list)
         data = body.get("data")
-        offered = [str(item["id"]) for item in data if "id" in item] if isinstance(data, list) else []
+        models = data if isinstance(data, list) else []
+        offered = [str(item["id"]) for item in models if isinstance(item, dict) and "id" in item]
         if not offered:
             raise self._failures.error("lists no model; load one on the server, or check the address")
         if self.model is None:
             self.model = offered[0]
         elif self.model not in offered:
-            more = f" and {len(offered) - 5} more" if len(offered) > 5 else ""
             raise self._failures.error(
-                f"does not offer the model {self.model!r}; set endpoint.model to one it offers: "
-                f"{', '.join(offered[:5])}{more}"
+                f"does not offer the model {self.model!r}; set endpoint.model to one it offers, "
+                f"such as {', '.join(offered[:5])}"
             )
         return self.model
 
@@ -155,28 +153,17 @@ class ChatEndpoint:
     def complete_json(
         self, messages: Messages, *, schema: dict[str, Any], max_tokens: int, temperature: float, seed: int
     ) -> dict[str, Any]:
-        """Ask for one JSON object, in the strictest way this server supports.
+        """Ask for one JSON object that fits a schema, in the strictest way this server supports.
 
         The first request finds that way out: a JSON schema, else JSON mode, else words in the prompt. Some
         servers reject a format they do not know, others silently ignore it; both lead to the next one.
-
-        Args:
-            messages: as for `complete`.
-            schema: JSON Schema of the object.
-            max_tokens: as for `complete`.
-            temperature: as for `complete`.
-            seed: as for `complete`.
-
-        Returns:
-            An object that fits the schema.
+        The arguments are those of `complete`, and `schema`, the JSON Schema of the object.
 
         Raises:
             EndpointError: the server cannot be used, or every attempt failed.
             UnreadableReply: the reply holds no object that fits the schema.
         """
-        ask = partial(
-            self._ask_json, messages, schema, max_tokens=max_tokens, temperature=temperature, seed=seed
-        )
+        ask = partial(self._ask_json, messages, schema, max_tokens=max_tokens, temperature=temperature, seed=seed)
         with self._probing:  # The first caller finds the format out, the others wait for it.
             if self._json_format is None:
                 return self._read_json(self._probe_json(ask, schema), schema)
@@ -188,7 +175,10 @@ class ChatEndpoint:
                 reply = ask(json_format)
             except RequestRejected:
                 continue
-            if _is_honoured(json_format, reply, schema):
+            # Left free to choose, a model adds words around the object: the server ignored the format.
+            strict = schema if json_format == "json_schema" else {}
+            is_cut_object = reply.finish_reason == "length" and reply.text.lstrip().startswith("{")
+            if is_cut_object or is_only_object(reply.text, strict):
                 break
         else:
             json_format = _JSON_FORMATS[-1]
@@ -196,32 +186,29 @@ class ChatEndpoint:
         self._json_format = json_format
         return reply
 
-    def _ask_json(
-        self, messages: Messages, schema: dict[str, Any], json_format: JsonFormat, **options: Any
-    ) -> Reply:
+    def _ask_json(self, messages: Messages, schema: dict[str, Any], json_format: JsonFormat, **options: Any) -> Reply:
         if json_format == "json_schema":
             described = {"name": "reply", "schema": schema, "strict": True}
-            return self._complete(
-                messages, response_format={"type": json_format, "json_schema": described}, **options
-            )
-        wish = f"\n\nReply with one JSON object and nothing else. It fits this JSON schema:\n{json.dumps(schema)}"
+            options["response_format"] = {"type": json_format, "json_schema": described}
+            return self._complete(messages, **options)
+        wish = f"Reply with one JSON object and nothing else. It fits this JSON schema:\n{json.dumps(schema)}"
         *earlier, last = messages
         if json_format == "json_object":
             options["response_format"] = {"type": json_format}
-        return self._complete([*earlier, {**last, "content": last["content"] + wish}], **options)
+        return self._complete([*earlier, {**last, "content": f"{last['content']}\n\n{wish}"}], **options)
 
     def _read_json(self, reply: Reply, schema: dict[str, Any]) -> dict[str, Any]:
         found, fault = find_object(reply.text, schema)
         if found is None:
             cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
-            start = self._failures.shorten(reply.text)
-            raise UnreadableReply(f"The reply holds {self._failures.shorten(fault)}{cut}; it starts: {start!r}.")
+            fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)
+            raise UnreadableReply(f"The reply holds {fault}{cut}; it starts: {start!r}.")
         return found
 
     def _complete(self, messages: Messages, **options: Any) -> Reply:
         model = self.model or self.check()
         create = self._client.chat.completions.with_raw_response.create
-        body = self._fetch(lambda: create(model=model, messages=list(messages), **options))
+        body = self._fetch(lambda: create(model=model, messages=cast(Any, messages), **options))
         match body:
             case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
                 usage = body.get("usage") or {}
@@ -229,26 +216,22 @@ class ChatEndpoint:
             case {"choices": [{"message": {}} as choice, *_]}:
                 reason = choice.get("finish_reason")
                 raise UnreadableReply(f"The model sent no text; the server's reason is {reason!r}.")
-        raise self._failures.error(
-            f"answered with JSON that is no chat completion: {self._failures.shorten(json.dumps(body))}; check the address"
-        )
+        start = self._failures.shorten(json.dumps(body))
+        raise self._failures.error(f"answered with JSON that is no chat completion ({start}); check its address")
 
     def _fetch(self, send: Callable[[], Any]) -> dict[str, Any]:
         """Send a request with the library's retries; return the decoded JSON object."""
         self._request.give_up_at = time.monotonic() + self.max_wait_s
         # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
         body: Any = None
-        failure: EndpointError
         try:
             text = send().text
         except openai.OpenAIError as error:
             failure = self._failures.explain(error)
         else:
-            try:
-                body = json.loads(text)
-            except (ValueError, RecursionError):
-                pass
             failure = self._failures.not_json(text)
+            with suppress(ValueError, RecursionError):
+                body = json.loads(text)
         if isinstance(body, dict):
             return body
         raise failure
@@ -268,59 +251,11 @@ class ChatEndpoint:
         wait_s = min(0.5 * 2**retries, 8)  # The library's own back-off.
         response.headers.pop("retry-after-ms", None)
         try:
-            wait_s = float(response.headers.get("retry-after", wait_s))
+            wait_s = max(wait_s, float(response.headers.get("retry-after", 0)))
         except ValueError:
             del response.headers["retry-after"]  # A date; back off as usual instead.
         if response.status_code == 501 or time.monotonic() + wait_s > self._request.give_up_at:
             response.headers["x-should-retry"] = "false"
-
-
-
-def resolve_endpoint(
-    provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]
-) -> tuple[str | None, str | None, SecretStr | None]:
-    """Find the endpoint's address, model and key in the configuration and the environment.
-
-    `auto` means Open WebUI where OWUI_URL is set, else the server of `base_url` or OPENAI_BASE_URL, else the
-    embedded one. Configured values win over the environment; keys come from the environment alone.
-
-    Args:
-        provider: kind of endpoint.
-        base_url: configured address, or None.
-        model: configured model, or None; for the embedded server the path of a GGUF file.
-        env: environment variables; empty ones count as unset.
-
-    Returns:
-        `(base_url, model, api_key)`; `base_url` is None for the embedded server.
-
-    Raises:
-        ConfigError: an environment variable is missing, or the settings exclude one another.
-    """
-    env = {name: value.strip() for name, value in env.items() if value.strip()}
-    if provider == "auto":
-        openai_url = base_url or env.get("OPENAI_BASE_URL")
-        provider = "open_webui" if "OWUI_URL" in env else "openai" if openai_url else "embedded"
-    if provider == "embedded":
-        if base_url:
-            raise ConfigError(
-                f"endpoint.base_url is {base_url!r}, but endpoint.provider is 'embedded', which has an address of "
-                "its own; set endpoint.base_url to null, or endpoint.provider to 'openai'."
-            )
-        return None, model, None
-    if provider == "openai":
-        url, key = base_url or env.get("OPENAI_BASE_URL"), env.get("OPENAI_API_KEY")
-        model, missing = model or env.get("OPENAI_MODEL"), None if url else "OPENAI_BASE_URL"
-    else:
-        root = env.get("OWUI_URL", "").rstrip("/").removesuffix("/api")
-        url, key = base_url or (root and f"{root}/api"), env.get("OWUI_TOKEN")
-        model = model or env.get("OWUI_FAV_MODEL")
-        missing = "OWUI_URL" if not url else None if key else "OWUI_TOKEN"
-    if missing:
-        raise ConfigError(
-            f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in .env, "
-            "or set endpoint.provider to 'embedded'."
-        )
-    return url, model, SecretStr(key) if key else None
 
 
 @contextmanager
@@ -334,32 +269,23 @@ def open_endpoint(
     max_wait_s: float = 60,
     parallel_requests: int = 8,
     context_tokens_each: int = 1024,
-    env: Mapping[str, str] = os.environ,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[ChatEndpoint]:
-    """Yield a checked endpoint, started first when it is the embedded one. See `resolve_endpoint`.
+    """Yield a checked endpoint, started first when it is the embedded one.
 
-    Args:
-        provider: kind of endpoint.
-        base_url: configured address, or None.
-        model: configured model, or None.
-        timeout_s: as for `ChatEndpoint`.
-        max_attempts: as for `ChatEndpoint`.
-        max_wait_s: as for `ChatEndpoint`.
-        parallel_requests: as for `ChatEndpoint`; also what the embedded server answers at a time.
-        context_tokens_each: prompt plus answer of one request, in tokens, on the embedded server.
-        env: environment variables.
+    The arguments are those of `resolve_endpoint`, `ChatEndpoint` and `embedded_server`; the last one answers
+    `parallel_requests` at a time.
 
     Raises:
         ConfigError: settings or environment variables are missing or wrong.
         EndpointError: the endpoint cannot be used.
         ModelError: the embedded model is not installed.
     """
-    url, model, key = resolve_endpoint(provider, base_url, model, env)
+    url, model, key = resolve_endpoint(provider, base_url, model, os.environ if env is None else env)
     with ExitStack() as stack:
         if url is None:
-            gguf = Path(model).expanduser() if model else None
+            gguf, model = Path(model).expanduser() if model else None, None
             url = stack.enter_context(embedded_server(gguf, parallel_requests, context_tokens_each))
-            model = None
         endpoint = ChatEndpoint(url, model, key, timeout_s, max_attempts, max_wait_s, parallel_requests)
         endpoint.check()
         yield endpoint

@@ -26,7 +26,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"The disk is full: {path} could not be written. Everything finished so far is kept; "
-                "free some space (`make clean` removes old runs) and run the same command again."
+                "free some space (old folders in runs/ may go) and run the same command again."
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise RunError(f"{path} may not be written: {error.strerror}. Choose another RUN folder.") from None
@@ -80,9 +80,7 @@ def read_jsonl(path: Path) -> list[Record]:
         except ValueError:
             if number == len(lines):
                 break
-            raise RunError(
-                f"{path}, line {number} is not JSON. Delete that line and run the command again."
-            ) from None
+            raise RunError(f"{path}, line {number} is not JSON. Delete that line and run the command again.") from None
         records.append(record)
     return records
 

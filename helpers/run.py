@@ -27,7 +27,16 @@ from helpers.errors import RunError
 from helpers.files import clear_disk_errors, sha256, write_atomic, write_json
 
 EXAMPLES = PROJECT_ROOT / "example_data"
-TRACKED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "openai")
+TRACKED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "sentence-transformers",
+    "openai",
+)
 
 
 class Run:
@@ -81,7 +90,7 @@ class Run:
         if (target / sample).exists():
             return target
         example = EXAMPLES / folder
-        if target.exists() and any(target.iterdir()) or not (example / sample).exists():
+        if (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
         with clear_disk_errors(target):
             shutil.copytree(example, target, dirs_exist_ok=True)
@@ -187,7 +196,11 @@ def _version(package: str) -> str | None:
 def _code_revision() -> str | None:
     try:
         told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -12,9 +12,7 @@ ASKS_MEANING = re.compile(
     r"explain|abbreviat\w*|definition|define|letters|spell|acronym|expand|refers?)\b",
     re.IGNORECASE,
 )
-ASKS_ACRONYM = re.compile(
-    r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE
-)
+ASKS_ACRONYM = re.compile(r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE)
 MAX_QUESTION_WORDS = 32
 MAX_OTHER_WORDS = 8
 """Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""

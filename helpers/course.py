@@ -1,0 +1,166 @@
+"""Run the course from a shell: every notebook in order, or one stage at a time.
+
+`python -m helpers.course run` executes the notebooks of 00 to 03 with papermill; `create`, `prepare`,
+`fine-tune`, `answer`, `score` and `report` call the same stages without notebooks. All take the same options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers import stages
+from helpers.config import PROJECT_ROOT
+from helpers.errors import ConfigError, HelpersError, RunError
+from helpers.run import Run, open_run
+
+NOTEBOOKS = (
+    "00-set_up/check_environment.ipynb",
+    "01-create_dataset/01-write_conversations.ipynb",
+    "01-create_dataset/02-prepare_dataset.ipynb",
+    "02-fine_tune/01-look_inside.ipynb",
+    "02-fine_tune/02-train_adapters.ipynb",
+    "03-test/01-answer.ipynb",
+    "03-test/02-score.ipynb",
+    "03-test/03-compare_models.ipynb",
+)
+STAGES: dict[str, Callable[[Run], Any]] = {
+    "create": stages.create,
+    "prepare": stages.prepare,
+    "fine-tune": stages.fine_tune,
+    "answer": stages.answer,
+    "score": stages.score,
+    "report": stages.report,
+}
+
+
+def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: Sequence[str] = NOTEBOOKS) -> None:
+    """Execute notebooks in order into the run's notebooks/ folder; those that finished before are left out.
+
+    Args:
+        run: the open run folder.
+        conf: the profile the notebooks open it with.
+        overrides: the overrides they open it with.
+        notebooks: paths below the project root.
+
+    Raises:
+        HelpersError: a notebook stopped; the message is the one its cell raised.
+    """
+    for number, name in enumerate(notebooks, start=1):
+        source = PROJECT_ROOT / name
+        target = run.path / "notebooks" / name.replace("/", "-")
+        title = f"[{number}/{len(notebooks)}] {name}"
+        if run.finished(f"notebook {name}", [source]):
+            print(f"{title}: done before", flush=True)
+            continue
+        print(f"{title} ...", flush=True)
+        started = time.monotonic()
+        with run.stage(f"notebook {name}", [source], [target]):
+            _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
+        print(f"{title}: {_duration(time.monotonic() - started)}", flush=True)
+
+
+def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(source), str(target), parameters, cwd=str(source.parent), kernel_name="python3",
+            progress_bar=False, stderr_file=sys.stderr,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        known = {kind.__name__ for kind in _children(HelpersError)}
+        message = str(error.evalue)
+        if error.ename not in known:
+            message = f"{error.ename}: {message} (a fault of the course or of the machine)."
+        raise HelpersError(f"{message}\nStopped in {source.name}; its outputs so far are in {target}.") from None
+
+
+def _children(kind: type[Exception]) -> set[type[Exception]]:
+    return {kind}.union(*(_children(child) for child in kind.__subclasses__()))
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, do what it says, and print one clear sentence where that fails.
+
+    Returns:
+        The exit code: 0, or 2 after an error of the reader's own, or 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="python -m helpers.course", description=__doc__)
+    parser.add_argument("command", choices=["run", *STAGES], help="`run` = every notebook; others = one stage")
+    parser.add_argument("--conf", default="cpu", help="profile (smoke, cpu, gpu) or path of a YAML file")
+    parser.add_argument("--glossary", help="path of a JSON glossary")
+    parser.add_argument("--run", help="run folder; by default runs/<profile>-<fingerprint>")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. lora.rank=8")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    try:
+        overrides = _overrides(options.set, options.glossary)
+        run = open_run(options.conf, Path(options.run).resolve() if options.run else None, overrides)
+        if options.command == "run":
+            stages.glossary_entries(run)  # a glossary with mistakes stops here, not minutes later
+            run_notebooks(run, conf=options.conf, overrides=overrides)
+        else:
+            STAGES[options.command](run)
+        if options.command in ("run", "report"):
+            _show(run)
+        print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
+    except HelpersError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"\nThe machine refused: {error}. What was finished is kept; run the same command again.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overrides(pairs: Sequence[str], glossary: str | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set expects KEY=VALUE, received '{pair}'.")
+        overrides[key] = yaml.safe_load(value)
+    if glossary:
+        overrides["glossary"] = str(Path(glossary).resolve())
+    return overrides
+
+
+def _show(run: Run) -> None:
+    from helpers.report import print_table
+
+    path = run.path / "results.json"
+    if not path.exists():
+        raise RunError(f"{path} is missing. Run `score` first.")
+    print()
+    print_table(stages.read_json(path))
+    print(f"\nReport: {_shown(run.path / 'report.html')}")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

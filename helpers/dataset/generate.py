@@ -1,0 +1,267 @@
+"""A chat model writes conversations about each glossary entry; what fails the checks is asked again.
+
+Two small requests make one conversation: the model first words a question as a person in some scene would,
+then answers it with the definition in front of it. Both are shown examples with invented acronyms, which
+teach even a very small model to copy letters that it has never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from helpers.dataset.checks import check_answer, check_question
+from helpers.dataset.glossary import Entry
+from helpers.dataset.phrasings import fill_entry, load_bank
+from helpers.files import JsonLines, Record, read_jsonl
+
+ANSWER_ATTEMPTS = 2
+Messages = list[dict[str, str]]
+
+
+class Chat(Protocol):
+    """The part of `helpers.endpoint.ChatEndpoint` that writing needs."""
+
+    def complete(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: list[str] | None = None,
+    ) -> Any:
+        """Return a reply with a `text`."""
+
+
+EXAMPLES: dict[str, list[tuple[str, str, str, str, str]]] = {
+    # scene, acronym, definition, question, answer
+    "forward": [
+        ("in a meeting", "TRELM", "Travel Refund Limit for Managers",
+         "Everyone here keeps saying TRELM. Could someone tell me the full name?",
+         "TRELM stands for Travel Refund Limit for Managers."),
+        ("on a form", "qB7", "quick Balance of seven days",
+         "There is a box called qB7 on this form: what does that mean?",
+         "It means quick Balance of seven days."),
+        ("at school", "HOVSA", "Hourly Overview of Village Sales",
+         "For my homework I need the long form of HOVSA. What is it?",
+         "The long form of HOVSA is Hourly Overview of Village Sales."),
+        ("on the first day of a new job", "PDKR", "paper docket keeping rules",
+         "Sorry, I am new: what do the letters PDKR stand for?",
+         "PDKR is short for paper docket keeping rules."),
+        ("in a report", "UMIX", "Union of Mixed Industries",
+         "Page two mentions UMIX without explaining it. What is it short for?",
+         "UMIX stands for Union of Mixed Industries."),
+    ],
+    "reverse": [
+        ("in a meeting", "HOVSA", "Hourly Overview of Village Sales",
+         "We talked about the Hourly Overview of Village Sales. What is the acronym for it?",
+         "The acronym is HOVSA."),
+        ("on a form", "PDKR", "paper docket keeping rules",
+         "What is the short form of paper docket keeping rules?",
+         "The short form is PDKR."),
+        ("at school", "LATC", "Learning Aid for Town Councils",
+         "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?",
+         "The letters are LATC."),
+        ("in a letter", "UMIX", "Union of Mixed Industries",
+         "How do I abbreviate Union of Mixed Industries in this letter?",
+         "Union of Mixed Industries is abbreviated as UMIX."),
+        ("on the first day of a new job", "TRELM", "Travel Refund Limit for Managers",
+         "I am new here. How do people abbreviate Travel Refund Limit for Managers?",
+         "People abbreviate it as TRELM."),
+    ],
+}  # fmt: skip
+TASK = {
+    "forward": "You write short conversations about acronyms. First ask what an acronym means, then answer.",
+    "reverse": "You write short conversations about acronyms. First ask for the acronym of a name, then answer.",
+}
+
+
+def write_conversations(
+    entries: list[Entry],
+    endpoint: Chat,
+    *,
+    path: Path,
+    wanted: dict[str, tuple[int, int]],
+    attempts: int,
+    temperature: float,
+    seed: int,
+    parallel: int,
+) -> list[Record]:
+    """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
+
+    A slot of the model is asked up to `attempts` times and then filled from the phrasing bank. Entries are
+    written side by side, the slots of one entry one after the other, so that given the same replies the
+    result is the same whatever the order of arrival. Slots already in `path` are not asked again.
+
+    Args:
+        entries: the glossary.
+        endpoint: an open chat endpoint.
+        path: JSON lines `{"id", "entry", "kind", "origin", "question", "answer", "rejected": [{"question",
+            "answer", "reason"}]}`.
+        wanted: kind (`forward`, `reverse`) to (conversations by the model, conversations by the bank).
+        attempts: tries of one slot, 1 or more.
+        temperature: of the questions; answers use less than half of it.
+        seed: of scenes, sampling and the bank's order.
+        parallel: entries under way at once.
+
+    Returns:
+        One record a slot, in the order of the glossary.
+
+    Raises:
+        EndpointError: the endpoint failed; what was written before stays in `path`.
+    """
+    done: dict[str, Record] = {record["id"]: record for record in read_jsonl(path)} if path.exists() else {}
+    slots = {entry.id: list(_slots(entry, wanted)) for entry in entries}
+    total = sum(len(of_entry) for of_entry in slots.values())
+    lock, stop = threading.Lock(), threading.Event()
+    with (
+        JsonLines(path) as file,
+        tqdm(total=total, initial=sum(i in done for s in slots.values() for i, *_ in s), desc="conversations") as bar,
+    ):
+
+        def write_entry(entry: Entry, of_kind: str) -> None:
+            asked: set[str] = set()
+            bank = _bank_order(of_kind, entry, seed)
+            for identity, kind, origin in slots[entry.id]:
+                if kind != of_kind:
+                    continue
+                if stop.is_set():
+                    return
+                record = done.get(identity)
+                if record is None:
+                    record = _write(identity, kind, origin, entry, endpoint, asked, attempts, temperature, seed)
+                    if record["question"] is None:
+                        _from_bank(record, kind, entry, bank, asked, seed)
+                    with lock:
+                        file.append(record)
+                        bar.update()
+                done[identity] = record
+                asked.add(_key(record["question"]))
+
+        for kind in wanted:  # one kind after the other, so that the server reads each set of examples once
+            with ThreadPoolExecutor(parallel) as pool:
+                futures = [pool.submit(write_entry, entry, kind) for entry in entries]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:
+                    stop.set()
+                    raise
+    return [done[identity] for entry in entries for identity, *_ in slots[entry.id]]
+
+
+def _slots(entry: Entry, wanted: dict[str, tuple[int, int]]) -> Iterable[tuple[str, str, str]]:
+    for kind, (by_model, by_bank) in wanted.items():
+        for number in range(by_model + by_bank):
+            origin = "model" if number < by_model else "bank"
+            yield f"{kind}/{entry.id}/{number:03d}", kind, origin
+
+
+def _write(
+    identity: str,
+    kind: str,
+    origin: str,
+    entry: Entry,
+    endpoint: Chat,
+    asked: set[str],
+    attempts: int,
+    temperature: float,
+    seed: int,
+) -> Record:
+    record: Record = {
+        "id": identity, "entry": entry.id, "kind": kind, "origin": origin,
+        "question": None, "answer": None, "rejected": [],
+    }  # fmt: skip
+    for attempt in range(attempts if origin == "model" else 0):
+        number = _number(seed, identity, attempt)
+        question = _tidy(endpoint.complete(
+            _question_prompt(kind, entry, number), max_tokens=48, temperature=temperature, seed=number, stop=["\n"]
+        ).text)  # fmt: skip
+        reason = check_question(kind, question, entry)
+        if reason is None and _key(question) in asked:
+            reason = "question asked before"
+        answer = None
+        for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
+            answer = _tidy(endpoint.complete(
+                _answer_prompt(kind, entry, number, question), max_tokens=40 + 2 * len(entry.definition.split()),
+                temperature=temperature * 0.4, seed=number + retry, stop=["\n"],
+            ).text)  # fmt: skip
+            reason = check_answer(kind, answer, entry)
+            if reason is None:
+                return {**record, "question": question, "answer": answer}
+        record["rejected"].append({"question": question, "answer": answer, "reason": reason})
+    return record
+
+
+def _from_bank(record: Record, kind: str, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:
+    """Fill a slot with the next phrasing of the bank that the entry has not had; starts over when all are used."""
+    chooser = random.Random(_number(seed, record["id"], 0))
+    fresh = [question for question in order if _key(question) not in asked]
+    answers = load_bank().forward_answers if kind == "forward" else load_bank().reverse_answers
+    record["origin"] = "bank"
+    record["question"] = fresh[0] if fresh else chooser.choice(order)
+    record["answer"] = fill_entry(chooser.choice(answers), entry)
+
+
+def _bank_order(kind: str, entry: Entry, seed: int) -> list[str]:
+    bank = load_bank()
+    order = list(bank.forward_train if kind == "forward" else bank.reverse_train)
+    random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(order)
+    return [fill_entry(phrasing, entry) for phrasing in order]
+
+
+def _question_prompt(kind: str, entry: Entry, number: int) -> Messages:
+    """The examples as one long conversation, then the entry: the same beginning for every request of a kind.
+
+    A server that keeps what it has read (llama.cpp, vLLM) then reads the examples once, not once a request.
+    """
+    messages = [{"role": "system", "content": TASK[kind]}]
+    for scene, acronym, definition, question, answer in EXAMPLES[kind]:
+        messages += _turn(_subject(kind, scene, acronym, definition), question)
+        messages += _turn(_known(acronym, definition), answer)
+    scene = random.Random(number).choice(load_bank().scenes)
+    subject = _subject(kind, scene, entry.acronym, entry.definition, entry.where)
+    return [*messages, {"role": "user", "content": subject}]
+
+
+def _subject(kind: str, scene: str, acronym: str, definition: str, where: str = "") -> str:
+    if kind == "forward":
+        return f"Scene: {scene}. Ask what {acronym}{where} means."
+    return f"Scene: {scene}. Ask for the acronym of {definition}{where}."
+
+
+def _answer_prompt(kind: str, entry: Entry, number: int, question: str) -> Messages:
+    known = _known(entry.acronym, entry.definition)
+    if entry.verbose_def:
+        known += f" {entry.verbose_def[:200]}"
+    messages = _question_prompt(kind, entry, number)
+    return [*messages, {"role": "assistant", "content": question}, {"role": "user", "content": known}]
+
+
+def _known(acronym: str, definition: str) -> str:
+    return f"Answer in one sentence: {acronym} = {definition}."
+
+
+def _turn(user: str, assistant: str) -> Messages:
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split()).strip("\"'` ")
+
+
+def _key(question: str) -> str:
+    return "".join(character for character in question.casefold() if character.isalnum())
+
+
+def _number(seed: int, text: str, attempt: int) -> int:
+    """A seed that depends on the slot and not on the order of arrival."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{text}/{attempt}".encode()).digest()[:4], "big") // 2

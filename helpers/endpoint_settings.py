@@ -1,0 +1,61 @@
+"""Where the chat endpoint is: its address, model and key, from the configuration and the environment."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import SecretStr
+
+from helpers.errors import ConfigError
+
+Provider = Literal["auto", "embedded", "openai", "open_webui"]
+
+
+def resolve_endpoint(
+    provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]
+) -> tuple[str | None, str | None, SecretStr | None]:
+    """Find the endpoint's address, model and key in the configuration and the environment.
+
+    `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
+    WebUI where OWUI_URL is set, else OPENAI_BASE_URL without a key, else the embedded one. Configured values
+    win over the environment; keys come from the environment alone.
+
+    Args:
+        provider: kind of endpoint.
+        base_url: configured address, or None.
+        model: configured model, or None; for the embedded server the path of a GGUF file.
+        env: environment variables; empty ones count as unset.
+
+    Returns:
+        `(base_url, model, api_key)`; `base_url` is None for the embedded server.
+
+    Raises:
+        ConfigError: an environment variable is missing, or the settings exclude one another.
+    """
+    env = {name: value.strip() for name, value in env.items() if value.strip()}
+    if provider == "auto":
+        openai_url = base_url or env.get("OPENAI_BASE_URL")
+        complete = base_url or (openai_url and "OPENAI_API_KEY" in env)
+        provider = (
+            "openai" if complete else "open_webui" if "OWUI_URL" in env else "openai" if openai_url else "embedded"
+        )
+    if provider == "embedded":
+        if base_url:
+            raise ConfigError(
+                f"endpoint.base_url is {base_url!r}, but endpoint.provider is 'embedded', which has its own "
+                "address; set endpoint.base_url to null, or endpoint.provider to 'openai'."
+            )
+        return None, model, None
+    if provider == "openai":
+        url, key = base_url or env.get("OPENAI_BASE_URL"), env.get("OPENAI_API_KEY")
+        model, missing = model or env.get("OPENAI_MODEL"), None if url else "OPENAI_BASE_URL"
+    else:
+        root = env.get("OWUI_URL", "").rstrip("/").removesuffix("/api")
+        url, key = base_url or (root and f"{root}/api"), env.get("OWUI_TOKEN")
+        model = model or env.get("OWUI_FAV_MODEL")
+        missing = "OWUI_URL" if not url else None if key else "OWUI_TOKEN"
+    if missing:
+        raise ConfigError(
+            f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
+            ".env, or set endpoint.provider to 'embedded'."
+        )
+    return url, model, SecretStr(key) if key else None

@@ -1,0 +1,60 @@
+"""The messages each compared model is asked with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from rapidfuzz import fuzz, utils
+
+from helpers.files import Record
+
+Messages = list[dict[str, str]]
+
+
+class Defined(Protocol):
+    """The part of a glossary entry that the in-context baseline reads."""
+
+    @property
+    def acronym(self) -> str: ...  # noqa: D102
+    @property
+    def definition(self) -> str: ...  # noqa: D102
+    @property
+    def field(self) -> str: ...  # noqa: D102
+
+
+def plain_messages(test: Sequence[Record]) -> list[Messages]:
+    """The question alone, as base and tuned models are asked."""
+    return [[{"role": "user", "content": item["question"]}] for item in test]
+
+
+def in_context_messages(test: Sequence[Record], entries: Sequence[Defined], count: int) -> list[Messages]:
+    """The question behind the glossary lines nearest to it: what retrieval gives without any training.
+
+    Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
+    is shown its neighbours and a general question whatever is nearest.
+
+    Args:
+        test: test items.
+        entries: the glossary.
+        count: lines shown, 1 or more.
+    """
+    asked = []
+    for item in test:
+        question = item["question"]
+        nearest = sorted(entries, key=lambda entry: -_closeness(question, entry))[:count]
+        lines = [f"{e.acronym}{f' ({e.field})' if e.field else ''}: {e.definition}" for e in nearest]
+        prompt = (
+            "Glossary:\n" + "\n".join(lines) + "\n\nIf the glossary lacks the acronym, say that you do not know it."
+        )
+        asked.append([{"role": "user", "content": f"{prompt}\n\nQuestion: {question}"}])
+    return asked
+
+
+def _closeness(question: str, entry: Defined) -> float:
+    words = re.findall(r"[\w/-]+", question)
+    acronym = max((fuzz.ratio(word, entry.acronym) for word in words), default=0.0)
+    definition = fuzz.partial_ratio(entry.definition, question, processor=utils.default_process)
+    field = 5.0 if entry.field and entry.field.casefold() in question.casefold() else 0.0
+    return max(acronym, definition) + field

@@ -1,0 +1,235 @@
+"""A scorer that reads answer and reference together, trained on the run's own training conversations.
+
+Comparing two finished embeddings blurs a single wrong word; a cross-encoder sees both texts at once and can
+be taught which differences matter. Its pairs come from the training set alone, and entries held back from it
+tell how far it may be trusted; that accuracy is stored next to it.
+"""
+
+import hashlib
+import json
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helpers.errors import EvaluationError
+from helpers.evaluation.similarity import minilm_folder, model_not_found
+
+_QUALITY = "quality.json"
+_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _MAX_LENGTH_TOKENS = 2, 16, 2e-4, 96
+_HELD_OUT_SHARE = 0.2
+
+
+class Pair(NamedTuple):
+    """Two answers to the same question, and whether they say the same: 1.0 or 0.0."""
+
+    answer: str
+    reference: str
+    label: float
+
+
+def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs: int = 400) -> dict[str, Any]:
+    """Train a cross-encoder from MiniLM, or find the one trained before on the same conversations.
+
+    Args:
+        train_path: `train.jsonl` of the run.
+        folder: where the model is kept, with its `quality.json`.
+        seed: of the pairs, the held-out entries and the training.
+        max_pairs: most pairs to train on; their number sets the time.
+
+    Returns:
+        `{"accuracy", "held_out_pairs", "held_out_entries", "train_pairs", "seconds", ...}`; accuracy, in
+        [0, 1], on pairs of entries that were not trained on, half of them right.
+
+    Raises:
+        EvaluationError: the conversations hold fewer than three entries.
+    """
+    source = hashlib.sha256(train_path.read_bytes()).hexdigest()
+    made_from = {"train_sha256": source, "seed": seed, "max_pairs": max_pairs}
+    quality_path = folder / _QUALITY
+    if quality_path.is_file():
+        kept: dict[str, Any] = json.loads(quality_path.read_text(encoding="utf-8"))
+        if made_from.items() <= kept.items():
+            return kept
+    train, held_out, entries = make_pairs(train_path, seed=seed, max_pairs=max_pairs)
+    start = time.perf_counter()
+    model = _fit(train, seed)
+    right = sum((s > 0.5) == (p.label == 1.0) for s, p in zip(_scores(held_out, model), held_out, strict=True))
+    quality = {
+        "accuracy": right / len(held_out),
+        "held_out_pairs": len(held_out),
+        "held_out_entries": entries,
+        "train_pairs": len(train),
+        "seconds": round(time.perf_counter() - start, 1),
+        **made_from,
+    }
+    model.save_pretrained(str(folder))
+    quality_path.write_text(json.dumps(quality, indent=2), encoding="utf-8")  # Last: it marks the model whole.
+    return quality
+
+
+def _fit(pairs: Sequence[Pair], seed: int) -> Any:
+    from datasets import Dataset
+    from sentence_transformers.cross_encoder import (
+        CrossEncoder,
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+    )
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from transformers import set_seed
+
+    set_seed(seed)
+    model = CrossEncoder(str(minilm_folder()), num_labels=1, max_length=_MAX_LENGTH_TOKENS)
+    with tempfile.TemporaryDirectory() as unused:
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=unused,
+            num_train_epochs=_EPOCHS,
+            per_device_train_batch_size=_BATCH_SIZE,
+            learning_rate=_LEARNING_RATE,
+            warmup_steps=0.1,
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+        )
+        dataset = Dataset.from_list([pair._asdict() for pair in pairs])
+        loss = BinaryCrossEntropyLoss(model)
+        CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
+    return model
+
+
+def load_cross_encoder(name: str = "embedded", *, folder: Path) -> Any:
+    """Load a `CrossEncoder` that gives one score a pair.
+
+    Args:
+        name: `embedded` for the one in `folder`, another folder, or a Hugging Face hub id.
+        folder: what `train_cross_encoder` wrote; used for `embedded` only.
+
+    Raises:
+        EvaluationError: there is no such model, or it gives several scores a pair.
+    """
+    from sentence_transformers.cross_encoder import CrossEncoder
+
+    try:
+        model = CrossEncoder(str(folder) if name == "embedded" else name)
+    except (OSError, ValueError) as error:
+        raise model_not_found("cross_encoder", name, error) from error
+    if model.num_labels != 1:
+        raise EvaluationError(f"score.cross_encoder: {name!r} gives {model.num_labels} scores a pair, expected one.")
+    return model
+
+
+def cross_encoder_similarity(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
+    """Likelihood, in [0, 1], that each answer says the same as its reference.
+
+    Args:
+        answers: what a model wrote.
+        references: full right answers, one for each answer.
+        model: from `load_cross_encoder`.
+    """
+    return _scores([Pair(a, r, 0.0) for a, r in zip(answers, references, strict=True)], model)
+
+
+def _scores(pairs: Sequence[Pair], model: Any) -> list[float]:
+    if not pairs:
+        return []
+    scores = model.predict([(p.answer, p.reference) for p in pairs], show_progress_bar=False)
+    return [float(score) for score in scores]
+
+
+def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pair], list[Pair], int]:
+    """Build balanced pairs: two right wordings against a wrong one.
+
+    Wrong means another entry's definition under this acronym, another acronym, another entry's answer, or a
+    decline; for an unknown acronym, an invention. These are the mistakes that models make.
+
+    Returns:
+        Pairs to train on, held-out pairs, and the number of held-out entries; no entry is in both.
+
+    Raises:
+        EvaluationError: the conversations hold fewer than three entries.
+    """
+    forward, reverse, acronyms, declining = _read(train_path)
+    entries = sorted(acronyms)
+    if len(entries) < 3:
+        raise EvaluationError(
+            f"{train_path}: a cross-encoder needs answers about 3 entries or more, found {len(entries)}. "
+            "Use a longer glossary, or set score.cross_encoder to a folder or hub id."
+        )
+    rng = random.Random(seed)
+    rng.shuffle(entries)
+    n_held_out = max(1, round(_HELD_OUT_SHARE * len(entries)))
+
+    def pairs_about(own: list[str], count: int) -> list[Pair]:
+        pairs: list[Pair] = []
+        while len(pairs) < count:
+            entry, other = rng.choice(own), rng.choice(entries)
+            if other == entry:
+                continue
+            name, other_name = acronyms[entry], acronyms[other]
+            right, wording = _two(rng, forward[entry])
+            invented = rng.choice(forward[other]).replace(other_name, name)
+            decline, other_decline = (text.replace("{acronym}", name) for text in _two(rng, declining))
+            negatives = [
+                (invented, right),
+                (rng.choice(forward[other]), right),
+                (decline, right),
+                (invented, decline),
+            ]
+            positives = [(wording, right), (wording, right), (other_decline, decline)]
+            if reverse[entry]:
+                answer, other_answer = _two(rng, reverse[entry])
+                positives.append((other_answer, answer))
+                negatives.append((other_answer.replace(name, other_name), answer))
+            pairs += [Pair(*rng.choice(positives), 1.0), Pair(*rng.choice(negatives), 0.0)]
+        return pairs[:count]
+
+    train = pairs_about(entries[n_held_out:], max_pairs)
+    return train, pairs_about(entries[:n_held_out], max(20, max_pairs // 5)), n_held_out
+
+
+def _two(rng: random.Random, texts: Sequence[str]) -> tuple[str, str]:
+    """Two wordings, different ones where there are."""
+    first, *second = rng.sample(texts, min(2, len(texts)))
+    return first, (second or [first])[0]
+
+
+def _read(
+    train_path: Path,
+) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, str], list[str]]:
+    """Forward and reverse answers of each entry, its acronym, and declines with `{acronym}` as a gap."""
+    answers: dict[str, dict[str, set[str]]] = {"forward": defaultdict(set), "reverse": defaultdict(set)}
+    shared: dict[str, set[str]] = {}
+    declining: set[str] = set()
+    for line in train_path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        question, answer = row["prompt"][-1]["content"], row["completion"][-1]["content"]
+        both = _tokens(question) & _tokens(answer)
+        if row["kind"] == "unknown" and both:
+            declining.add(answer.replace(_acronym_in(both), "{acronym}"))
+        elif row["kind"] in answers:
+            answers[row["kind"]][row["entry"]].add(answer)
+        if row["kind"] == "forward":
+            shared[row["entry"]] = shared.get(row["entry"], both) & both
+    # A conversation does not name its acronym: it is the word that all questions and answers share.
+    acronyms = {entry: _acronym_in(tokens) for entry, tokens in shared.items() if tokens}
+    forward, reverse = ({e: sorted(texts) for e, texts in kind.items()} for kind in answers.values())
+    return (
+        forward,
+        {entry: reverse.get(entry, []) for entry in acronyms},
+        acronyms,
+        sorted(declining) or ["I do not know the acronym {acronym}."],
+    )
+
+
+def _tokens(text: str) -> set[str]:
+    return {word.strip(".,;:?!\"'()“”‘’") for word in text.split()} - {""}
+
+
+def _acronym_in(tokens: set[str]) -> str:
+    return max(sorted(tokens), key=lambda token: (sum(c.isupper() or c.isdigit() for c in token), len(token)))

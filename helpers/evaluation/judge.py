@@ -1,0 +1,165 @@
+"""A language model as judge, and how far it agrees with plain containment.
+
+A judge must show its agreement before it is believed. A reply that cannot be read leaves its item unscored,
+with the reason; it never counts as wrong.
+"""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from helpers.errors import EndpointError, EvaluationError, UnreadableReply
+from helpers.evaluation.intervals import cohens_kappa
+
+if TYPE_CHECKING:
+    from helpers.endpoint import ChatEndpoint
+
+RUBRIC = (
+    "You grade answers. Compare the answer with the reference.\n"
+    "correct: it gives the same fact; other words, or more words, are fine.\n"
+    "incorrect: the fact is different, missing, or hidden in a list of guesses.\n"
+    "If the reference says that it does not know, only an answer that does not know either is correct.\n"
+    "Give the verdict and a reason of at most 12 words."
+)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "verdict": {"type": "string", "enum": ["correct", "incorrect"]},
+        "reason": {"type": "string", "maxLength": 120},
+    },
+    "required": ["verdict", "reason"],
+    "additionalProperties": False,
+}
+_MAX_TOKENS = 56  # Room for the longest reason that the schema allows.
+
+
+def choose_items(items: Sequence[Mapping[str, Any]], max_items: int, seed: int) -> list[str]:
+    """Choose test items for the judge, as evenly over the buckets as they allow.
+
+    The choice depends on the test set and the seed alone, so every model is judged on the same items.
+
+    Args:
+        items: test items with `id` and `bucket`.
+        max_items: most items to choose; 0 chooses none.
+        seed: of the choice.
+
+    Returns:
+        The ids, in the order of the items.
+    """
+    buckets: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        buckets[item["bucket"]].append(item["id"])
+    rng = random.Random(seed)
+    queues = [rng.sample(sorted(ids), len(ids)) for _, ids in sorted(buckets.items())]
+    chosen: set[str] = set()
+    while any(queues) and len(chosen) < max_items:
+        for queue in queues:
+            if queue and len(chosen) < max_items:
+                chosen.add(queue.pop())
+    return [item["id"] for item in items if item["id"] in chosen]
+
+
+def judge_answers(
+    items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, parallel: int, seed: int
+) -> list[dict[str, Any]]:
+    """Have a model judge answers, and keep each verdict as soon as it is there.
+
+    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer
+    has changed.
+
+    Args:
+        items: `{"id", "question", "reference", "answer"}` each.
+        endpoint: the judge; asked at temperature 0.
+        path: JSON Lines file of verdicts; one line is appended for each finished item.
+        parallel: requests under way at once, 1 or more.
+        seed: for servers that honour it.
+
+    Returns:
+        `{"id", "answer", "verdict", "reason"}` for each item, in their order; `verdict` is `correct`,
+        `incorrect`, or None where the judge's reply could not be read, which the reason explains.
+
+    Raises:
+        EndpointError: the server failed; finished verdicts stay in the file.
+        EvaluationError: the file holds a broken line before its last.
+    """
+    done = {(row["id"], row["answer"]): row for row in _read_finished(path)}
+    open_items = [item for item in items if (item["id"], item["answer"]) not in done]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failure: EndpointError | None = None
+    with path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(max_workers=parallel) as pool:
+        futures = {pool.submit(_judge_one, item, endpoint, seed): item for item in open_items}
+        for future in tqdm(as_completed(futures), total=len(futures), desc="judge", disable=not futures):
+            if future.cancelled():
+                continue
+            try:
+                row = future.result()
+            except EndpointError as error:
+                failure = failure or error
+                pool.shutdown(wait=False, cancel_futures=True)  # Those under way still finish and are kept.
+                continue
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            done[row["id"], row["answer"]] = row
+    if failure:
+        raise failure
+    return [done[item["id"], item["answer"]] for item in items]
+
+
+def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> dict[str, Any]:
+    case = f"Question: {item['question']}\nReference: {item['reference']}\nAnswer: {item['answer'] or '(empty)'}"
+    messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": case}]
+    try:
+        reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
+    except UnreadableReply as error:
+        return {"id": item["id"], "answer": item["answer"], "verdict": None, "reason": str(error)}
+    return {
+        "id": item["id"],
+        "answer": item["answer"],
+        "verdict": reply["verdict"],
+        "reason": reply["reason"],
+    }
+
+
+def _read_finished(path: Path) -> list[dict[str, Any]]:
+    """Verdicts on disk; a last line that a kill left unfinished is cut off, so that appending stays safe."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    rows = []
+    for number, line in enumerate(whole.decode().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise EvaluationError(f"{path}, line {number}: this is not JSON. Delete the line, and run again.") from None
+    return rows
+
+
+def summarise_judge(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count a judge's verdicts and compare them with containment.
+
+    Args:
+        scores: rows of `scores/<model>.jsonl`; one without `judge_reason` was not judged.
+
+    Returns:
+        `{"n", "unscored", "rate", "kappa_with_containment"}`: items judged, those whose reply could not be
+        read, the share called correct of the rest, and Cohen's kappa; the last two may be None.
+    """
+    judged = [row for row in scores if row["judge_reason"] is not None]
+    scored = [row for row in judged if row["judge"] is not None]
+    verdicts = [row["judge"] == "correct" for row in scored]
+    return {
+        "n": len(judged),
+        "unscored": len(judged) - len(scored),
+        "rate": sum(verdicts) / len(verdicts) if verdicts else None,
+        "kappa_with_containment": cohens_kappa(verdicts, [row["correct"] for row in scored]),
+    }

@@ -1,0 +1,233 @@
+"""The report's figures, in one style that is safe for colour-blind readers (Okabe and Ito's palette).
+
+Each function draws from the dictionary in `results.json` alone and returns a figure, which a notebook shows
+and the report embeds. Ink and grid colours are stand-ins there: the page swaps them for those of its theme.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import cycle
+from typing import Any, ParamSpec
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Results = Mapping[str, Any]
+P = ParamSpec("P")
+
+INK, MUTED, GRID = "#1d2430", "#6a7380", "#d9dee5"
+RIGHT, WRONG = "#1f83c4", "#d55e00"
+MODEL_COLOURS = {"base": "#8b93a0", "in_context": "#e69f00", "lora": "#1f83c4", "qlora": "#009e73"}
+_MORE_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00", "#b3a100")
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+BUCKET_TITLES = {
+    "new_phrasing": "New phrasings",
+    "reverse": "Reverse",
+    "unknown": "Unknown acronyms",
+    "general": "General knowledge",
+}
+METRIC_TITLES = {
+    "rouge_l": "ROUGE-L",
+    "static": "Static vectors",
+    "sentence": "Sentence cosine",
+    "cross_encoder": "Cross-encoder",
+}
+_STYLE: Any = {  # Any, because matplotlib's types list every key there is.
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+}
+
+
+def model_colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour for each model, the same in every figure; the reader's own adapters get further ones."""
+    more = cycle(_MORE_COLOURS)
+    return {name: MODEL_COLOURS.get(name) or next(more) for name in names}
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a whole percentage, or a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.0f}%"
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(_STYLE):
+            figure = draw(*args, **kwargs)
+            plt.close(figure)  # Or a notebook would show it twice: as its cell's figure and as its value.
+            return figure
+
+    return styled
+
+
+@_styled
+def plot_buckets(results: Results) -> Figure:
+    """Draw each model's rate of right answers in each bucket, with its 95 % interval."""
+    models: Mapping[str, Any] = results["models"]
+    buckets = [b for b in BUCKET_TITLES if any(b in m["buckets"] for m in models.values())]
+    colours = model_colours(list(models))
+    figure, axes = plt.subplots(
+        figsize=(9.2, 1.0 + 0.27 * max(1, len(buckets) * (len(models) + 1))), layout="constrained"
+    )
+    step = len(models) + 1.2
+    for row, bucket in enumerate(buckets):
+        for place, (name, model) in enumerate(models.items()):
+            found = model["buckets"].get(bucket, {"n": 0, "rate": None})
+            y, colour = row * step + place, colours[name]
+            label = name if row == 0 else None
+            marker = _MARKERS[place % len(_MARKERS)]
+            if found["rate"] is None:
+                axes.plot([], [], marker, color=colour, label=label)
+                continue
+            axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=4.5, alpha=0.35)
+            axes.plot(found["rate"], y, marker, color=colour, markersize=8, label=label, zorder=3)
+            axes.text(1.035, y, percent(found["rate"]), va="center", fontweight="bold", fontsize=9.5)
+        if row:
+            axes.axhline(row * step - 1.1, color=GRID, linewidth=0.8)
+    axes.set_yticks([row * step + (len(models) - 1) / 2 for row in range(len(buckets))])
+    axes.set_yticklabels([BUCKET_TITLES[b] for b in buckets], color=INK, fontsize=11)
+    axes.set_ylim(max(1.0, len(buckets) * step) - 1.1, -1.1)
+    axes.set_xlim(-0.02, 1.1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100% right"])
+    axes.grid(axis="y", visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    if models and buckets:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(models), handletextpad=0.2)
+    return figure
+
+
+@_styled
+def plot_training(results: Results) -> Figure:
+    """Draw the loss of each adapter by step: thin on training data, bold on held-back conversations."""
+    training: Mapping[str, Any] = results.get("training", {})
+    colours = model_colours(list(training))
+    figure, axes = plt.subplots(figsize=(9.2, 3.6), layout="constrained")
+    for name, facts in training.items():
+        losses = {
+            key: [(row["step"], row[key]) for row in facts["log"] if row.get(key) is not None]
+            for key in ("loss", "eval_loss")
+        }
+        if losses["loss"]:
+            axes.plot(*zip(*losses["loss"], strict=True), color=colours[name], linewidth=1, alpha=0.55)
+        if losses["eval_loss"]:
+            steps, values = zip(*losses["eval_loss"], strict=True)
+            axes.plot(steps, values, "o-", color=colours[name], linewidth=2.2, markersize=5, label=name)
+    if training:
+        axes.set(xlabel="Training step", ylabel="Loss (nats a token)", ylim=(0, None))
+        axes.set_title(
+            "Bold: conversations held back. Thin: conversations trained on.",
+            fontweight="normal",
+            fontsize=10.5,
+        )
+        axes.legend(loc="upper right")
+    else:
+        axes.text(
+            0.5,
+            0.5,
+            "These results hold no training log.",
+            ha="center",
+            transform=axes.transAxes,
+            color=MUTED,
+        )
+        axes.set_axis_off()
+    return figure
+
+
+@_styled
+def plot_similarity_blindness(results: Results) -> Figure:
+    """Draw how little similarity tells right answers from wrong ones.
+
+    On the left the sentence cosines of right and wrong answers, on the right how often each metric ranks a
+    right answer above a wrong one.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.5), width_ratios=(1.5, 1), layout="constrained")
+    _draw_cosines(left, results.get("similarity", {}))
+    found = {k: v for k, v in results.get("separation", {}).items() if v is not None}
+    for row, area in enumerate(found.values()):
+        right.plot([0.5, area], [row, row], color=MUTED, linewidth=2, alpha=0.5)
+        right.plot(area, row, "o", color=RIGHT if area >= 0.95 else MODEL_COLOURS["in_context"], markersize=9)
+        right.text(max(area, 0.5) + 0.03, row, f"{area:.2f}", va="center", fontweight="bold", fontsize=9.5)
+    right.set_yticks(range(len(found)), [METRIC_TITLES.get(name, name) for name in found], color=INK)
+    right.set_ylim(len(found) - 0.4, -0.6)
+    right.set_xlim(min([0.45, *(area - 0.05 for area in found.values())]), 1.12)
+    right.set_xticks([0.5, 0.75, 1], ["0.5\ncoin toss", "0.75", "1\nalways"])
+    right.axvline(0.5, color=MUTED, linewidth=1)
+    right.grid(axis="y", visible=False)
+    right.spines[["left", "bottom"]].set_visible(False)
+    right.set_title("Chance that right ranks above wrong")
+    return figure
+
+
+def _draw_cosines(axes: Axes, similarity: Mapping[str, Sequence[float]]) -> None:
+    correct, wrong = similarity.get("correct", []), similarity.get("wrong", [])
+    start = min([0.0, *(value // 0.05 * 0.05 for value in (*correct, *wrong))])
+    edges = [start + 0.05 * i for i in range(round((1 - start) / 0.05) + 1)]
+    tallest = 1.0
+    for values, sign, colour, word in ((correct, 1, RIGHT, "right"), (wrong, -1, WRONG, "wrong")):
+        if not values:
+            continue
+        shares = [sign * 100 / len(values)] * len(values)
+        capped = [min(value, 1.0) for value in values]
+        _, _, bars = axes.hist(capped, bins=edges, weights=shares, color=colour, rwidth=0.86)
+        tallest = max(tallest, *(abs(bar.get_height()) for bar in bars))  # type: ignore[union-attr]
+        axes.text(0.02, 0.5 + sign * 0.41, f"{len(values)} {word} answers", color=colour, fontweight="bold",
+                  transform=axes.transAxes, va="center")  # fmt: skip
+    axes.axhline(0, color=MUTED, linewidth=1)
+    axes.set_ylim(-1.12 * tallest, 1.12 * tallest)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share):.0f}%")
+    axes.set_xlabel("Cosine of the answer with the right answer")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.grid(axis="x", visible=False)
+    axes.set_title("Cosines of right and wrong answers")
+
+
+def to_svg(figure: Figure, prefix: str) -> str:
+    """Turn a figure into SVG for a page: no background, the page's fonts, and the page's ink and grid.
+
+    Args:
+        figure: from one of the functions above.
+        prefix: makes ids unique among the figures of the page.
+    """
+    buffer = io.StringIO()
+    with plt.rc_context({**_STYLE, "svg.hashsalt": prefix}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in ((INK, "--ink"), (MUTED, "--muted"), (GRID, "--grid")):
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--font)", svg)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    return re.sub(
+        r'<svg [^>]*?(viewBox="[^"]+")[^>]*>',
+        r'<svg \1 role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        svg,
+        count=1,
+    )

@@ -1,0 +1,293 @@
+"""Find, load, quantise and adapt language models, and let them answer in batches."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from helpers.config import PROJECT_ROOT
+from helpers.embedded_server import embedded_gguf
+from helpers.errors import ModelError
+
+CACHE = PROJECT_ROOT / ".cache" / "models"
+EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
+PLAIN_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
+    "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""SmolLM2's template without its default system prompt, which would add 20 tokens to every conversation."""
+
+
+class Generated(NamedTuple):
+    """One answer: its text, its length in tokens, and whether the model stopped by itself."""
+
+    text: str
+    new_tokens: int
+    stopped: bool
+
+
+def resolve_model(name: str) -> str:
+    """Turn a model's name into what transformers can load: a folder, or a hub id as it is.
+
+    The embedded models are made once below .cache/: SmolLM2 dequantised from its GGUF file to bf16
+    safetensors (25 s), `tiny-random` a Llama of two layers and random weights with the same tokenizer.
+
+    Raises:
+        ModelError: the embedded weights are not installed, or a path does not hold a model.
+    """
+    if name == "smollm2-135m-instruct":
+        return str(_made(CACHE / name, _export_smollm2))
+    if name == "tiny-random":
+        smollm2 = resolve_model("smollm2-135m-instruct")
+        return str(_made(CACHE / name, lambda folder: _make_tiny(folder, smollm2)))
+    path = Path(name).expanduser()
+    anchored = path if path.is_absolute() else PROJECT_ROOT / path
+    if anchored.is_dir():
+        if not (anchored / "config.json").exists():
+            raise ModelError(
+                f"{anchored} holds no model (config.json is missing). Give a folder, or one of {EMBEDDED}."
+            )
+        return str(anchored)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(f"There is no model '{name}'. Use {', '.join(EMBEDDED)}, a folder, or a hub id 'owner/name'.")
+    return name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, padding on the left as generation needs.
+
+    Raises:
+        ModelError: it cannot be found, or has no chat template.
+    """
+    where = resolve_model(name)
+    tokenizer: PreTrainedTokenizerBase = _fetch(lambda: AutoTokenizer.from_pretrained(where, token=_token()), name)
+    if not tokenizer.chat_template:
+        raise ModelError(f"The tokenizer of {name} has no chat template. Choose an instruct model.")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(name: str, *, quantisation: str = "none", threads: int | None = None) -> PreTrainedModel:
+    """Load the frozen base weights in bf16, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
+
+    Args:
+        name: embedded name, folder or hub id.
+        quantisation: `none` or `nf4`.
+        threads: CPU threads for torch; None leaves torch's own choice.
+
+    Raises:
+        ModelError: the model cannot be found, is gated, or does not fit.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    where = resolve_model(name)
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": device}, "token": _token()}
+    if quantisation == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",  # the library's default is fp4
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_use_double_quant=True,
+        )
+    model: PreTrainedModel = _fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)
+    _keep_gradients(model)
+    model.generation_config.do_sample = False
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    return model.eval()
+
+
+def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: str) -> PeftModel:
+    """Put saved adapters on one base; choose between them with `set_adapter` and `disable_adapter`.
+
+    Raises:
+        ModelError: a folder holds no adapter, or one that was trained on another base.
+    """
+    model: PeftModel | None = None
+    for name, folder in folders.items():
+        check_adapter(folder, base_name)
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
+            else:
+                model.load_adapter(str(folder), adapter_name=name)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(f"The adapter {folder} does not fit {base_name}: {str(error).splitlines()[0]}") from None
+    if model is None:
+        raise ModelError("No adapter was given. Train one with 02-fine_tune/02-train_adapters.ipynb.")
+    return model.eval()
+
+
+def check_adapter(folder: Path, base_name: str) -> None:
+    """Refuse a folder without an adapter, and an adapter of another base.
+
+    Raises:
+        ModelError: with both names.
+    """
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder} holds no adapter. Train it with 02-fine_tune/02-train_adapters.ipynb.")
+    note = folder / "base_model.txt"
+    trained_on = note.read_text(encoding="utf-8").strip() if note.exists() else "an unnamed model"
+    if trained_on != base_name:
+        raise ModelError(
+            f"The adapter {folder} was trained on {trained_on}, not on {base_name}. "
+            "Set base_model to that name, or train the adapter again."
+        )
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def generate_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict[str, str]]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    title: str = "answers",
+    on_batch: Callable[[list[int], list[Generated]], None] | None = None,
+) -> list[Generated]:
+    """Answer each conversation greedily, in left-padded batches of similar length.
+
+    Args:
+        model: a causal language model or a PeftModel.
+        tokenizer: its tokenizer, padding on the left.
+        conversations: messages ending with the user's turn; each is put into the chat template.
+        max_new_tokens: longest answer, in tokens.
+        batch_size: conversations answered at once.
+        title: of the progress bar.
+        on_batch: called with (positions, answers) as soon as a batch is done.
+
+    Returns:
+        One answer for each conversation, in their order.
+    """
+    texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations]
+    order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))
+    answers: dict[int, Generated] = {}
+    stops = torch.tensor(sorted(stop_tokens(model, tokenizer)), device=model.device)
+    with tqdm(total=len(texts), desc=title) as bar:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+            inputs = inputs.to(model.device)
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+            new = output[:, inputs["input_ids"].shape[1] :]
+            done = [_read(row, stops, tokenizer) for row in new]
+            answers.update(zip(batch, done, strict=True))
+            if on_batch:
+                on_batch(batch, done)
+            bar.update(len(batch))
+    return [answers[position] for position in range(len(texts))]
+
+
+def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The token ids at which generation ends."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
+
+
+def _read(row: torch.Tensor, stops: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> Generated:
+    ends = torch.isin(row, stops).nonzero()
+    length = int(ends[0]) if len(ends) else len(row)
+    text = str(tokenizer.decode(row[:length], skip_special_tokens=True)).strip()
+    return Generated(text, length, bool(len(ends)))
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes 0.50 from packing 4-bit weights on CPUs with AVX512-BF16.
+
+    Packed by the first forward without gradients (an evaluation, a generate), a layer lets no gradient
+    through ever after, with only a warning.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    if not (folder / "config.json").exists():
+        building = folder.with_name(f"{folder.name}.{os.getpid()}")
+        building.mkdir(parents=True, exist_ok=True)
+        make(building)
+        try:
+            building.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(building)
+    return folder
+
+
+def _export_smollm2(folder: Path) -> None:
+    gguf = embedded_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model read from GGUF refuses to be saved; the same weights in a fresh model do not.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    tokenizer.chat_template = PLAIN_CHATML
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _make_tiny(folder: Path, tokenizer_folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    base = AutoConfig.from_pretrained(tokenizer_folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=base.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048,
+        bos_token_id=base.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _token() -> str | None:
+    return os.environ.get("HF_TOKEN") or None
+
+
+def _fetch(load: Callable[[], Any], name: str) -> Any:
+    """Load something, and turn the hub's failures into one sentence."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return load()
+    except Exception as error:
+        causes = [error, error.__cause__, error.__context__]
+        kinds = tuple(type(cause) for cause in causes)
+        if any(issubclass(kind, GatedRepoError) for kind in kinds) or "gated repo" in str(error):
+            raise ModelError(
+                f"{name} is a gated model: accept its licence on its hub page, then write HF_TOKEN=... into .env."
+            ) from None
+        if any(issubclass(kind, RepositoryNotFoundError | LocalEntryNotFoundError) for kind in kinds):
+            raise ModelError(
+                f"{name} could not be fetched from the hub. Check the name and the network, or use an embedded model: "
+                f"{', '.join(EMBEDDED)}."
+            ) from None
+        if importlib.util.find_spec("bitsandbytes") is None and "bitsandbytes" in str(error):
+            raise ModelError("bitsandbytes is not installed. Run bash 00-set_up/install.sh.") from None
+        if isinstance(error, OSError | ValueError):
+            raise ModelError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise

@@ -1,0 +1,210 @@
+"""Fit one LoRA or QLoRA adapter with TRL's SFTTrainer; a killed training goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from helpers.errors import ModelError, TrainingError
+from helpers.files import Record, write_atomic, write_json, write_jsonl
+from helpers.models import load_base, load_tokenizer
+from helpers.run import measured
+from helpers.training.preflight import audit
+from helpers.training.progress import ProgressBar, Watcher
+
+OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}
+
+
+def train_adapter(
+    folder: Path,
+    *,
+    base_name: str,
+    quantisation: str,
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str | list[str],
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    max_length_tokens: int,
+    evaluations: int,
+    checkpoints: int,
+    seed: int,
+    training_arguments: dict[str, Any] | None = None,
+    threads: int | None = None,
+    watch: Callable[[list[Record]], None] | None = None,
+) -> dict[str, Any]:
+    """Train an adapter into `folder`, audited before the first step.
+
+    Only the completions carry loss. The adapter, tokenizer, log and settings are written when training has
+    ended; until then `folder/checkpoints` holds the last state.
+
+    Args:
+        folder: where the adapter goes.
+        base_name: the frozen base; see `helpers.models.resolve_model`.
+        quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
+        train: records with `prompt` and `completion`.
+        validation: the same shape, for the loss curve; may be empty.
+        rank: columns of each adapter matrix.
+        alpha: the adapter's output is scaled by alpha / rank.
+        dropout: of the adapter's input, 0 to 1.
+        target_modules: `all-linear` or names of layers.
+        epochs: passes over `train`.
+        learning_rate: peak, reached after the warm-up and then falling to zero along a cosine.
+        batch_size: conversations a step.
+        max_length_tokens: longest conversation; a longer one stops the run.
+        evaluations: validation losses over the run.
+        checkpoints: saved states over the run.
+        seed: of weights, order and dropout.
+        training_arguments: further arguments of `transformers.TrainingArguments`.
+        threads: CPU threads; None leaves torch's choice.
+        watch: called with the log so far whenever it grows.
+
+    Returns:
+        `{"steps", "trained_parameters", "train_tokens", "seconds", "peak_memory_mb", "train_loss", "eval_loss",
+        "tokens_per_second", "audit"}`.
+
+    Raises:
+        ModelError: the base cannot be loaded or has no layer of that name.
+        TrainingError: the preflight audit found a fault, or an argument is not one of transformers'.
+    """
+    datasets.disable_progress_bars()
+    set_seed(seed)
+    with measured() as cost:
+        tokenizer = load_tokenizer(base_name)
+        base = load_base(base_name, quantisation=quantisation, threads=threads)
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=target_modules,
+            task_type="CAUSAL_LM",
+        )
+        model = _with_adapter(base, lora, base_name)
+        steps = max(1, round(epochs * -(-len(train) // batch_size)))
+        arguments = _arguments(
+            folder / "checkpoints", steps, epochs, learning_rate, batch_size, evaluations if validation else 0,
+            checkpoints, seed, training_arguments or {},
+        )  # fmt: skip
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_dataset(train),
+            eval_dataset=_dataset(validation) if validation else None,
+            processing_class=tokenizer,
+            callbacks=[ProgressBar(folder.name), *([Watcher(watch)] if watch else [])],
+        )
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
+                parameter.data = parameter.data.float()
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
+        set_seed(seed)  # the audit has drawn random numbers
+        last = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
+        trainer.train(resume_from_checkpoint=last)
+    log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
+    summary: dict[str, Any] = {
+        "steps": trainer.state.global_step,
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "train_tokens": int(max((row.get("num_tokens", 0) for row in log), default=0)),
+        **cost,
+        "train_loss": next((row["loss"] for row in reversed(log) if "loss" in row), None),
+        "eval_loss": next((row["eval_loss"] for row in reversed(log) if "eval_loss" in row), None),
+        "audit": findings,
+    }
+    summary["tokens_per_second"] = round(summary["train_tokens"] / cost["seconds"], 1)
+    _save(folder, model, tokenizer, base_name, log, {**summary, "quantisation": quantisation})
+    return summary
+
+
+def _with_adapter(base: Any, lora: LoraConfig, base_name: str) -> PeftModel:
+    try:
+        return get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"{base_name} has no layers to adapt as asked: {str(error).splitlines()[0]}") from None
+
+
+def _arguments(
+    folder: Path,
+    steps: int,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    evaluations: int,
+    checkpoints: int,
+    seed: int,
+    further: dict[str, Any],
+) -> SFTConfig:
+    own = sorted(OWN_ARGUMENTS & further.keys())
+    if own:
+        raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
+    settings: dict[str, Any] = {
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 2 * batch_size,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
+        "bf16": True,
+        "use_cpu": not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        "gradient_checkpointing": False,
+        "logging_steps": max(1, steps // 30),
+        "eval_strategy": "steps" if evaluations else "no",
+        "eval_steps": max(1, steps // evaluations) if evaluations else None,
+        "save_strategy": "steps",
+        "save_steps": max(1, steps // checkpoints),
+        "save_total_limit": 1,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "none",
+        "disable_tqdm": True,
+    } | further
+    try:
+        return SFTConfig(
+            output_dir=str(folder), seed=seed, data_seed=seed, max_length=None, packing=False,
+            completion_only_loss=True, **settings,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"training_arguments: {error}. See transformers.TrainingArguments for what is allowed."
+        ) from None
+
+
+def _dataset(records: Sequence[Record]) -> Dataset:
+    return Dataset.from_list([{"prompt": r["prompt"], "completion": r["completion"]} for r in records])
+
+
+def _save(
+    folder: Path,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base_name: str,
+    log: list[Record],
+    summary: dict[str, Any],
+) -> None:
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    # Neither this machine's folder nor a cache path belongs into a file that travels.
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
+    (folder / "README.md").unlink(missing_ok=True)
+    write_atomic(folder / "base_model.txt", base_name + "\n")
+    write_jsonl(folder / "training_log.jsonl", log)
+    write_json(folder / "training.json", summary)  # last: its presence says that training ended
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

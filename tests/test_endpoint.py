@@ -1,0 +1,350 @@
+"""The real client against a real server that misbehaves; and once against the embedded server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from scripted_server import (
+    MODEL,
+    Response,
+    Script,
+    ScriptedServer,
+    completion,
+    failure,
+    models,
+    web_page,
+)
+
+from helpers.embedded_server import embedded_server
+from helpers.endpoint import ChatEndpoint, open_endpoint, resolve_endpoint
+from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
+
+KEY = "sk-very-secret-0123456789"
+ASK: Any = [{"role": "user", "content": "Is WHO the World Health Organization?"}]
+OPTIONS: Any = {"max_tokens": 60, "temperature": 0.0, "seed": 1}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "verdict": {"enum": ["correct", "incorrect"]},
+        "reason": {"type": "string", "maxLength": 200},
+    },
+    "required": ["verdict", "reason"],
+    "additionalProperties": False,
+}
+VERDICT = {"verdict": "correct", "reason": "It {is}."}
+
+
+def endpoint(url: str, **settings: Any) -> ChatEndpoint:
+    defaults: dict[str, Any] = {"model": MODEL, "timeout_s": 5, "max_attempts": 2, "max_wait_s": 5}
+    return ChatEndpoint(f"{url}/v1", api_key=SecretStr(KEY), **(defaults | settings))
+
+
+def message_of(action: Callable[[], Any], within_s: float = 3, kind: type = EndpointError) -> str:
+    """Run a failing action; check what holds for every failure, and return its message."""
+    start = time.monotonic()
+    with pytest.raises(kind) as caught:
+        action()
+    assert time.monotonic() - start < within_s
+    error = caught.value
+    assert error.__cause__ is None and error.__context__ is None
+    assert KEY not in "".join(traceback.format_exception(error))
+    assert "\n" not in str(error) and str(error).endswith(".")
+    return str(error)
+
+
+def failing(script: Script | Response, within_s: float = 3, **settings: Any) -> tuple[str, int]:
+    """Complete once against a script; return the message and how many requests were made."""
+    with ScriptedServer(script) as server:
+        chat = endpoint(server.url, **settings)
+        message = message_of(lambda: chat.complete(ASK, **OPTIONS), within_s)
+        assert server.url in message
+        return message, len(server.requests)
+
+
+def test_a_good_reply_is_passed_on_whole() -> None:
+    with ScriptedServer(completion(" WHO is ... ", "length")) as server:
+        reply = endpoint(server.url).complete(ASK, **OPTIONS, stop=["\n"])
+    assert (reply.text, reply.finish_reason, reply.completion_tokens) == (" WHO is ... ", "length", 7)
+    request = server.requests[0]
+    assert request.path == "/v1/chat/completions" and request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.body == {"model": MODEL, "messages": ASK, "stop": ["\n"], **OPTIONS}
+
+
+def test_a_server_that_is_down_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        message = message_of(endpoint(url).check)
+    assert url in message and "cannot be reached" in message and "refused" in message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_not_retried_and_an_echoed_one_is_redacted(status: int) -> None:
+    # The echo lies across the place where long details are cut, where half a key would remain.
+    message, requests = failing(failure(status, "x" * 180 + f" Incorrect API key: {KEY}"))
+    assert str(status) in message and "OPENAI_API_KEY or OWUI_TOKEN" in message and requests == 1
+    assert "sk-very" not in message
+
+
+def test_a_key_echoed_in_a_reply_is_redacted() -> None:
+    with ScriptedServer(completion(f"Your key is {KEY}")) as server:
+        chat = endpoint(server.url)
+        message = message_of(lambda: chat.complete_json(ASK, schema=SCHEMA, **OPTIONS), kind=UnreadableReply)
+    assert "[API key]" in message
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_an_unknown_model_is_told_from_an_unknown_path(status: int) -> None:
+    message, requests = failing(failure(status, "The model `gpt-9` does not exist"))
+    assert "set endpoint.model" in message and requests == 1
+    message, _ = failing(failure(404, "Not Found"))
+    assert "nothing is served at this path" in message and "/v1" in message
+
+
+def test_check_lists_what_is_offered() -> None:
+    with ScriptedServer(models(*"abcdefg"), script_models=True) as server:
+        message = message_of(endpoint(server.url, model="mine").check)
+        assert "'mine'" in message and "such as a, b, c, d, e." in message
+        assert endpoint(server.url, model="g").check() == "g"
+        assert endpoint(server.url, model=None).check() == "a"
+    with ScriptedServer(Response(body='{"data": []}'), script_models=True) as server:
+        assert "lists no model" in message_of(endpoint(server.url).check)
+
+
+def test_a_rate_limit_is_waited_out() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return failure(429, "slow down", Retry_After="1") if number == 0 else completion("there")
+
+    start = time.monotonic()
+    with ScriptedServer(script) as server:
+        assert endpoint(server.url).complete(ASK, **OPTIONS).text == "there"
+    assert 1 <= time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "expected_requests"),
+    [("1", 3), ("60", 1), ("100000", 1), ("inf", 1), ("Fri, 01 Jan 2100 00:00:00 GMT", 3), ("nonsense", 3)],
+)
+def test_an_endless_rate_limit_ends_within_the_time_allowed(retry_after: str, expected_requests: int) -> None:
+    message, requests = failing(
+        failure(429, "slow down", Retry_After=retry_after), within_s=4, max_attempts=50, max_wait_s=2.5
+    )
+    assert "429 (slow down)" in message and "run again later" in message and requests == expected_requests
+
+
+def test_an_endless_rate_limit_ends_after_the_attempts_allowed() -> None:
+    message, requests = failing(failure(429, Retry_After_ms="50"), max_attempts=2)
+    assert "2 attempts" in message and requests == 2
+
+
+def test_a_failing_server_is_retried_then_given_up() -> None:
+    message, requests = failing(failure(503, "loading"))
+    assert "503 (loading)" in message and "look at its log" in message and requests == 2
+
+
+def test_a_hang_ends_at_the_timeout_and_is_not_retried_past_the_time_allowed() -> None:
+    hang = Response(delay_s=30)
+    message, requests = failing(hang, timeout_s=0.4, max_attempts=2)
+    assert "did not answer within 0.4 s" in message and "endpoint.timeout_s" in message and requests == 2
+    _, requests = failing(hang, timeout_s=0.6, max_attempts=50, max_wait_s=0.5)
+    assert requests == 1
+
+
+def test_a_broken_off_body_is_no_reply() -> None:
+    message, requests = failing(Response(body=completion("half").body, truncate=True))
+    assert "broke off its answer" in message and requests == 2
+
+
+@pytest.mark.parametrize("body", [completion("half").body[:40], "", "[]", "null", "[" * 100_000])
+def test_a_body_that_is_no_json_object_is_no_reply(body: str) -> None:
+    message, _ = failing(Response(body=body))
+    assert "no whole JSON object" in message
+
+
+def test_an_error_sent_as_success_is_no_reply() -> None:
+    message, _ = failing(Response(body='{"detail": "the model crashed"}'))
+    assert "no chat completion" in message and "the model crashed" in message
+
+
+@pytest.mark.parametrize("status", [200, 404, 405])
+def test_a_web_page_names_the_paths_to_try(status: int) -> None:
+    message, _ = failing(web_page(status))
+    root = message.split()[3].removesuffix("/v1")
+    assert "web page" in message and f"Open WebUI the address is {root}/api," in message
+    assert "<" not in message
+
+
+def test_a_reply_without_text_can_be_marked_unscored() -> None:
+    with ScriptedServer(completion(None, "content_filter")) as server:
+        chat = endpoint(server.url)
+        assert "content_filter" in message_of(lambda: chat.complete(ASK, **OPTIONS), kind=UnreadableReply)
+
+
+def formats_asked(server: ScriptedServer) -> list[str]:
+    return [request.body.get("response_format", {}).get("type", "prompt") for request in server.requests]
+
+
+def json_script(supported: str, rejected: int | None, otherwise: str = "Well, yes.") -> Script:
+    """A server that knows one format, and rejects the others (with a status) or ignores them."""
+
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        asked = body.get("response_format", {}).get("type", "prompt")
+        if asked == supported:
+            noise = "" if supported != "prompt" else "<think>{}</think> I {think} so:\n```json\n"
+            return completion(f"{noise}{json.dumps(VERDICT)}{noise and ' Done. {}'}")
+        return failure(rejected, "unknown format") if rejected else completion(otherwise)
+
+    return script
+
+
+@pytest.mark.parametrize("rejected", [None, 400, 422, 501])
+@pytest.mark.parametrize("supported", ["json_schema", "json_object", "prompt"])
+def test_json_falls_back_once_and_remembers(supported: str, rejected: int | None) -> None:
+    with ScriptedServer(json_script(supported, rejected)) as server:
+        chat = endpoint(server.url)
+        for _ in range(2):
+            assert chat.complete_json(ASK, schema=SCHEMA, **OPTIONS) == VERDICT
+    order = ["json_schema", "json_object", "prompt"]
+    assert formats_asked(server) == [*order[: order.index(supported) + 1], supported]
+    prompt = server.requests[-1].body["messages"][-1]["content"]
+    assert ('"enum": ["correct", "incorrect"]' in prompt) == (supported != "json_schema")
+    assert ASK[-1]["content"] == "Is WHO the World Health Organization?"  # The caller's messages stay.
+
+
+def test_json_is_probed_by_one_thread_while_others_wait() -> None:
+    with ScriptedServer(json_script("prompt", 400)) as server, ThreadPoolExecutor(6) as pool:
+        chat = endpoint(server.url)
+        found = list(pool.map(lambda _: chat.complete_json(ASK, schema=SCHEMA, **OPTIONS), range(6)))
+    assert found == [VERDICT] * 6
+    assert sorted(formats_asked(server)) == ["json_object", "json_schema"] + ["prompt"] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("It is correct, I would say.", "no JSON object; it starts: 'It is correct"),
+        ('{"verdict": "maybe", "reason": ""}', "'maybe' is not one of"),
+        ('{"verdict": "correct"}', "'reason' is a required property"),
+        ('{"verdict": "correct", "rea', "no JSON object"),
+        ("{" * 5000, "no JSON object"),
+        ("[" * 5 + '{"a":' * 3000, "no JSON object"),
+    ],
+)
+def test_an_unreadable_reply_says_why_and_how_it_starts(text: str, reason: str) -> None:
+    with ScriptedServer(completion(text)) as server:
+        chat = endpoint(server.url)
+        message = message_of(lambda: chat.complete_json(ASK, schema=SCHEMA, **OPTIONS), kind=UnreadableReply)
+    assert reason in message and text[:10] in message and len(message) < 600
+
+
+def test_a_reply_cut_off_does_not_cost_the_server_its_format() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return completion('{"verdict": "corr', "length") if number == 0 else completion(json.dumps(VERDICT))
+
+    with ScriptedServer(script) as server:
+        chat = endpoint(server.url)
+        message = message_of(lambda: chat.complete_json(ASK, schema=SCHEMA, **OPTIONS), kind=UnreadableReply)
+        assert "cut off at max_tokens" in message
+        assert chat.complete_json(ASK, schema=SCHEMA, **OPTIONS) == VERDICT
+    assert formats_asked(server) == ["json_schema", "json_schema"]
+
+
+def test_open_webui_is_reached_under_its_own_paths() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        known = {"/api/models": models("llama", MODEL), "/api/chat/completions": completion("hello")}
+        return known.get(path, web_page())
+
+    with ScriptedServer(script, script_models=True) as server:
+        env = {"OWUI_URL": f"{server.url}/", "OWUI_TOKEN": KEY, "OWUI_FAV_MODEL": MODEL}
+        with open_endpoint(env=env) as chat:
+            assert chat.complete(ASK, **OPTIONS).text == "hello"
+        paths = [request.path for request in server.requests]
+        assert paths == ["/api/models", "/api/chat/completions"]
+        assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
+        # The commonest mistake: the address of the page a browser shows.
+        message = message_of(open_endpoint("openai", server.url, env={}).__enter__)
+    assert f"Open WebUI the address is {server.url}/api," in message
+
+
+def test_settings_come_from_configuration_then_environment() -> None:
+    open_webui = {"OWUI_URL": "http://w/api/", "OWUI_TOKEN": "t", "OWUI_FAV_MODEL": "m"}
+    server = {"OPENAI_BASE_URL": "http://o/v1", "OPENAI_API_KEY": "k", "OPENAI_MODEL": "n"}
+    token, key = SecretStr("t"), SecretStr("k")
+    assert resolve_endpoint("auto", None, None, open_webui | server) == ("http://w/api", "m", token)
+    assert resolve_endpoint("auto", None, None, server | {"OWUI_URL": " "}) == ("http://o/v1", "n", key)
+    assert resolve_endpoint("auto", "http://c/v1", None, {}) == ("http://c/v1", None, None)
+    assert resolve_endpoint("auto", None, None, {"OPENAI_API_KEY": "k"}) == (None, None, None)
+    assert resolve_endpoint("openai", "http://c/v1", "x", server) == ("http://c/v1", "x", key)
+    assert resolve_endpoint("embedded", None, None, open_webui | server) == (None, None, None)
+    for provider, env, missing in [
+        ("openai", {"OPENAI_API_KEY": KEY}, "OPENAI_BASE_URL"),
+        ("open_webui", {"OWUI_TOKEN": KEY}, "OWUI_URL"),
+        ("open_webui", {"OWUI_URL": "http://w"}, "OWUI_TOKEN"),
+    ]:
+        with pytest.raises(ConfigError, match=f"{missing} is not set") as caught:
+            resolve_endpoint(provider, None, None, env)  # type: ignore[arg-type]
+        assert KEY not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"endpoint\.base_url"):
+        resolve_endpoint("embedded", "http://c/v1", None, {})
+
+
+def test_an_address_or_key_that_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="expected one such as http"):
+        ChatEndpoint("localhost:8080/v1")
+    with pytest.raises(ConfigError, match="copy it again") as caught:
+        ChatEndpoint("http://localhost/v1", api_key=SecretStr(f"{KEY}\u201d"))
+    assert KEY not in str(caught.value)
+
+
+def test_a_loopback_server_is_reached_in_spite_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ScriptedServer(completion("direct")) as server:
+        assert endpoint(server.url).complete(ASK, **OPTIONS).text == "direct"
+
+
+def test_the_embedded_server_answers_and_goes() -> None:
+    with open_endpoint("embedded", parallel_requests=2, env={"OPENAI_API_KEY": KEY}) as chat:
+        assert chat.model and "/" not in chat.model
+        (child,) = psutil.Process().children()
+        reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)
+        assert reply.completion_tokens == 8 and reply.finish_reason == "length" and reply.text
+        found = chat.complete_json(ASK, schema=SCHEMA, max_tokens=100, temperature=0.0, seed=1)
+        assert found["verdict"] in ("correct", "incorrect") and chat._json_format == "json_schema"
+        message = message_of(lambda: chat.complete([{"role": "user", "content": "a b " * 2000}], **OPTIONS))
+        assert "400" in message and "context" in message
+    assert not child.is_running()
+
+
+def test_the_embedded_server_dies_with_its_parent() -> None:
+    code = (
+        "import time; from helpers.embedded_server import embedded_server\n"
+        "with embedded_server(parallel=1) as url: print(url, flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as parent:
+        assert parent.stdout is not None and parent.stdout.readline().startswith(b"http://127.0.0.1:")
+        (child,) = psutil.Process(parent.pid).children()
+        os.kill(parent.pid, signal.SIGKILL)
+        child.wait(timeout=5)
+
+
+def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no GGUF file"), embedded_server(tmp_path / "absent.gguf"):
+        pass
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+    with pytest.raises(EndpointError, match="stopped with exit code"), embedded_server(broken):
+        pass
