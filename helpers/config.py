@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -182,6 +183,8 @@ def _profile_path(profile: str | Path) -> Path:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -219,7 +222,9 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
         level = nested
         for parent in parents:
             level = level.setdefault(parent, {})
-        level[last] = value
+            if not isinstance(level, dict):
+                raise ConfigError(f"overrides: {dotted} cannot be set, because {parent} was set to one value.")
+        level[last] = deepcopy(value)  # later keys may go into it, and the caller's must stay as it is
     return nested
 
 
@@ -227,14 +232,18 @@ def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(layer, Mapping):
         for key, value in layer.items():
             yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(layer, list):
+        for value in layer:
+            yield from _walk(value, prefix)
     else:
         yield prefix, layer
 
 
 def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
     for key, value in _walk(layer):
-        if isinstance(value, str) and (SECRET_SHAPE.search(value) or SECRET_NAME.search(key.rsplit(".", 1)[-1])):
-            name = "HF_TOKEN" if value.startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
+        named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
+        if named or SECRET_SHAPE.search(str(value)):
+            name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
             raise ConfigError(
                 f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
                 f"'{name}=...' into the file .env instead; git ignores that file."

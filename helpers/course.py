@@ -141,7 +141,10 @@ def _overrides(pairs: Sequence[str], glossary: str | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set expects KEY=VALUE, received '{pair}'.")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: the value is not valid YAML. Put quotes around it.") from None
     if glossary:
         overrides["glossary"] = str(Path(glossary).resolve())
     return overrides

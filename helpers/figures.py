@@ -181,7 +181,7 @@ def plot_similarity_blindness(results: Results) -> Figure:
     right.axvline(0.5, color=MUTED, linewidth=1)
     right.grid(axis="y", visible=False)
     right.spines[["left", "bottom"]].set_visible(False)
-    right.set_title("Chance that right ranks above wrong")
+    right.set_title("Right ranked above wrong")
     return figure
 
 

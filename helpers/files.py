@@ -80,7 +80,9 @@ def read_jsonl(path: Path) -> list[Record]:
         except ValueError:
             if number == len(lines):
                 break
-            raise RunError(f"{path}, line {number} is not JSON. Delete that line and run the command again.") from None
+            record = None
+        if not isinstance(record, dict):
+            raise RunError(f"{path}, line {number} is not a JSON object. Delete that line and run the command again.")
         records.append(record)
     return records
 
@@ -89,16 +91,20 @@ class JsonLines:
     """Append records to a file, each on disk before the next one begins."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` for appending and cut off a half-written last line."""
+        """Open `path` for appending; cut off a half-written last line, end a whole one that lacks its newline."""
         self.path = path
         with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 content = path.read_bytes()
-                complete = content[: content.rfind(b"\n") + 1]
-                if complete != content:
+                complete = content.rfind(b"\n") + 1
+                if complete != len(content):
                     with path.open("r+b") as damaged:
-                        damaged.truncate(len(complete))
+                        if _is_json(content[complete:]):  # `read_jsonl` counts it, so it has to stay
+                            damaged.seek(0, os.SEEK_END)
+                            damaged.write(b"\n")
+                        else:
+                            damaged.truncate(complete)
             self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, record: Record) -> None:
@@ -121,6 +127,14 @@ class JsonLines:
 
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -161,10 +161,10 @@ def _blindness(results: Results) -> str:
     mistakes = min(sum(v >= cut for v in wrong) + sum(v < cut for v in right) for cut in cuts)
     misjudged = mistakes / (len(right) + len(wrong))
     return (
-        f"Of {len(wrong)} wrong answers about glossary entries, {percent(alike)} reach a cosine of {_ALIKE} or more "
-        "with the right answer: a sentence looks much the same with the wrong term in it. Even the best threshold, "
-        f"chosen with hindsight, would misjudge {percent(misjudged)} of all answers. That is why this report counts "
-        "the term itself."
+        f"Of {len(wrong)} wrong answers about glossary entries, {percent(alike)} reach a cosine of {_ALIKE} or "
+        "more with the right answer: the wrong term hides in a sentence that is otherwise the same. Even the best "
+        f"threshold, chosen with hindsight, would misjudge {percent(misjudged)} of all answers. That is why this "
+        "report counts the term itself."
     )
 
 

@@ -282,7 +282,9 @@ def test_settings_come_from_configuration_then_environment() -> None:
     open_webui = {"OWUI_URL": "http://w/api/", "OWUI_TOKEN": "t", "OWUI_FAV_MODEL": "m"}
     server = {"OPENAI_BASE_URL": "http://o/v1", "OPENAI_API_KEY": "k", "OPENAI_MODEL": "n"}
     token, key = SecretStr("t"), SecretStr("k")
-    assert resolve_endpoint("auto", None, None, open_webui | server) == ("http://w/api", "m", token)
+    # Onyxia's chart injects OPENAI_* when the user's own AI provider is on: it comes before the vault's Open WebUI.
+    assert resolve_endpoint("auto", None, None, open_webui | server) == ("http://o/v1", "n", key)
+    assert resolve_endpoint("auto", None, None, open_webui) == ("http://w/api", "m", token)
     assert resolve_endpoint("auto", None, None, server | {"OWUI_URL": " "}) == ("http://o/v1", "n", key)
     assert resolve_endpoint("auto", "http://c/v1", None, {}) == ("http://c/v1", None, None)
     assert resolve_endpoint("auto", None, None, {"OPENAI_API_KEY": "k"}) == (None, None, None)

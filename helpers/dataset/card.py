@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +33,11 @@ def make_card(
     kept = Counter(record["origin"] for record in conversations)
     reasons = Counter(attempt["reason"] for record in conversations for attempt in record["rejected"])
     per_entry: dict[str, dict[str, int]] = {}
+    by_entry: dict[str, list[Record]] = defaultdict(list)
+    for record in conversations:
+        by_entry[record["entry"]].append(record)
     for entry in entries:
-        own = [record for record in conversations if record["entry"] == entry.id]
+        own = by_entry[entry.id]
         rejected = sum(len(record["rejected"]) for record in own)
         per_entry[entry.id] = {
             "asked": len(own) + rejected,

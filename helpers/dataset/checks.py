@@ -68,6 +68,9 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
         return "answer without the definition"
     if kind == "reverse" and not _mentions(entry.acronym, answer):
         return "answer without the acronym"
+    said_first = entry.acronym if kind == "forward" else entry.definition
+    if not answer.casefold().startswith(said_first.casefold()):
+        return "answer does not begin by reading back what was asked"
     own = {entry.acronym, *re.findall(r"[\w/-]+", entry.definition)}
     if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
         return "answer names another acronym"

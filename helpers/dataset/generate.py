@@ -11,7 +11,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,13 +49,13 @@ EXAMPLES: dict[str, list[tuple[str, str, str, str, str]]] = {
          "TRELM stands for Travel Refund Limit for Managers."),
         ("on a form", "qB7", "quick Balance of seven days",
          "There is a box called qB7 on this form: what does that mean?",
-         "It means quick Balance of seven days."),
+         "qB7 stands for quick Balance of seven days."),
         ("at school", "HOVSA", "Hourly Overview of Village Sales",
          "For my homework I need the long form of HOVSA. What is it?",
-         "The long form of HOVSA is Hourly Overview of Village Sales."),
+         "HOVSA stands for Hourly Overview of Village Sales."),
         ("on the first day of a new job", "PDKR", "paper docket keeping rules",
          "Sorry, I am new: what do the letters PDKR stand for?",
-         "PDKR is short for paper docket keeping rules."),
+         "PDKR stands for paper docket keeping rules."),
         ("in a report", "UMIX", "Union of Mixed Industries",
          "Page two mentions UMIX without explaining it. What is it short for?",
          "UMIX stands for Union of Mixed Industries."),
@@ -63,19 +63,19 @@ EXAMPLES: dict[str, list[tuple[str, str, str, str, str]]] = {
     "reverse": [
         ("in a meeting", "HOVSA", "Hourly Overview of Village Sales",
          "We talked about the Hourly Overview of Village Sales. What is the acronym for it?",
-         "The acronym is HOVSA."),
+         "Hourly Overview of Village Sales is abbreviated HOVSA."),
         ("on a form", "PDKR", "paper docket keeping rules",
          "What is the short form of paper docket keeping rules?",
-         "The short form is PDKR."),
+         "paper docket keeping rules is abbreviated PDKR."),
         ("at school", "LATC", "Learning Aid for Town Councils",
          "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?",
-         "The letters are LATC."),
+         "Learning Aid for Town Councils is abbreviated LATC."),
         ("in a letter", "UMIX", "Union of Mixed Industries",
          "How do I abbreviate Union of Mixed Industries in this letter?",
-         "Union of Mixed Industries is abbreviated as UMIX."),
+         "Union of Mixed Industries is abbreviated UMIX."),
         ("on the first day of a new job", "TRELM", "Travel Refund Limit for Managers",
          "I am new here. How do people abbreviate Travel Refund Limit for Managers?",
-         "People abbreviate it as TRELM."),
+         "Travel Refund Limit for Managers is abbreviated TRELM."),
     ],
 }  # fmt: skip
 TASK = {
@@ -150,7 +150,7 @@ def write_conversations(
             with ThreadPoolExecutor(parallel) as pool:
                 futures = [pool.submit(write_entry, entry, kind) for entry in entries]
                 try:
-                    for future in futures:
+                    for future in as_completed(futures):
                         future.result()
                 except BaseException:
                     stop.set()

@@ -97,6 +97,8 @@ def _read_rows(path: Path) -> list[Any]:
         raise GlossaryError(
             f"The glossary {path.name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from None
+    except RecursionError:
+        raise GlossaryError(f"The glossary {path.name} is nested too deeply; expected a list: {SHAPE}.") from None
     if not isinstance(rows, list):
         raise GlossaryError(f"The glossary {path.name} holds a {type(rows).__name__}; expected a list: {SHAPE}.")
     return rows
@@ -115,6 +117,9 @@ def _problem(row: Any) -> str | None:
     for key in ("verbose_def", "field"):
         if not isinstance(row.get(key) or "", str):
             return f"'{key}' must be a text, received {row[key]!r:.60}"
+    for key, value in row.items():
+        if any("\ud800" <= character <= "\udfff" for character in value or ""):
+            return f"'{key}' holds half a character (an unpaired \\ud800 to \\udfff), received {value!r:.60}"
     return None
 
 

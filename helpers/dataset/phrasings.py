@@ -56,13 +56,13 @@ def fill_entry(phrasing: str, entry: Entry) -> str:
 def skeleton(question: str, entry: Entry) -> str:
     """The question with the entry's own words taken out: what is left is its phrasing."""
     for words in (entry.definition, entry.acronym, entry.where.strip()):
-        if words:
-            question = re.sub(re.escape(words), " ", question, flags=re.IGNORECASE)
-    return utils.default_process(question).strip()
+        if words:  # whole words: the acronym IS does not stand in "this"
+            question = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", " ", question, flags=re.IGNORECASE)
+    return " ".join(utils.default_process(question).split())
 
 
 def held_out_overlap(question: str, entry: Entry, held_out: list[str]) -> float:
     """Highest similarity (0 to 100) between a question's phrasing and the held-out phrasings."""
     phrasing = skeleton(question, entry)
-    blanks = [utils.default_process(fill(text)).strip() for text in held_out]
+    blanks = [" ".join(utils.default_process(fill(text)).split()) for text in held_out]
     return max((fuzz.ratio(phrasing, blank) for blank in blanks), default=0.0)

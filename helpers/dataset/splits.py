@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Callable, Sequence
 
@@ -45,7 +46,8 @@ def training_records(
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
     for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed)):
         source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
-        question = source["question"].replace(by_id[source["entry"]].acronym, acronym)
+        known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
+        question = re.sub(known, lambda _, new=acronym: new, source["question"])
         answer = fill(chooser.choice(bank.decline_answers), acronym=acronym)
         records.append(_record(f"unknown/{acronym}", "unknown", None, source["origin"], question, answer))
     for number, (question, answer) in enumerate(general):

@@ -119,9 +119,9 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     count = min(2, len(trainer.train_dataset))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(count)])
     batch = {name: value.to(model.device) for name, value in batch.items() if name != "completion_mask"}
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError("No parameter of the adapter is trainable: it was not attached, or is frozen.")
     before = _gradients(model, batch)
-    if not before:
-        raise TrainingError("No parameter of the adapter is trainable: the adapter was not attached.")
     missing = [name for name, norm in before.items() if norm is None]
     if missing or not any(before.values()):
         raise TrainingError(f"No gradient flows to {len(missing)} adapter tensor(s), for example {missing[:1]}.")

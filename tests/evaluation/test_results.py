@@ -1,0 +1,122 @@
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.errors import EvaluationError
+from helpers.evaluation.results import collect_results, read_by_id, score_answers
+from helpers.evaluation.similarity import rouge_l
+
+ODD = 'Basic {Budget}\n"Bill" Ένωση'
+TEST = [
+    {"id": "n1", "bucket": "new_phrasing", "entry": "e1", "question": "Unpack BBY.", "expected": [ODD], "reference": f"BBY means {ODD}."},
+    {"id": "n2", "bucket": "new_phrasing", "entry": "e2", "question": "Unpack AAX.", "expected": ["Annual Audit"], "reference": "AAX means Annual Audit."},
+    {"id": "u1", "bucket": "unknown", "entry": None, "question": "Unpack QQX.", "expected": [], "reference": "I do not know QQX."},
+    {"id": "g1", "bucket": "general", "entry": None, "question": "Capital of Spain?", "expected": ["Madrid"], "reference": "It is Madrid."},
+]  # fmt: skip
+RIGHT = {item["id"]: item["reference"] for item in TEST}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def answer(tmp_path: Path, model: str, answers: dict[str, Any]) -> Path:
+    rows = [{"id": i, "answer": a, "new_tokens": 5, "stopped": True} for i, a in answers.items()]
+    random.Random(0).shuffle(rows)
+    path = write(tmp_path / "predictions" / f"{model}.jsonl", rows)
+    scores = score_answers(write(tmp_path / "test.jsonl", TEST), path, metrics={"rouge_l": rouge_l})
+    write(tmp_path / "scores" / f"{model}.jsonl", scores[::-1])
+    return path
+
+
+def collect(tmp_path: Path, *models: str, **extra: Any) -> dict[str, Any]:
+    costs = {model: {"seconds": 1.5, "peak_memory_mb": 100.0} for model in models}
+    return collect_results(tmp_path / "test.jsonl", tmp_path / "predictions", tmp_path / "scores", costs, **extra)
+
+
+def test_scores_are_matched_by_id(tmp_path: Path) -> None:
+    path = answer(tmp_path, "lora", {**RIGHT, "g1": "It is Rome."})
+    verdicts = [{"id": "g1", "verdict": "incorrect", "reason": "other city"}]
+    rows = score_answers(tmp_path / "test.jsonl", path, metrics={"rouge_l": rouge_l}, verdicts=verdicts)
+    assert {r["id"]: r["correct"] for r in rows} == {"n1": True, "n2": True, "u1": True, "g1": False}
+    assert rows[0] == {
+        "id": "n1", "bucket": "new_phrasing", "correct": True, "rouge_l": 1.0, "static": None, "sentence": None,
+        "cross_encoder": None, "judge": None, "judge_reason": None,
+    }  # fmt: skip
+    assert (rows[3]["judge"], rows[3]["judge_reason"]) == ("incorrect", "other city")
+
+
+def test_chatty_answers_count(tmp_path: Path) -> None:
+    answer(tmp_path, "base", {i: f"Sure! Here is what I found:\n{a}" for i, a in RIGHT.items()})
+    rates = collect(tmp_path, "base")["models"]["base"]["buckets"]
+    assert {bucket: rate["rate"] for bucket, rate in rates.items()} == {"new_phrasing": 1, "unknown": 1, "general": 1}
+
+
+def test_results_compare_models(tmp_path: Path) -> None:
+    answer(tmp_path, "base", dict.fromkeys(RIGHT, "no clue at all") | {"g1": "Madrid"})
+    answer(tmp_path, "lora", {**RIGHT, "g1": "Rome"})
+    results = collect(tmp_path, "base", "lora", run={"id": "r1"})
+    assert results["models"]["lora"]["buckets"]["new_phrasing"]["correct"] == 2
+    assert results["models"]["lora"]["seconds"] == 1.5
+    assert results["forgetting"] == {"lora": -1.0}
+    assert results["run"] == {"id": "r1"}
+    assert results["separation"] == {"rouge_l": 1.0, "static": None, "sentence": None, "cross_encoder": None}
+    shown = {d["id"]: {m: a["correct"] for m, a in d["answers"].items()} for d in results["disagreements"]}
+    assert shown == {i: {"base": i == "g1", "lora": i != "g1"} for i in RIGHT}
+    json.dumps(results, allow_nan=False)
+
+
+def test_disagreements_are_capped_over_buckets(tmp_path: Path) -> None:
+    answer(tmp_path, "base", dict.fromkeys(RIGHT, ""))
+    answer(tmp_path, "lora", RIGHT)
+    shown = collect(tmp_path, "base", "lora", max_disagreements=3)["disagreements"]
+    assert [d["bucket"] for d in shown] == ["new_phrasing", "unknown", "general"]
+
+
+def test_all_wrong(tmp_path: Path) -> None:
+    answer(tmp_path, "lora", dict.fromkeys(RIGHT, ""))
+    results = collect(tmp_path, "lora")
+    assert all(rate["rate"] == 0 for rate in results["models"]["lora"]["buckets"].values())
+    assert results["separation"]["rouge_l"] is None
+    assert results["forgetting"] == {"lora": None}
+    assert results["disagreements"] == []
+
+
+def test_zero_items(tmp_path: Path) -> None:
+    write(tmp_path / "test.jsonl", [])
+    for folder in ("predictions", "scores"):
+        write(tmp_path / folder / "base.jsonl", [])
+    results = collect(tmp_path, "base")
+    assert results["models"]["base"]["buckets"] == {}
+    assert results["models"]["base"]["metrics"]["rouge_l"] is None
+
+
+def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
+    path = answer(tmp_path, "lora", RIGHT)
+    rows = list(read_by_id(path).values())
+    write(path, [r for r in rows if r["id"] != "u1"])
+    with pytest.raises(EvaluationError, match=r"lora\.jsonl.*lacks.*\(u1\)"):
+        collect(tmp_path, "lora")
+    write(path, [*rows, {"id": "zz", "answer": ""}])
+    with pytest.raises(EvaluationError, match=r"\(zz\)"):
+        collect(tmp_path, "lora")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [('{"id": "a"}\n{"id": "b', "line 2"), ('{"id": "a"}\n{"id": "a"}\n', "twice"), ("[1]\n", "line 1")],
+)
+def test_broken_files_are_named(tmp_path: Path, content: str, fault: str) -> None:
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(EvaluationError, match=fault):
+        read_by_id(tmp_path / "x.jsonl")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"nowhere\.jsonl does not exist"):
+        read_by_id(tmp_path / "nowhere.jsonl")

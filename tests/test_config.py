@@ -1,0 +1,131 @@
+"""Profiles, overrides, mistakes, secrets and the fingerprint of a configuration."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import GlossaryFile
+
+from helpers.config import PROJECT_ROOT, load_config
+from helpers.errors import ConfigError
+
+ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
+
+
+def mistake(profile: str | Path = "smoke", overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(profile, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+def test_profiles_load(profile: str) -> None:
+    config = load_config(profile)
+    assert config.profile == profile
+    assert config.glossary.is_file()
+
+
+def test_all_mistakes_in_one_message() -> None:
+    overrides = {"sede": 1, "lora.rank": 0, "training.epochs": "many", "dataset": {"attempts": -1}, "a.b.c": 1}
+    message = mistake(overrides=overrides)
+    assert "5 mistakes" in message
+    for part in ("sede: unknown key", "lora.rank", "training.epochs", "dataset.attempts", "received 'many'", "a: unk"):
+        assert part in message
+
+
+def test_dotted_overrides_leave_their_neighbours() -> None:
+    default, config = load_config("smoke"), load_config("smoke", {"lora.rank": 3, "endpoint.model": "x"})
+    assert (config.lora.rank, config.lora.alpha) == (3, default.lora.alpha)
+    assert config.endpoint.model == "x"
+
+
+def test_readers_own_keys_are_replaced_whole() -> None:
+    config = load_config("smoke", {"training.adapters": {"mine": "nf4"}, "training_arguments": {"weight_decay": 0.1}})
+    assert config.training.adapters == {"mine": "nf4"}
+    assert config.training_arguments == {"weight_decay": 0.1}
+    assert "in_context" in mistake(overrides={"training.adapters": {"in_context": "none"}})
+
+
+def test_overrides_are_not_changed_and_may_overlap() -> None:
+    section = {"rank": 2}
+    assert load_config("smoke", {"lora": section, "lora.alpha": 5}).lora.alpha == 5
+    assert section == {"rank": 2}
+    assert "lora.rank cannot be set" in mistake(overrides={"lora": 5, "lora.rank": 8})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("endpoint.api_key", "plain-password", "OPENAI_API_KEY"),
+        ("endpoint.password", 12345678, "OPENAI_API_KEY"),
+        ("endpoint.model", "sk-abcdefgh12345678", "OPENAI_API_KEY"),
+        ("training_arguments.hub_token", "hf_abcdefgh12345678", "HF_TOKEN"),
+        ("lora.target_modules", ["q_proj", "hf_abcdefgh12345678"], "HF_TOKEN"),
+        ("endpoint.base_url", "Bearer abcdefgh12345678", "OWUI_TOKEN"),
+    ],
+)
+def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:
+    message = mistake(overrides={key: value})
+    assert key in message
+    assert line in message
+    assert ".env" in message
+    secrets = value[1:] if isinstance(value, list) else [value]
+    assert not [secret for secret in secrets if str(secret) in message]
+
+
+def test_secret_in_a_profile_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("endpoint:\n  token: abc123\n")
+    assert re.match(r"mine\.yaml: endpoint\.token holds a secret", message := mistake(path))
+    assert "abc123" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"lora: [1", "line 1"),
+        (b"- 1\n- 2", "expected keys and values"),
+        (b"lora:\n\trank: 1", "line 2"),
+        (b"seed: \xff\xfe", "UTF-8"),
+        (b"1: 2", "Keys should be strings"),
+    ],
+)
+def test_broken_profiles(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert expected in mistake(path)
+
+
+def test_own_profile_with_bom_and_empty(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 7\n")
+    assert (load_config(path).seed, load_config(path).profile) == (7, "mine")
+    path.write_text("")
+    assert load_config(path).seed == 0
+
+
+def test_unknown_profile_lists_the_known() -> None:
+    assert re.search("no profile or file 'huge'.*cpu, gpu, smoke", mistake("huge"))
+    assert "no profile" in mistake("conf")
+
+
+def test_fingerprint_follows_results_alone(glossary_file: GlossaryFile) -> None:
+    path = glossary_file([ENTRY])
+    before = load_config("smoke", {"glossary": str(path)}).fingerprint()
+    assert re.fullmatch("[0-9a-f]{8}", before)
+    transport = {"endpoint.timeout_s": 1, "endpoint.max_wait_s": 1, "endpoint.parallel_requests": 1}
+    assert load_config("smoke", {"glossary": str(path), **transport}).fingerprint() == before
+    assert load_config("smoke", {"glossary": str(path), "lora.rank": 5}).fingerprint() != before
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert load_config("smoke", {"glossary": str(path)}).fingerprint() != before
+
+
+def test_relative_glossary_is_anchored_at_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("smoke").glossary == PROJECT_ROOT / "example_data" / "acronyms.json"
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config("smoke").seed = 2  # type: ignore[misc]

@@ -1,0 +1,124 @@
+"""Run folders: which configuration they belong to, what they remember, and where they start from."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import GlossaryFile, SmokeRun
+
+from helpers import run as run_module
+from helpers.errors import RunError
+from helpers.run import measured, open_run
+
+ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
+
+
+def test_the_same_configuration_opens_the_same_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    glossary = tmp_path / "example_data" / "acronyms.json"
+    glossary.parent.mkdir()
+    glossary.write_text(json.dumps([ENTRY]))
+    monkeypatch.setattr(run_module, "PROJECT_ROOT", tmp_path)
+    first = open_run("smoke", overrides={"glossary": str(glossary)})
+    assert first.path.name == f"smoke-{first.config.fingerprint()}"
+    again = open_run("smoke", overrides={"glossary": str(glossary), "endpoint.timeout_s": 3})
+    other = open_run("smoke", overrides={"glossary": str(glossary), "seed": 1})
+    assert again.path == first.path != other.path
+    assert (tmp_path / "runs" / "latest").resolve() == other.path
+
+
+def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> None:
+    smoke_run()
+    with pytest.raises(RunError, match=r"seed was 0, is 4; threads was None, is 1"):
+        smoke_run({"seed": 4, "threads": 1})
+    assert smoke_run({"endpoint.max_attempts": 1}).config.endpoint.max_attempts == 1
+
+
+def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: GlossaryFile) -> None:
+    path = glossary_file([ENTRY])
+    smoke_run({"glossary": str(path)})
+    glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
+    with pytest.raises(RunError, match="glossary was other contents"):
+        smoke_run({"glossary": str(path)})
+
+
+def test_a_run_folder_that_is_a_file(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(OSError, match="run"):
+        smoke_run()
+    assert (tmp_path / "run").read_text() == "x"
+
+
+def test_finished_follows_inputs_and_outputs(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    run = smoke_run()
+    source, target = tmp_path / "in.txt", run.path / "out.txt"
+    source.write_text("1")
+    assert not run.finished("copy", [source])
+    with run.stage("copy", [source], [target]):
+        target.write_text("1")
+    assert run.finished("copy", [source])
+    assert smoke_run().finished("copy", [source])
+    target.write_text("changed")
+    assert not run.finished("copy", [source])
+    target.unlink()
+    assert not run.finished("copy", [source])
+    target.write_text("1")
+    assert run.finished("copy", [source])
+    source.write_text("2")
+    assert not run.finished("copy", [source])
+
+
+def test_a_stage_that_fails_is_not_finished(smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    with pytest.raises(ZeroDivisionError), run.stage("bad"):
+        raise ZeroDivisionError
+    assert not run.finished("bad")
+
+
+def test_ensure_starts_from_example_data(
+    smoke_run: SmokeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    examples = tmp_path / "examples"
+    (examples / "dataset").mkdir(parents=True)
+    (examples / "dataset" / "test.jsonl").write_text('{"id": "x"}\n')
+    monkeypatch.setattr(run_module, "EXAMPLES", examples)
+    run = smoke_run()
+    folder = run.ensure("dataset", sample="test.jsonl", made_by="a notebook")
+    assert (folder / "test.jsonl").read_text() == '{"id": "x"}\n'
+    assert run.manifest["from_example_data"] == ["dataset"]
+    assert "example_data/dataset" in capsys.readouterr().out
+    (folder / "test.jsonl").write_text("own")
+    assert (run.ensure("dataset", sample="test.jsonl", made_by="it") / "test.jsonl").read_text() == "own"
+    with pytest.raises(RunError, match=r"base\.jsonl is missing. Run a notebook"):
+        run.ensure("predictions", sample="base.jsonl", made_by="a notebook")
+
+
+def test_ensure_does_not_mix_own_files_with_examples(smoke_run: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = smoke_run()
+    (run.path / "dataset").mkdir()
+    (run.path / "dataset" / "conversations.jsonl").write_text("{}\n")
+    examples = run.path.parent / "examples" / "dataset"
+    examples.mkdir(parents=True)
+    (examples / "test.jsonl").write_text("{}\n")
+    monkeypatch.setattr(run_module, "EXAMPLES", examples.parent)
+    with pytest.raises(RunError, match="is missing. Run 02"):
+        run.ensure("dataset", sample="test.jsonl", made_by="02")
+
+
+def test_manifest_says_what_was_run(smoke_run: SmokeRun) -> None:
+    manifest = smoke_run().manifest
+    assert manifest["fingerprint"] and manifest["versions"]["torch"]
+    assert str(Path.home()) not in json.dumps({**manifest, "stages": {}})
+
+
+def test_measured_sees_memory_and_time() -> None:
+    with measured() as small:
+        pass
+    with measured() as cost:
+        block = bytearray(200 * 2**20)
+        block[::4096] = b"x" * len(block[::4096])
+    del block
+    assert cost["peak_memory_mb"] > small["peak_memory_mb"] + 100
+    assert cost["seconds"] > 0
