@@ -47,8 +47,4 @@ def kept_pins(dependencies: list[str], constraints: list[str], installed: dict[s
 if __name__ == "__main__":
     project = tomllib.loads(Path(sys.argv[1]).read_text("utf-8"))["project"]
     present = {normalise(d.name): d.version for d in distributions()}
-    print(
-        "\n".join(
-            kept_pins(project["dependencies"], Path(sys.argv[2]).read_text("utf-8").splitlines(), present)
-        )
-    )
+    print("\n".join(kept_pins(project["dependencies"], Path(sys.argv[2]).read_text("utf-8").splitlines(), present)))

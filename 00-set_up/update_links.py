@@ -38,10 +38,7 @@ def onyxia_link(repository: str) -> str:
         "persistence.size": "30Gi",
     }
     parameters = "".join(f"&{key}={quote(f'«{value}»', safe='')}" for key, value in strings.items())
-    return (
-        "https://datalab.sspcloud.fr/launcher/ide/jupyter-pytorch-gpu?name=fine-tuning"
-        f"{parameters}&autoLaunch=false"
-    )
+    return f"https://datalab.sspcloud.fr/launcher/ide/jupyter-pytorch-gpu?name=fine-tuning{parameters}&autoLaunch=false"
 
 
 def launch_links(repository: str, notebooks: list[str]) -> str:
@@ -73,9 +70,7 @@ def update(root: Path, *, check: bool) -> list[str]:
     url = (root / "00-set_up/repository_url").read_text("utf-8").strip()
     match = re.fullmatch(r"https://github\.com/([\w-]+/[\w.-]+?)(?:\.git)?/?", url)
     if match is None:
-        sys.exit(
-            f"00-set_up/repository_url holds {url!r}; expected https://github.com/OWNER/NAME. Edit that line."
-        )
+        sys.exit(f"00-set_up/repository_url holds {url!r}; expected https://github.com/OWNER/NAME. Edit that line.")
     repository = match[1]
     notebooks = sorted(root.glob("0*/*.ipynb"))
     names = [path.relative_to(root).as_posix() for path in notebooks]

@@ -38,9 +38,7 @@ def completion(text: str | None, finish_reason: str = "stop") -> Response:
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8}
-    return Response(
-        body=json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
-    )
+    return Response(body=json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}))
 
 
 def models(*names: str) -> Response:
@@ -49,9 +47,7 @@ def models(*names: str) -> Response:
 
 def failure(status: int, message: str = "scripted failure", **headers: str) -> Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(
-        status, {"Content-Type": "application/json", **named}, json.dumps({"error": {"message": message}})
-    )
+    return Response(status, {"Content-Type": "application/json", **named}, json.dumps({"error": {"message": message}}))
 
 
 def web_page(status: int = 200) -> Response:

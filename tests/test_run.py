@@ -103,7 +103,7 @@ def test_ensure_does_not_mix_own_files_with_examples(smoke_run: SmokeRun, monkey
     examples.mkdir(parents=True)
     (examples / "test.jsonl").write_text("{}\n")
     monkeypatch.setattr(run_module, "EXAMPLES", examples.parent)
-    with pytest.raises(RunError, match="is missing. Run 02"):
+    with pytest.raises(RunError, match=r"is missing\. Run 02"):
         run.ensure("dataset", sample="test.jsonl", made_by="02")
 
 

@@ -35,9 +35,7 @@ def load(name: str) -> ModuleType:
 def tree(tmp_path: Path) -> Path:
     """A copy of what the set-up needs, in a path with a space, as readers have them."""
     root = tmp_path / "my course"
-    shutil.copytree(
-        SET_UP, root / "00-set_up", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    )
+    shutil.copytree(SET_UP, root / "00-set_up", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for name in ("pyproject.toml", "README.md", "Makefile", "Dockerfile"):
         shutil.copy(ROOT / name, root / name)
     return root
@@ -54,9 +52,7 @@ def shell(tree: Path, tmp_path: Path) -> Shell:
 
     def run(command: str, *, shell: str = "bash", **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {"HOME": str(home), "PATH": f"{tools}:/usr/bin:/bin", "DRY_RUN": "1", **variables}
-        return subprocess.run(
-            [shell, "-c", command], cwd=tree, env=environment, capture_output=True, text=True
-        )
+        return subprocess.run([shell, "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
 
     return run
 
@@ -95,9 +91,9 @@ def test_a_dry_run_is_not_taken_for_an_installation(shell: Shell, tree: Path) ->
 
 
 def test_torch_alone_comes_from_its_own_index(shell: Shell) -> None:
-    torch, *rest = shell(
-        "bash 00-set_up/install.sh", TORCH_INDEX_URL="https://index.example/cpu"
-    ).stdout.split("would")[1:]
+    torch, *rest = shell("bash 00-set_up/install.sh", TORCH_INDEX_URL="https://index.example/cpu").stdout.split(
+        "would"
+    )[1:]
     assert "--no-deps --index-url https://index.example/cpu torch" in torch
     assert not any("index.example" in line for line in rest)
 
@@ -161,9 +157,7 @@ def test_a_service_keeps_the_versions_it_brought() -> None:
 def test_every_dependency_has_one_pin_within_its_range() -> None:
     from packaging.requirements import Requirement
 
-    lines = [
-        line for line in (SET_UP / "constraints.txt").read_text().splitlines() if not line.startswith("#")
-    ]
+    lines = [line for line in (SET_UP / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = [Requirement(line) for line in lines]
     normalise = load("keep_installed").normalise
     versions = {normalise(pin.name): str(next(iter(pin.specifier))).removeprefix("==") for pin in pins}
@@ -180,9 +174,7 @@ def test_sourcing_leaves_the_reader_in_a_working_shell(shell: Shell, tree: Path,
     path = shutil.which(interpreter)
     if path is None:
         pytest.skip(f"{interpreter} is not installed")
-    (tree / ".env").write_text(
-        f"OPENAI_API_KEY={SECRET}\nHF_TOKEN=from-file\nOWUI_URL=\n# note\nnot a line\n"
-    )
+    (tree / ".env").write_text(f"OPENAI_API_KEY={SECRET}\nHF_TOKEN=from-file\nOWUI_URL=\n# note\nnot a line\n")
     done = shell(
         'cd / && source "$COURSE/00-set_up/init_locally.sh"; echo "status $? in $VIRTUAL_ENV";'
         ' printenv OPENAI_API_KEY >"$HOME/seen"; echo "$HF_TOKEN ${OWUI_URL-unset} $-"; false; echo alive',
@@ -202,9 +194,7 @@ def test_sourcing_makes_a_private_env_file_and_survives_a_failure(shell: Shell, 
     done = shell("umask 0000; source 00-set_up/init_locally.sh; source 00-set_up/init_locally.sh")
     assert done.returncode == 0 and done.stdout.count("Created .env") == 1
     assert mode(tree / ".env") == 0o600
-    failed = shell(
-        "source 00-set_up/init_locally.sh; echo status $?", VENV="/dev/null/no", PYTHON="no-such-python"
-    )
+    failed = shell("source 00-set_up/init_locally.sh; echo status $?", VENV="/dev/null/no", PYTHON="no-such-python")
     assert "status 1" in failed.stdout and "needs Python" in failed.stderr
 
 
@@ -250,9 +240,7 @@ def test_onyxia_takes_the_vault_secret_and_works_without_any(shell: Shell, tree:
         OWUI_FAV_MODEL="m:latest",
         OPENAI_API_KEY="x",
     )
-    assert (
-        tree / ".env"
-    ).read_text() == "OWUI_URL=https://chat.example\nOWUI_TOKEN=s3cr3t\nOWUI_FAV_MODEL=m:latest\n"
+    assert (tree / ".env").read_text() == "OWUI_URL=https://chat.example\nOWUI_TOKEN=s3cr3t\nOWUI_FAV_MODEL=m:latest\n"
 
 
 def test_google_cloud_installs_into_the_home_of_its_user(shell: Shell, tree: Path, tmp_path: Path) -> None:
@@ -268,9 +256,7 @@ def test_google_cloud_installs_into_the_home_of_its_user(shell: Shell, tree: Pat
     assert f"Already installed in {clone.with_name(name)}/.venv" in done.stdout
 
 
-def run_colab_cell(
-    tree: Path, folder: Path, before: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run_colab_cell(tree: Path, folder: Path, before: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the real cell in a real IPython; the clone is local, and pip is only planned."""
     cell = (SET_UP / "colab_cell.txt").read_text()
     cell = re.sub(r"https://github\.com/[\w./-]+", f"file://{tree}", cell).replace("/content", str(folder))
@@ -322,19 +308,14 @@ def test_links_follow_the_one_setting(tree: Path) -> None:
     (tree / "00-set_up/repository_url").write_text("https://github.com/new-owner/new.name\n")
     changed = links.update(tree, check=True)
     assert {"README.md", "Dockerfile", "01-create/a.ipynb"} <= set(changed)
-    assert {f"00-set_up/{name}" for name in ("colab_cell.txt", "init_onyxia.sh", "init_gcp.sh")} <= set(
-        changed
-    )
+    assert {f"00-set_up/{name}" for name in ("colab_cell.txt", "init_onyxia.sh", "init_gcp.sh")} <= set(changed)
     assert links.update(tree, check=False) == changed
     assert links.update(tree, check=True) == []
     notebook = (tree / "01-create/a.ipynb").read_text()
     assert json.loads(notebook)[1] == 'repository = "https://github.com/new-owner/new.name"'
     assert "github/new-owner/new.name/blob/main" in notebook and "huggingface/trl" in notebook
     readme = (tree / "README.md").read_text()
-    assert (
-        "init.personalInit=%C2%ABhttps%3A%2F%2Fraw.githubusercontent.com%2Fnew-owner%2Fnew.name%2Fmain"
-        in readme
-    )
+    assert "init.personalInit=%C2%ABhttps%3A%2F%2Fraw.githubusercontent.com%2Fnew-owner%2Fnew.name%2Fmain" in readme
     assert "autoLaunch=false" in readme and "version=" not in readme
 
 

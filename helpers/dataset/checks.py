@@ -40,7 +40,7 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
             return "question gives the definition away"
         if not ASKS_MEANING.search(question):
             return "question asks something else"
-        if re.search(rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to|is an?\b) ?\w+ \w+", question):
+        if re.search(rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to) \w+ \w+", question):
             return "question asserts a meaning"
     else:
         if not defines:

@@ -233,9 +233,12 @@ def _question_prompt(kind: str, entry: Entry, number: int) -> Messages:
 
 
 def _subject(kind: str, scene: str, acronym: str, definition: str, where: str = "") -> str:
+    # The words to copy stand here three times: a small model then copies twice as often (13 against 31 of 60).
     if kind == "forward":
-        return f"Scene: {scene}. Ask what {acronym}{where} means."
-    return f"Scene: {scene}. Ask for the acronym of {definition}{where}."
+        named = acronym + where
+        return f"{named}. Scene: {scene}. Acronym: {named}. Ask what {named} means and write {named}."
+    named = definition + where
+    return f"{named}. Scene: {scene}. Name: {named}. Ask for the acronym of {named}."
 
 
 def _answer_prompt(kind: str, entry: Entry, number: int, question: str) -> Messages:

@@ -44,7 +44,7 @@ def training_records(
     by_id = {entry.id: entry for entry in entries}
     forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
-    for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed)):
+    for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed, near_share=0.75)):
         source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
         question = re.sub(known, lambda _, new=acronym: new, source["question"])
@@ -97,8 +97,10 @@ def test_records(
     return items
 
 
-def invent_acronyms(entries: Sequence[Entry], count: int, *, avoid: set[str], seed: int) -> list[str]:
-    """Invent `count` distinct acronyms that no entry has: every second one a single letter from a known one.
+def invent_acronyms(
+    entries: Sequence[Entry], count: int, *, avoid: set[str], seed: int, near_share: float = 0.5
+) -> list[str]:
+    """Invent `count` distinct acronyms that no entry has, `near_share` of them one letter from a known one.
 
     The others take the shape (length, letter case, digits, hyphens) of a known one with all letters drawn anew.
 
@@ -113,7 +115,7 @@ def invent_acronyms(entries: Sequence[Entry], count: int, *, avoid: set[str], se
         if len(invented) == count:
             break
         template = chooser.choice(known)
-        make: Callable[[str, random.Random], str] = _one_letter_off if len(invented) % 2 == 0 else _redrawn
+        make: Callable[[str, random.Random], str] = _one_letter_off if len(invented) % 4 < 4 * near_share else _redrawn
         # Glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in.
         acronym = make(template, chooser) if attempt < count * 100 else _redrawn(template + "XX", chooser)
         if acronym.casefold() not in taken:

@@ -28,7 +28,11 @@ def test_bom_and_white_space(glossary_file: GlossaryFile) -> None:
 
 
 def test_one_acronym_in_two_fields(glossary_file: GlossaryFile) -> None:
-    rows = [ABC | {"field": "health"}, {"acronym": "ABC", "definition": "Another", "field": "law"}, {**ABC, "acronym": "D"}]
+    rows = [
+        ABC | {"field": "health"},
+        {"acronym": "ABC", "definition": "Another", "field": "law"},
+        {**ABC, "acronym": "D"},
+    ]
     health, law, other = load_glossary(glossary_file(rows))
     assert (health.id, health.where, law.id) == ("ABC (health)", " in health", "ABC (law)")
     assert (other.id, other.where) == ("D", "")

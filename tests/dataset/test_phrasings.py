@@ -18,7 +18,8 @@ def test_no_training_phrasing_resembles_a_held_out_one(kind: str) -> None:
     close = {
         (one, other): ratio
         for one, other in product(train, test)
-        if (ratio := held_out_overlap(fill(one, acronym="QZX", definition=ENTRY.definition), ENTRY, [other])) >= LEAK_RATIO
+        if (ratio := held_out_overlap(fill(one, acronym="QZX", definition=ENTRY.definition), ENTRY, [other]))
+        >= LEAK_RATIO
     }
     assert not close
 
@@ -46,7 +47,9 @@ def test_general_questions_are_apart() -> None:
 
 
 def test_fill_leaves_braces_of_a_definition_alone() -> None:
-    filled = fill("{acronym}{where}: {definition}", acronym="A", definition='say "{acronym}" {x} \\1', where=" in {definition}")
+    filled = fill(
+        "{acronym}{where}: {definition}", acronym="A", definition='say "{acronym}" {x} \\1', where=" in {definition}"
+    )
     assert filled == 'A in {definition}: say "{acronym}" {x} \\1'
 
 

@@ -113,5 +113,5 @@ def test_is_correct(bucket: str, answer: str, expected: list[str], right: bool) 
 
 
 def test_unknown_bucket_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="'forward'.*new_phrasing"):
+    with pytest.raises(EvaluationError, match=r"'forward'.*new_phrasing"):
         is_correct("forward", "a", ["a"])

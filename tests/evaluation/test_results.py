@@ -10,12 +10,16 @@ from helpers.evaluation.results import collect_results, read_by_id, score_answer
 from helpers.evaluation.similarity import rouge_l
 
 ODD = 'Basic {Budget}\n"Bill" Ένωση'
+KEYS = ("id", "bucket", "entry", "question", "expected", "reference")
 TEST = [
-    {"id": "n1", "bucket": "new_phrasing", "entry": "e1", "question": "Unpack BBY.", "expected": [ODD], "reference": f"BBY means {ODD}."},
-    {"id": "n2", "bucket": "new_phrasing", "entry": "e2", "question": "Unpack AAX.", "expected": ["Annual Audit"], "reference": "AAX means Annual Audit."},
-    {"id": "u1", "bucket": "unknown", "entry": None, "question": "Unpack QQX.", "expected": [], "reference": "I do not know QQX."},
-    {"id": "g1", "bucket": "general", "entry": None, "question": "Capital of Spain?", "expected": ["Madrid"], "reference": "It is Madrid."},
-]  # fmt: skip
+    dict(zip(KEYS, values, strict=True))
+    for values in (
+        ("n1", "new_phrasing", "e1", "Unpack BBY.", [ODD], f"BBY means {ODD}."),
+        ("n2", "new_phrasing", "e2", "Unpack AAX.", ["Annual Audit"], "AAX means Annual Audit."),
+        ("u1", "unknown", None, "Unpack QQX.", [], "I do not know QQX."),
+        ("g1", "general", None, "Capital of Spain?", ["Madrid"], "It is Madrid."),
+    )
+]
 RIGHT = {item["id"]: item["reference"] for item in TEST}
 
 

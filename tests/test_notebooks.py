@@ -1,0 +1,79 @@
+"""The shipped notebooks, run in order on one run folder, and what they left there."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
+TESTING = [path for path in NOTEBOOKS if path.parent.name == "03-test"]
+LONGEST_CELL = 15
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def execute(path: Path, run: Path) -> None:
+    papermill.execute_notebook(
+        path,
+        run.with_name(f"{path.stem}.out.ipynb"),
+        parameters={"conf": "smoke", "run": str(run)},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=path.parent,
+        execution_timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("notebooks") / "run"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_runs_in_order(path: Path, run: Path) -> None:
+    execute(path, run)
+
+
+def test_results_agree_with_the_test_set(run: Path) -> None:
+    if not (run / "results.json").exists():
+        pytest.skip("needs the notebooks above")
+    results: dict[str, Any] = json.loads((run / "results.json").read_text("utf-8"))
+    test = [json.loads(line) for line in (run / "dataset/test.jsonl").read_text("utf-8").splitlines()]
+    asked = Counter(item["bucket"] for item in test)
+    assert set(asked) == {"new_phrasing", "reverse", "unknown", "general"}
+    assert list(results["models"]) == ["base", "in_context", "lora", "qlora"]
+    for model in results["models"].values():
+        assert {bucket: rate["n"] for bucket, rate in model["buckets"].items()} == asked
+    page = (run / "report.html").read_text("utf-8")
+    assert all(model in page for model in results["models"])
+    assert "http://" not in page.replace("http://www.w3.org/", "")  # Nothing to fetch.
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_is_clean(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    tagged = {tag: [c.source for c in code if tag in c.metadata.get("tags", [])] for tag in ("parameters", "colab")}
+    assert tagged["parameters"] == ['conf = "cpu"\nrun = None\noverrides = {}']
+    assert tagged["colab"] == [(ROOT / "00-set_up/colab_cell.txt").read_text("utf-8").rstrip("\n")]
+    for cell in code:
+        lines = cell.source.splitlines()
+        assert not cell.outputs and cell.execution_count is None, cell.source
+        assert len(lines) <= LONGEST_CELL, cell.source
+        if "sandbox" not in cell.metadata.get("tags", []):
+            assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), cell.source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TESTING, ids=name)
+def test_notebook_starts_from_example_data(path: Path, tmp_path: Path) -> None:
+    execute(path, tmp_path / "run")
