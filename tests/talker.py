@@ -7,8 +7,8 @@ from typing import Any
 from scripted_server import Response, ScriptedServer, completion, failure
 
 ANSWER = re.compile(r"Answer in one sentence: (.+?) = (.+?)\.(?: |$)", re.DOTALL)
-FORWARD = re.compile(r"Scene: .*?\. Ask what (.+) means\.$", re.DOTALL)
-REVERSE = re.compile(r"Scene: .*?\. Ask for the acronym of (.+)\.$", re.DOTALL)
+FORWARD = re.compile(r".*?Ask what (.+?) means\b", re.DOTALL)
+REVERSE = re.compile(r".*?Ask for the acronym of (.+?)\.(?: |$)", re.DOTALL)
 
 
 def reply(body: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def training_records(
     for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed, near_share=0.75)):
         source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
-        question = re.sub(known, lambda _, new=acronym: new, source["question"])
+        question = acronym.join(re.split(known, source["question"]))
         answer = fill(chooser.choice(bank.decline_answers), acronym=acronym)
         records.append(_record(f"unknown/{acronym}", "unknown", None, source["origin"], question, answer))
     for number, (question, answer) in enumerate(general):

@@ -86,14 +86,14 @@ def test_invented_acronyms_are_new_and_half_are_near() -> None:
 
 def test_ten_thousand_entries_in_seconds() -> None:
     entries = [Entry(f"A{n}", f"A{n}", f"Definition {n}") for n in range(10_000)]
-    started = time.monotonic()
+    started = time.process_time()
     assert len(set(invent_acronyms(entries, 160, avoid=set(), seed=0))) == 160
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 def test_too_many_unknowns_for_the_glossary() -> None:
-    with pytest.raises(RunError, match=r"Only \d+ of 40 unknown acronyms"):
-        invent_acronyms([Entry("1", "1", "one")], 40, avoid={str(n) for n in range(10)}, seed=0)
+    with pytest.raises(RunError, match=r"Only \d+ of 720 unknown acronyms"):
+        invent_acronyms([Entry("-", "-", "minus")], 720, avoid=set(), seed=0)
 
 
 def test_an_acronym_is_replaced_as_a_whole_word_alone(tmp_path: Path) -> None:
