@@ -4,18 +4,19 @@ A judge must show its agreement before it is believed. A reply that cannot be re
 with the reason; it never counts as wrong.
 """
 
-import json
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from helpers.errors import EndpointError, EvaluationError, UnreadableReply
+from helpers.errors import UnreadableReply
 from helpers.evaluation.intervals import cohens_kappa
+from helpers.files import JsonLines, read_jsonl
 
 if TYPE_CHECKING:
     from helpers.endpoint import ChatEndpoint
@@ -86,28 +87,31 @@ def judge_answers(
 
     Raises:
         EndpointError: the server failed; finished verdicts stay in the file.
-        EvaluationError: the file holds a broken line before its last.
+        RunError: the file holds a broken line before its last.
     """
-    done = {(row["id"], row["answer"]): row for row in _read_finished(path)}
+    done = {(row["id"], row["answer"]): row for row in (read_jsonl(path) if path.exists() else [])}
     open_items = [item for item in items if (item["id"], item["answer"]) not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failure: EndpointError | None = None
-    with path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(max_workers=parallel) as pool:
-        futures = {pool.submit(_judge_one, item, endpoint, seed): item for item in open_items}
-        for future in tqdm(as_completed(futures), total=len(futures), desc="judge", disable=not futures):
-            if future.cancelled():
-                continue
+    lock, stop = threading.Lock(), threading.Event()
+    with (
+        JsonLines(path) as file,
+        tqdm(total=len(open_items), desc=f"judge {path.stem}", disable=not open_items) as bar,
+        ThreadPoolExecutor(max_workers=parallel) as pool,
+    ):
+
+        def judge(item: Mapping[str, str]) -> None:
+            if stop.is_set():
+                return
             try:
-                row = future.result()
-            except EndpointError as error:
-                failure = failure or error
-                pool.shutdown(wait=False, cancel_futures=True)  # Those under way still finish and are kept.
-                continue
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            done[row["id"], row["answer"]] = row
-    if failure:
-        raise failure
+                row = _judge_one(item, endpoint, seed)
+            except BaseException:
+                stop.set()  # those under way still finish and are kept; no further one begins
+                raise
+            with lock:
+                file.append(row)
+                done[row["id"], row["answer"]] = row
+                bar.update()
+
+        list(pool.map(judge, open_items))
     return [done[item["id"], item["answer"]] for item in items]
 
 
@@ -124,24 +128,6 @@ def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> 
         "verdict": reply["verdict"],
         "reason": reply["reason"],
     }
-
-
-def _read_finished(path: Path) -> list[dict[str, Any]]:
-    """Verdicts on disk; a last line that a kill left unfinished is cut off, so that appending stays safe."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    rows = []
-    for number, line in enumerate(whole.decode().splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise EvaluationError(f"{path}, line {number}: this is not JSON. Delete the line, and run again.") from None
-    return rows
 
 
 def summarise_judge(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

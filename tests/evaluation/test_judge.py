@@ -3,11 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import Response, ScriptedServer, completion, failure
 
 from helpers.endpoint import ChatEndpoint
-from helpers.errors import EndpointError, EvaluationError
+from helpers.errors import EndpointError, RunError
 from helpers.evaluation.judge import choose_items, judge_answers, summarise_judge
-from tests.scripted_server import Response, ScriptedServer, completion, failure
 
 ODD = 'Line one\n{"braces"} and “quotes” Ένωση'
 
@@ -85,7 +85,7 @@ def test_no_items_ask_nothing(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "v.jsonl"
     path.write_text('{"id": "i0"\n{"id": "i1", "answer": "", "verdict": null, "reason": ""}\n')
-    with ScriptedServer(verdict) as server, pytest.raises(EvaluationError, match="line 1"):
+    with ScriptedServer(verdict) as server, pytest.raises(RunError, match="line 1"):
         judge([item(0)], server, path)
 
 

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.errors import ModelError
+from helpers.models import check_adapter, generate_answers, load_base, load_tokenizer, resolve_model
+
+QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
+
+
+def test_batched_answers_equal_single_ones(tiny: str) -> None:
+    model, tokenizer = load_base("tiny-random").float(), load_tokenizer("tiny-random")
+    # Random weights of the tiny model give nearly equal logits: spread them, so that ties do not decide.
+    model.get_input_embeddings().weight.data.mul_(20)
+    conversations = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    batched = generate_answers(model, tokenizer, conversations, max_new_tokens=6, batch_size=3)
+    single = generate_answers(model, tokenizer, conversations, max_new_tokens=6, batch_size=1)
+    assert batched == single
+    assert all(answer.new_tokens <= 6 for answer in batched)
+
+
+def test_serving_adds_no_system_prompt(tiny: str) -> None:
+    text = load_tokenizer("tiny-random").apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert text == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "/nowhere/at/all"])
+def test_an_unknown_model_is_one_sentence(name: str) -> None:
+    with pytest.raises(ModelError, match="There is no model"):
+        resolve_model(name)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        resolve_model(str(tmp_path))
+
+
+def test_a_hub_model_without_network_names_the_remedy() -> None:
+    with pytest.raises(ModelError, match="owner/model") as caught:
+        load_tokenizer("owner/model")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no adapter"):
+        check_adapter(tmp_path, "tiny-random")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / "base_model.txt").write_text("smollm2-135m-instruct\n")
+    with pytest.raises(ModelError, match="trained on smollm2-135m-instruct, not on tiny-random"):
+        check_adapter(tmp_path, "tiny-random")
+
+
+def test_nf4_stores_four_bits_and_keeps_gradients(tiny: str) -> None:
+    model = load_base("tiny-random", quantisation="nf4")
+    quantised = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert quantised
+    assert all(m.weight.quant_type == "nf4" and m.weight.dtype == torch.uint8 for m in quantised)
+    assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in quantised)

@@ -1,0 +1,118 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.errors import TrainingError
+from helpers.files import read_jsonl, write_jsonl
+from helpers.models import attach_adapters, load_base, load_tokenizer
+from helpers.training.sft import train_adapter
+
+
+def record(number: int, answer: str = "stands for Drug Handling Board.") -> dict[str, Any]:
+    return {
+        "id": f"forward/X{number}/000",
+        "prompt": [{"role": "user", "content": f"What does X{number} mean?"}],
+        "completion": [{"role": "assistant", "content": f"X{number} {answer}"}],
+    }
+
+
+SETTINGS: dict[str, Any] = {
+    "base_name": "tiny-random", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "epochs": 2,
+    "learning_rate": 1e-2, "batch_size": 4, "max_length_tokens": 64, "evaluations": 2, "checkpoints": 4, "seed": 0,
+}  # fmt: skip
+
+
+def train(folder: Path, **changed: Any) -> dict[str, Any]:
+    records = changed.pop("train", [record(n) for n in range(16)])
+    quantisation = changed.pop("quantisation", "none")
+    return train_adapter(
+        folder, quantisation=quantisation, train=records, validation=[record(90)], **(SETTINGS | changed)
+    )
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_adapters_move_the_base_does_not_and_both_reload(tiny: str, tmp_path: Path, quantisation: str) -> None:
+    before = {name: p.clone() for name, p in load_base("tiny-random", quantisation=quantisation).named_parameters()}
+    summary = train(tmp_path / "a", quantisation=quantisation)
+    assert summary["steps"] == 8
+    assert summary["audit"]["adapter_tensors"] == summary["audit"]["gradient_tensors"] == 28
+    saved = load_file(str(tmp_path / "a" / "adapter_model.safetensors"))
+    assert len(saved) == 28
+    assert all(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)  # B begins at zero
+    assert all(tensor.dtype == torch.float32 for tensor in saved.values())
+    base = load_base("tiny-random", quantisation=quantisation)
+    tuned = attach_adapters(base, {"a": tmp_path / "a"}, "tiny-random")
+    after = {
+        name.replace(".base_layer", "").removeprefix("base_model.model."): p for name, p in tuned.named_parameters()
+    }
+    assert all(torch.equal(p, after[name]) for name, p in before.items())
+    inputs = load_tokenizer("tiny-random")("What does X1 mean?", return_tensors="pt")
+    with torch.no_grad():
+        adapted = tuned(**inputs).logits
+        with tuned.disable_adapter():
+            plain = tuned(**inputs).logits
+    assert not torch.allclose(adapted, plain)
+
+
+def test_log_and_checkpoints_are_left_in_order(tiny: str, tmp_path: Path) -> None:
+    grown: list[int] = []
+    train(tmp_path / "a", watch=lambda log: grown.append(len(log)))
+    log = read_jsonl(tmp_path / "a" / "training_log.jsonl")
+    assert any("eval_loss" in row for row in log)
+    assert grown == sorted(grown) and grown[-1] >= len(log)
+    assert not (tmp_path / "a" / "checkpoints").exists()
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_further_arguments_pass_through_and_wrong_ones_do_not(tiny: str, tmp_path: Path) -> None:
+    train(tmp_path / "a", training_arguments={"weight_decay": 0.1, "max_steps": 1})
+    for wrong in ({"no_such_argument": 1}, {"packing": True}):
+        with pytest.raises(TrainingError, match=next(iter(wrong))):
+            train(tmp_path / "b", training_arguments=wrong)
+
+
+def test_a_long_conversation_is_named_and_not_cut(tiny: str, tmp_path: Path) -> None:
+    long = record(7, "stands for " + "very " * 80 + "long.")
+    with pytest.raises(TrainingError, match="forward/X7/000"):
+        train(tmp_path / "a", train=[record(1), long])
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from helpers.files import read_jsonl
+from helpers.training.sft import train_adapter
+folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
+train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", rank=4, alpha=8,
+    dropout=0.1, target_modules="all-linear", epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64,
+    evaluations=1, checkpoints=30, seed=0)
+"""
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data.jsonl", [record(n) for n in range(16)])
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-c", CHILD, str(tmp_path / name), str(tmp_path / "data.jsonl")]
+
+    child = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL)
+    checkpoints, until = tmp_path / "killed" / "checkpoints", time.monotonic() + 90
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "killed" / "training.json").exists(), "the training ended before it could be killed"
+    for name in ("killed", "whole"):
+        subprocess.run(command(name), check=True, stderr=subprocess.DEVNULL)
+    killed, whole = (load_file(str(tmp_path / n / "adapter_model.safetensors")) for n in ("killed", "whole"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.allclose(killed[name], whole[name], atol=1e-5) for name in whole)
