@@ -1,0 +1,196 @@
+"""The command line: every stage, its errors, and what a kill leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import Response, failure, web_page
+from talker import Talker
+
+from helpers.course import main
+from helpers.files import read_jsonl
+
+KEY = "sk-very-secret-key-0123456789"
+
+
+def arguments(command: str, run: Path, talker: Talker | None, *more: str) -> list[str]:
+    url = talker.base_url if talker else "http://127.0.0.1:9/v1"
+    endpoint = ["--set", "endpoint.provider=openai", "--set", f"endpoint.base_url={url}"]
+    return [command, "--conf", "smoke", "--run", str(run), *endpoint, *more]
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
+    assert main(command) == 2
+    message = capsys.readouterr().err.strip()
+    assert "Traceback" not in message
+    assert KEY not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "There is no glossary"),
+        ("{not json", "is not JSON"),
+        ('{"acronym": "A"}', "holds a dict; expected a list"),
+        ('[{"acro": "A", "definition": "b"}]', "unknown key(s) acro"),
+        ('[{"acronym": " ", "definition": "b"}]', "must be a text that is not empty"),
+        ('[{"acronym": "A", "definition": "b"}, {"acronym": "A", "definition": "c"}]', "'A' means 'c' here but 'b'"),
+        ("[]", "is empty"),
+    ],
+)
+def test_a_faulty_glossary(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, says: str) -> None:
+    glossary = tmp_path / "g.json"
+    if content is not None:
+        glossary.write_text(content)
+    command = arguments("create", tmp_path / "run", None, "--glossary", str(glossary))
+    assert says in refused(capsys, command)
+
+
+@pytest.mark.parametrize(
+    ("response", "more", "says"),
+    [
+        (failure(401, f"wrong key {KEY}"), [], "key"),
+        (failure(404, "no such model"), [], "model"),
+        (Response(429, {"Retry-After": "3600"}, "{}"), ["endpoint.max_wait_s=1"], "429"),
+        (failure(500), ["endpoint.max_wait_s=1"], "500"),
+        (Response(200, {}, "{}", 30.0), ["endpoint.timeout_s=0.3", "endpoint.max_attempts=1"], "0.3"),
+        (Response(200, {"Content-Type": "application/json"}, '{"choices": [{"mess', 0.0), [], "JSON"),
+        (web_page(), [], "HTML"),
+    ],
+    ids=["401", "unknown model", "429 for ever", "500", "hang", "truncated JSON", "HTML"],
+)
+def test_an_endpoint_that_fails_midway_loses_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    talker: Talker,
+    response: Response,
+    more: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    talker.fail_from, talker.fails_with = 5, response
+    transport = ["endpoint.parallel_requests=1", "endpoint.max_attempts=2", *more]
+    options = [part for setting in transport for part in ("--set", setting)]
+    started = time.monotonic()
+    message = refused(capsys, arguments("create", tmp_path / "run", talker, *options))
+    assert time.monotonic() - started < 20
+    assert says in message
+    written = read_jsonl(tmp_path / "run" / "dataset" / "conversations.jsonl")
+    assert written
+    # With the server well again the same command goes on, and asks for nothing that is already there.
+    talker.fail_from = None
+    before = len(talker.requests)
+    assert main(arguments("create", tmp_path / "run", talker, *options)) == 0
+    again = read_jsonl(tmp_path / "run" / "dataset" / "conversations.jsonl")
+    assert {row["id"]: row for row in written}.items() <= {row["id"]: row for row in again}.items()
+    assert len(talker.requests) > before
+    assert KEY not in "".join(p.read_text("utf-8") for p in (tmp_path / "run").rglob("*") if p.is_file())
+
+
+def test_an_endpoint_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = arguments("create", tmp_path / "run", None, "--set", "endpoint.max_attempts=1")
+    assert "127.0.0.1:9" in refused(capsys, command)
+
+
+def test_a_run_folder_of_another_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], talker: Talker
+) -> None:
+    assert main(arguments("create", tmp_path / "run", talker)) == 0
+    message = refused(capsys, arguments("create", tmp_path / "run", talker, "--set", "seed=7"))
+    assert "seed was 0, is 7" in message
+
+
+def test_a_child_process_ends_with_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "helpers.course", "create", "--conf", "nowhere"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.strip().endswith("or a path.")
+
+
+Results = dict[str, Any]
+
+
+@pytest.fixture
+def whole_course(talker: Talker, tmp_path: Path) -> Callable[[str], Path]:
+    def run_all(name: str) -> Path:
+        for command in ("create", "prepare", "fine-tune", "answer", "score", "report"):
+            assert main(arguments(command, tmp_path / name, talker)) == 0
+        return tmp_path / name
+
+    return run_all
+
+
+def comparable(run: Path) -> dict[str, Any]:
+    """Everything that must not depend on how often a run was killed."""
+    results: Results = json.loads((run / "results.json").read_text("utf-8"))
+    for model in results["models"].values():
+        del model["seconds"], model["peak_memory_mb"]
+    files = [*run.glob("dataset/*.jsonl"), *run.glob("predictions/*.jsonl"), *run.glob("scores/*.jsonl")]
+    kept = {path.relative_to(run).as_posix(): path.read_text("utf-8") for path in files}
+    return kept | {"models": results["models"], "separation": results["separation"]}
+
+
+def kill_when(command: list[str], grown: Callable[[], bool]) -> bool:
+    """Start a command, SIGKILL it as soon as `grown()`; returns whether it was still running."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "helpers.course", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 120
+    while not grown() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    alive = child.poll() is None
+    if alive:
+        os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    return alive
+
+
+def has_lines(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_kills_change_nothing(talker: Talker, tmp_path: Path, whole_course: Callable[[str], Path]) -> None:
+    undisturbed = comparable(whole_course("whole"))
+    run = tmp_path / "killed"
+    talker.delay_s = 0.05
+    conversations = run / "dataset" / "conversations.jsonl"
+    assert kill_when(
+        arguments("create", run, talker), lambda: conversations.exists() and bool(conversations.stat().st_size)
+    )
+    talker.delay_s = 0.0
+    for command in ("create", "prepare"):
+        assert main(arguments(command, run, talker)) == 0
+    checkpoints = run / "models" / "lora" / "checkpoints"
+    assert kill_when(arguments("fine-tune", run, talker), lambda: bool(list(checkpoints.glob("*/trainer_state.json"))))
+    for command in ("fine-tune", "answer"):
+        assert main(arguments(command, run, talker)) == 0
+    talker.delay_s = 0.1
+    verdicts = run / "judge" / "base.jsonl"
+    assert kill_when(arguments("score", run, talker), lambda: has_lines(verdicts))
+    talker.delay_s = 0.0
+    for command in ("score", "report"):
+        assert main(arguments(command, run, talker)) == 0
+    assert comparable(run) == undisturbed
+
+
+def test_every_stage_is_a_command(whole_course: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = whole_course("run")
+    assert "Report:" in capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text("utf-8"))
+    assert list(results["models"]) == ["base", "in_context", "lora", "qlora"]
+    card = json.loads((run / "dataset" / "card.json").read_text("utf-8"))
+    assert card["asked"] == card["kept"] + card["rejected"]
+    assert card["model_share"] >= 0.5
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    assert all(stage["outputs"] for stage in manifest["stages"].values())
