@@ -162,9 +162,9 @@ def _blindness(results: Results) -> str:
     misjudged = mistakes / (len(right) + len(wrong))
     return (
         f"Of {len(wrong)} wrong answers about glossary entries, {percent(alike)} reach a cosine of {_ALIKE} or "
-        "more with the right answer: the wrong term hides in a sentence that is otherwise the same. Even the best "
-        f"threshold, chosen with hindsight, would misjudge {percent(misjudged)} of all answers. That is why this "
-        "report counts the term itself."
+        "more with the right answer: a wrong term in an otherwise right sentence scores high, another sentence low. "
+        f"Even the best threshold, chosen with hindsight, would misjudge {percent(misjudged)} of all answers; "
+        "this report counts the term itself."
     )
 
 
