@@ -8,6 +8,7 @@ are imported by the stage that needs them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_card(run: Run) -> dict[str, Any]:
 
 
 def _own_answers(run: Run, questions: list[str]) -> list[Record]:
-    """The base model's own answers, cut at the last full sentence: rehearsed, they are not forgotten."""
+    """The base model's own answers, their first sentence only: rehearsed, they are not forgotten."""
     from helpers.models import generate_answers, load_base, load_tokenizer
 
     config = run.config
@@ -140,9 +141,9 @@ def _own_answers(run: Run, questions: list[str]) -> list[Record]:
     )
     rows = []
     for question, answer in zip(questions, answers, strict=True):
-        text = answer.text if answer.stopped else answer.text[: max(map(answer.text.rfind, ".!?")) + 1]
-        if text.strip():
-            rows.append({"question": question, "answer": text.strip()})
+        sentence = re.match(r".*?[.!?](?=\s|$)", answer.text)
+        if sentence:
+            rows.append({"question": question, "answer": sentence[0]})
     return rows
 
 

@@ -204,10 +204,12 @@ def _write(
 def _from_bank(record: Record, kind: str, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:
     """Fill a slot with the next phrasing of the bank that the entry has not had; starts over when all are used."""
     chooser = random.Random(_number(seed, record["id"], 0))
-    fresh = [question for question in order if _key(question) not in asked]
+    fresh = [question for question in order if not any(had.endswith(_key(question)) for had in asked)]
     answers = load_bank().forward_answers if kind == "forward" else load_bank().reverse_answers
     record["origin"] = "bank"
-    record["question"] = fresh[0] if fresh else chooser.choice(order)
+    question = fresh[0] if fresh else chooser.choice(order)
+    opening = chooser.choice(load_bank().openings) + " " if chooser.random() < 0.5 else ""
+    record["question"] = opening + question
     record["answer"] = fill_entry(chooser.choice(answers), entry)
 
 

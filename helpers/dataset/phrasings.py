@@ -29,6 +29,7 @@ class Bank:
     forward_answers: list[str]
     reverse_answers: list[str]
     decline_answers: list[str]
+    openings: list[str]
     scenes: list[str]
     general_train: list[str]
     general_test: list[dict[str, Any]]

@@ -11,9 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from helpers.errors import TrainingError
 from helpers.files import Record
 from helpers.models import stop_tokens
-
-IGNORED = -100
-"""The label that carries no loss, by torch's convention."""
+from helpers.training.trainer import IGNORED
 
 
 def audit(

@@ -43,7 +43,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         logs = logs or {}
         row = state.log_history[-1] if state.log_history else logs
         if "loss" in logs:
-            now, tokens = time.monotonic(), float(logs.get("num_tokens", 0))
+            now, tokens = time.monotonic(), float(logs.get("num_input_tokens_seen", 0))
             if self._mark is not None and now > self._mark[0]:
                 rate = (tokens - self._mark[1]) / (now - self._mark[0])
                 row["tokens_per_second"] = round(rate, 1)
