@@ -285,7 +285,8 @@ def open_endpoint(
     with ExitStack() as stack:
         if url is None:
             gguf, model = Path(model).expanduser() if model else None, None
-            url = stack.enter_context(embedded_server(gguf, parallel_requests, context_tokens_each))
+            # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
+            url = stack.enter_context(embedded_server(gguf, 2 * parallel_requests, context_tokens_each))
         endpoint = ChatEndpoint(url, model, key, timeout_s, max_attempts, max_wait_s, parallel_requests)
         endpoint.check()
         yield endpoint

@@ -92,8 +92,11 @@ class Run:
         example = EXAMPLES / folder
         if (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
+        part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
+        shutil.rmtree(part, ignore_errors=True)
         with clear_disk_errors(target):
-            shutil.copytree(example, target, dirs_exist_ok=True)
+            shutil.copytree(example, part)
+            part.rename(target)
         manifest = self.manifest
         manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
         write_json(self.path / "manifest.json", manifest)
@@ -147,6 +150,7 @@ def _refuse_other(path: Path, config: Config) -> None:
     stored = dict(_walk(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
     current = dict(_walk(config.as_dict()))
     transport = {f"endpoint.{key}" for key in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests")}
+    transport.add("glossary")  # its contents count, and the fingerprint holds them
     keys = sorted(stored.keys() | current.keys())
     differing = [key for key in keys if key not in transport and stored.get(key) != current.get(key)]
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))

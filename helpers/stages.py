@@ -84,7 +84,7 @@ def create(run: Run) -> list[Record]:
 def prepare(run: Run) -> dict[str, Any]:
     """01: split conversations into train, validation and test, checked to be disjoint; returns the card."""
     from helpers.dataset import card, splits
-    from helpers.dataset.phrasings import load_bank
+    from helpers.dataset.phrasings import load_bank, rehearsal_questions
 
     settings, seed, bank = run.config.dataset, run.config.seed, load_bank()
     folder = run.path / "dataset"
@@ -99,7 +99,7 @@ def prepare(run: Run) -> dict[str, Any]:
     conversations = read_jsonl(conversations_path)
     with run.stage("prepare", [conversations_path], outputs):
         if not replay_path.exists():
-            write_jsonl(replay_path, _own_answers(run, bank.general_train[: settings.general_train]))
+            write_jsonl(replay_path, _own_answers(run, rehearsal_questions(settings.general_train, seed)))
         general = [(row["question"], row["answer"]) for row in read_jsonl(replay_path)]
         test = splits.test_records(
             entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
@@ -107,7 +107,7 @@ def prepare(run: Run) -> dict[str, Any]:
         )  # fmt: skip
         avoid = {item["id"].split("/", 1)[1] for item in test if item["bucket"] == "unknown"}
         train, validation = splits.training_records(
-            conversations, entries, bank, unknown=settings.unknown_train, general=general,
+            conversations, entries, bank, unknown=settings.unknown_train * len(entries), general=general,
             validation_share=settings.validation_share, avoid=avoid, seed=seed,
         )  # fmt: skip
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
@@ -126,25 +126,26 @@ def read_card(run: Run) -> dict[str, Any]:
     return read_json(folder / "card.json")
 
 
-def _own_answers(run: Run, questions: list[str]) -> list[Record]:
-    """The base model's own answers, their first sentence only: rehearsed, they are not forgotten."""
+def _own_answers(run: Run, questions: list[dict[str, Any]]) -> list[Record]:
+    """What the base model answers right in its first sentence: rehearsed in its own words, it is not forgotten."""
+    from helpers.evaluation.matching import is_correct
     from helpers.models import generate_answers, load_base, load_tokenizer
 
     config = run.config
     answers = generate_answers(
         load_base(config.base_model, threads=config.threads),
         load_tokenizer(config.base_model),
-        [[{"role": "user", "content": question}] for question in questions],
+        [[{"role": "user", "content": row["question"]}] for row in questions],
         max_new_tokens=config.answer.max_new_tokens,
         batch_size=config.answer.batch_size,
         title="general answers",
     )
-    rows = []
-    for question, answer in zip(questions, answers, strict=True):
-        sentence = re.match(r".*?[.!?](?=\s|$)", answer.text)
-        if sentence:
-            rows.append({"question": question, "answer": sentence[0]})
-    return rows
+    first = [re.match(r".*?[.!?](?=\s|$)", answer.text) for answer in answers]
+    return [
+        {"question": row["question"], "answer": sentence[0]}
+        for row, sentence in zip(questions, first, strict=True)
+        if sentence and is_correct("general", sentence[0], row["expected"])
+    ]
 
 
 def fine_tune(
@@ -259,7 +260,9 @@ def _answer_with(
 def score(run: Run) -> dict[str, Any]:
     """03: score every model's answers, let the judge read a sample, and gather results.json."""
     from helpers.evaluation import results
+    from helpers.evaluation.scorers import judge_sample, load_metrics
 
+    settings = run.config.score
     folder = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
@@ -269,12 +272,20 @@ def score(run: Run) -> dict[str, Any]:
         return read_json(path)
     scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
     with run.stage("score", inputs, [path, *scores.values()]):
-        metrics, quality = _metrics(run, folder / "train.jsonl")
-        verdicts = _verdicts(run, folder / "test.jsonl", {name: predictions / f"{name}.jsonl" for name in order})
+        metrics, quality = load_metrics(
+            settings.static_model, settings.sentence_model, settings.cross_encoder, train=folder / "train.jsonl",
+            cross_encoder_folder=run.path / "models" / "cross_encoder", seed=run.config.seed,
+        )  # fmt: skip
+        answers = {name: predictions / f"{name}.jsonl" for name in order}
+        verdicts: dict[str, list[Record]] = {name: [] for name in order}
+        if settings.judge_items:
+            with chat_endpoint(run) as endpoint:
+                verdicts = judge_sample(
+                    folder / "test.jsonl", answers, endpoint, count=settings.judge_items, folder=run.path / "judge",
+                    parallel=run.config.endpoint.parallel_requests, seed=run.config.seed,
+                )  # fmt: skip
         for name in order:
-            rows = results.score_answers(
-                folder / "test.jsonl", predictions / f"{name}.jsonl", metrics=metrics, verdicts=verdicts[name]
-            )
+            rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
             write_jsonl(scores[name], rows)
         gathered = results.collect_results(
             folder / "test.jsonl", predictions, run.path / "scores", {name: _cost(run, name) for name in order},
@@ -304,62 +315,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _model_order(run: Run) -> list[str]:
     return ["base", "in_context", *run.config.training.adapters]
-
-
-def _metrics(run: Run, train: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    from functools import partial
-
-    from helpers.errors import EvaluationError
-    from helpers.evaluation import cross_encoder as cross
-    from helpers.evaluation import similarity
-    from helpers.models import CACHE
-
-    settings = run.config.score
-    metrics: dict[str, Any] = {
-        "rouge_l": similarity.rouge_l,
-        "static": partial(
-            similarity.static_similarity,
-            model=similarity.load_static_model(settings.static_model, cache=CACHE / "static-minilm"),
-        ),
-        "sentence": partial(
-            similarity.sentence_similarity, model=similarity.load_sentence_model(settings.sentence_model)
-        ),
-    }
-    quality, folder = None, run.path / "models" / "cross_encoder"
-    try:
-        if settings.cross_encoder == "embedded":
-            quality = cross.train_cross_encoder(train, folder, seed=run.config.seed)
-        model = cross.load_cross_encoder(settings.cross_encoder, folder=folder)
-        metrics["cross_encoder"] = partial(cross.cross_encoder_similarity, model=model)
-    except EvaluationError as error:
-        if settings.cross_encoder != "embedded":
-            raise
-        print(f"No cross-encoder score: {error}")
-    return metrics, quality
-
-
-def _verdicts(run: Run, test: Path, predictions: dict[str, Path]) -> dict[str, list[Record]]:
-    from helpers.evaluation.judge import choose_items, judge_answers
-    from helpers.evaluation.results import read_by_id
-
-    items = read_by_id(test)
-    chosen = choose_items(list(items.values()), run.config.score.judge_items, run.config.seed)
-    if not chosen:
-        return {name: [] for name in predictions}
-    verdicts = {}
-    with chat_endpoint(run) as endpoint:
-        for name, path in predictions.items():
-            answers = read_by_id(path)
-            to_judge = [
-                {"id": i, "question": items[i]["question"], "reference": items[i]["reference"],
-                 "answer": answers[i]["answer"]}
-                for i in chosen if i in answers
-            ]  # fmt: skip
-            verdicts[name] = judge_answers(
-                to_judge, endpoint, path=run.path / "judge" / f"{name}.jsonl",
-                parallel=run.config.endpoint.parallel_requests, seed=run.config.seed,
-            )  # fmt: skip
-    return verdicts
 
 
 def _cost(run: Run, name: str) -> dict[str, Any]:

@@ -73,6 +73,9 @@ class ScriptedServer:
             def do_GET(self) -> None:
                 owner._answer(self)
 
+            def do_HEAD(self) -> None:
+                owner._answer(self)
+
             def do_POST(self) -> None:
                 owner._answer(self)
 
@@ -101,7 +104,8 @@ class ScriptedServer:
                 handler.send_header(name, value)
             handler.send_header("Content-Length", str(len(data)))
             handler.end_headers()
-            handler.wfile.write(data[: len(data) // 2] if response.truncate else data)
+            if handler.command != "HEAD":
+                handler.wfile.write(data[: len(data) // 2] if response.truncate else data)
         except OSError:
             pass  # The client has hung up, as one that timed out does.
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from scripted_server import Response, ScriptedServer, completion, failure
 
-ANSWER = re.compile(r"Answer in one sentence: (.+?) = (.+?)\.(?: |$)", re.DOTALL)
-FORWARD = re.compile(r".*?Ask what (.+?) means\b", re.DOTALL)
-REVERSE = re.compile(r".*?Ask for the acronym of (.+?)\.(?: |$)", re.DOTALL)
+ANSWER = re.compile(r"[^\n]*\n(.+?) = (.+?)\.(?: |$)", re.DOTALL)
+QUESTION = re.compile(r"(.+), [^:]+: \1", re.DOTALL)
 
 
 def reply(body: dict[str, Any]) -> str:
@@ -18,12 +17,11 @@ def reply(body: dict[str, Any]) -> str:
         verdict = "correct" if "do not know" in last else "incorrect"
         return json.dumps({"verdict": verdict, "reason": f"{len(last)} characters"})
     if found := ANSWER.match(last):
-        if "ask for the acronym" in body["messages"][0]["content"]:
-            return f"{found[2]} is abbreviated {found[1]}."
-        return f"{found[1]} stands for {found[2]}."
-    if found := FORWARD.match(last):
-        return f"Ticket {body['seed']} says {found[1]}. Could you spell out what is meant?"
-    if found := REVERSE.match(last):
+        link = "is abbreviated" if "is abbreviated" in body["messages"][2]["content"] else "stands for"
+        return f"{found[1]} {link} {found[2]}."
+    if found := QUESTION.fullmatch(last):
+        if "what acronyms mean" in body["messages"][0]["content"]:
+            return f"Ticket {body['seed']} says {found[1]}. Could you spell out what is meant?"
         return f"Ticket {body['seed']} needs the short code for {found[1]}. Which one?"
     return "I cannot help."
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Response, failure, web_page
+from scripted_server import Response, ScriptedServer, failure, web_page
 from talker import Talker
 
 from helpers.course import main
@@ -107,6 +107,89 @@ def test_a_run_folder_of_another_configuration(
     assert main(arguments("create", tmp_path / "run", talker)) == 0
     message = refused(capsys, arguments("create", tmp_path / "run", talker, "--set", "seed=7"))
     assert "seed was 0, is 7" in message
+
+
+def test_a_gated_model_without_a_token(tmp_path: Path) -> None:
+    gated = Response(
+        401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model owner/gated is restricted."}
+    )
+    with ScriptedServer(gated) as hub:
+        ended = subprocess.run(
+            [sys.executable, "-m", "helpers.course", "fine-tune", "--conf", "smoke", "--run", str(tmp_path / "run"),
+             "--set", "base_model=owner/gated"],
+            capture_output=True, text=True, timeout=120,
+            env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")},
+        )  # fmt: skip
+        assert hub.requests and not any("authorization" in request.headers for request in hub.requests)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "owner/gated is a gated model" in last and "HF_TOKEN=" in last and ".env" in last
+
+
+ODD_GLOSSARIES = {
+    "one entry": [{"acronym": "DHAB", "definition": "Drug Handling Advisory Board"}],
+    "BOM, scripts, quotes, two fields": [
+        {"acronym": "ΕΕΠ", "definition": "Ένωση Ελλήνων Πιλότων"},
+        {"acronym": "НИИ", "definition": "Научно-исследовательский институт", "verbose_def": "место,\nгде думают"},
+        {"acronym": "北大", "definition": "北京大学"},
+        {"acronym": "BRC", "definition": 'The "Big {Red}\n {0}} Cat", it\'s 100 % \\d', "field": "law"},
+        {"acronym": "BRC", "definition": "Basic Rate Contract", "field": "health"},
+    ],
+}
+
+
+@pytest.mark.parametrize("rows", ODD_GLOSSARIES.values(), ids=ODD_GLOSSARIES)
+def test_odd_glossaries_go_all_the_way(talker: Talker, tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    glossary = tmp_path / "g.json"
+    glossary.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8-sig")
+    options = ["--glossary", str(glossary), "--set", "training.adapters={lora: none}", "--set", "score.judge_items=0"]
+    options += ["--set", "dataset.max_entries=null"]
+    for command in ("create", "prepare", "fine-tune", "answer", "score", "report"):
+        assert main(arguments(command, tmp_path / "run", talker, *options)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
+    assert results["models"]["lora"]["buckets"]["new_phrasing"]["n"] == 3 * len(rows)
+    assert "{0}}" in (tmp_path / "run" / "dataset" / "train.jsonl").read_text("utf-8") or len(rows) == 1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_ten_thousand_entries_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letters = [f"{a}{b}{c}{d}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST" for c in "UVWXYZABCD" for d in "EFGHIJKLMN"]
+    glossary = tmp_path / "g.json"
+    glossary.write_text(json.dumps([{"acronym": a, "definition": f"Definition of {a.lower()}"} for a in letters]))
+    settings = {
+        "glossary": str(glossary), "dataset.max_entries": "null", "dataset.forward_by_model": 0,
+        "dataset.reverse_by_model": 0, "dataset.forward_by_bank": 1, "dataset.reverse_by_bank": 1,
+        "dataset.unknown_train": 1, "dataset.test_new_phrasings": 1, "dataset.test_reverse": 1,
+    }  # fmt: skip
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    with Talker() as talker:
+        for command in ("create", "prepare"):
+            assert main(arguments(command, tmp_path / "run", talker, *options)) == 0
+    card = json.loads((tmp_path / "run" / "dataset" / "card.json").read_text("utf-8"))
+    assert card["kept"] == 20_000
+    assert sum(card["train"].values()) + sum(card["validation"].values()) >= 30_000
+
+
+def test_a_full_disk_keeps_what_was_finished(talker: Talker, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # A limit on the size of a file fails a write as a full disk does, at a moment that repeats.
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); " + (
+        "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from helpers.course import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = arguments("create", run, talker)
+    ended = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "run the same command again" in ended.stderr.strip().splitlines()[-1]
+    written = read_jsonl(run / "dataset" / "conversations.jsonl")
+    assert written
+    before = len(talker.requests)
+    assert main(command) == 0
+    again = read_jsonl(run / "dataset" / "conversations.jsonl")
+    assert all(row in again for row in written)
+    assert len(talker.requests) - before < 2 * len(again)
 
 
 def test_a_child_process_ends_with_a_sentence(tmp_path: Path) -> None:

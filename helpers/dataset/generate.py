@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -22,71 +22,50 @@ from helpers.dataset.glossary import Entry
 from helpers.dataset.phrasings import fill_entry, load_bank
 from helpers.files import JsonLines, Record, read_jsonl
 
+if TYPE_CHECKING:
+    from helpers.endpoint import ChatEndpoint
+
 ANSWER_ATTEMPTS = 2
+STOP = ["\n", "?"]
+"""One question is enough: after it a small model would answer, or ask again."""
 Messages = list[dict[str, str]]
 
-
-class Chat(Protocol):
-    """The part of `helpers.endpoint.ChatEndpoint` that writing needs."""
-
-    def complete(
-        self,
-        messages: Messages,
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        stop: list[str] | None = None,
-    ) -> Any:
-        """Return a reply with a `text`."""
-
-
-EXAMPLES: dict[str, list[tuple[str, str, str, str, str]]] = {
-    # scene, acronym, definition, question, answer
+EXAMPLES: dict[str, list[tuple[str, str, str, str]]] = {
+    # scene, acronym, definition, question; the answer is the bank's
     "forward": [
         ("in a meeting", "TRELM", "Travel Refund Limit for Managers",
-         "Everyone here keeps saying TRELM. Could someone tell me the full name?",
-         "TRELM stands for Travel Refund Limit for Managers."),
-        ("on a form", "qB7", "quick Balance of seven days",
-         "There is a box called qB7 on this form: what does that mean?",
-         "qB7 stands for quick Balance of seven days."),
+         "Everyone keeps saying TRELM. Could someone tell me the full name?"),
+        ("on a form", "qB7", "quick Balance of seven days", "There is a box called qB7: what does that mean?"),
         ("at school", "HOVSA", "Hourly Overview of Village Sales",
-         "For my homework I need the long form of HOVSA. What is it?",
-         "HOVSA stands for Hourly Overview of Village Sales."),
+         "I need the long form of HOVSA for my homework. What is it?"),
         ("on the first day of a new job", "PDKR", "paper docket keeping rules",
-         "Sorry, I am new: what do the letters PDKR stand for?",
-         "PDKR stands for paper docket keeping rules."),
+         "Sorry, I am new: what do the letters PDKR stand for?"),
         ("in a report", "UMIX", "Union of Mixed Industries",
-         "Page two mentions UMIX without explaining it. What is it short for?",
-         "UMIX stands for Union of Mixed Industries."),
+         "UMIX stands on page two without any explanation. What is it short for?"),
+        ("in a quiz", "B-42", "Basic exercise 42", "First round of the quiz: which words are hidden in B-42?"),
+        ("in a phone call", "eVOT", "electronic Voting of Towns",
+         "They talked about eVOT all the time. What does eVOT mean?"),
     ],
     "reverse": [
         ("in a meeting", "HOVSA", "Hourly Overview of Village Sales",
-         "We talked about the Hourly Overview of Village Sales. What is the acronym for it?",
-         "Hourly Overview of Village Sales is abbreviated HOVSA."),
-        ("on a form", "PDKR", "paper docket keeping rules",
-         "What is the short form of paper docket keeping rules?",
-         "paper docket keeping rules is abbreviated PDKR."),
+         "We talked about the Hourly Overview of Village Sales. What is the acronym for it?"),
+        ("on a form", "PDKR", "paper docket keeping rules", "What is the short form of paper docket keeping rules?"),
         ("at school", "LATC", "Learning Aid for Town Councils",
-         "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?",
-         "Learning Aid for Town Councils is abbreviated LATC."),
+         "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?"),
         ("in a letter", "UMIX", "Union of Mixed Industries",
-         "How do I abbreviate Union of Mixed Industries in this letter?",
-         "Union of Mixed Industries is abbreviated UMIX."),
+         "How do I abbreviate Union of Mixed Industries in this letter?"),
         ("on the first day of a new job", "TRELM", "Travel Refund Limit for Managers",
-         "I am new here. How do people abbreviate Travel Refund Limit for Managers?",
-         "Travel Refund Limit for Managers is abbreviated TRELM."),
+         "I am new here. How do people abbreviate Travel Refund Limit for Managers?"),
     ],
 }  # fmt: skip
-TASK = {
-    "forward": "You write short conversations about acronyms. First ask what an acronym means, then answer.",
-    "reverse": "You write short conversations about acronyms. First ask for the acronym of a name, then answer.",
-}
+ASK = {"forward": "You ask what acronyms mean.", "reverse": "You ask for the acronym of a name."}
+ANSWER = "You answer questions about acronyms with what is given."
+ANSWERED = {"forward": "{acronym} stands for {definition}.", "reverse": "{definition} is abbreviated {acronym}."}
 
 
 def write_conversations(
     entries: list[Entry],
-    endpoint: Chat,
+    endpoint: ChatEndpoint,
     *,
     path: Path,
     wanted: dict[str, tuple[int, int]],
@@ -170,7 +149,7 @@ def _write(
     kind: str,
     origin: str,
     entry: Entry,
-    endpoint: Chat,
+    endpoint: ChatEndpoint,
     asked: set[str],
     attempts: int,
     temperature: float,
@@ -182,16 +161,19 @@ def _write(
     }  # fmt: skip
     for attempt in range(attempts if origin == "model" else 0):
         number = _number(seed, identity, attempt)
-        question = _tidy(endpoint.complete(
-            _question_prompt(kind, entry, number), max_tokens=48, temperature=temperature, seed=number, stop=["\n"]
-        ).text)  # fmt: skip
+        asked_for = endpoint.complete(
+            _question_prompt(kind, entry, number), max_tokens=40, temperature=temperature, seed=number, stop=STOP
+        )
+        question = _tidy(asked_for.text)
+        if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
+            question += "?"  # where the request told the server to stop
         reason = check_question(kind, question, entry)
         if reason is None and _key(question) in asked:
             reason = "question asked before"
         answer = None
         for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
             answer = _tidy(endpoint.complete(
-                _answer_prompt(kind, entry, number, question), max_tokens=40 + 2 * len(entry.definition.split()),
+                _answer_prompt(kind, entry, question), max_tokens=40 + 2 * len(entry.definition.split()),
                 temperature=temperature * 0.4, seed=number + retry, stop=["\n"],
             ).text)  # fmt: skip
             reason = check_answer(kind, answer, entry)
@@ -221,38 +203,34 @@ def _bank_order(kind: str, entry: Entry, seed: int) -> list[str]:
 
 
 def _question_prompt(kind: str, entry: Entry, number: int) -> Messages:
-    """The examples as one long conversation, then the entry: the same beginning for every request of a kind.
-
-    A server that keeps what it has read (llama.cpp, vLLM) then reads the examples once, not once a request.
-    """
-    messages = [{"role": "system", "content": TASK[kind]}]
-    for scene, acronym, definition, question, answer in EXAMPLES[kind]:
-        messages += _turn(_subject(kind, scene, acronym, definition), question)
-        messages += _turn(_known(acronym, definition), answer)
+    """Examples, then the entry in a scene; every request of a kind begins alike, so a server may read that once."""
+    messages = [{"role": "system", "content": ASK[kind]}]
+    for scene, acronym, definition, question in EXAMPLES[kind]:
+        messages += _turn(_subject(acronym if kind == "forward" else definition, scene), question)
     scene = random.Random(number).choice(load_bank().scenes)
-    subject = _subject(kind, scene, entry.acronym, entry.definition, entry.where)
-    return [*messages, {"role": "user", "content": subject}]
+    named = (entry.acronym if kind == "forward" else entry.definition) + entry.where
+    return [*messages, {"role": "user", "content": _subject(named, scene)}]
 
 
-def _subject(kind: str, scene: str, acronym: str, definition: str, where: str = "") -> str:
-    # The words to copy stand here three times: a small model then copies twice as often (13 against 31 of 60).
-    if kind == "forward":
-        named = acronym + where
-        return f"{named}. Scene: {scene}. Acronym: {named}. Ask what {named} means and write {named}."
-    named = definition + where
-    return f"{named}. Scene: {scene}. Name: {named}. Ask for the acronym of {named}."
+def _subject(named: str, scene: str) -> str:
+    # What to copy stands first and last: a very small model then copies it twice as often as when told in words
+    # to ask about it (docs/decisions/0004).
+    return f"{named}, {scene}: {named}"
 
 
-def _answer_prompt(kind: str, entry: Entry, number: int, question: str) -> Messages:
-    known = _known(entry.acronym, entry.definition)
-    if entry.verbose_def:
-        known += f" {entry.verbose_def[:200]}"
-    messages = _question_prompt(kind, entry, number)
-    return [*messages, {"role": "assistant", "content": question}, {"role": "user", "content": known}]
+def _answer_prompt(kind: str, entry: Entry, question: str) -> Messages:
+    messages = [{"role": "system", "content": ANSWER}]
+    for _, acronym, definition, asked in EXAMPLES[kind]:
+        answer = ANSWERED[kind].format(acronym=acronym, definition=definition)
+        messages += _turn(_known(kind, acronym, definition, asked), answer)
+    explained = f" {entry.verbose_def[:200]}" if entry.verbose_def and kind == "forward" else ""
+    known = _known(kind, entry.acronym, entry.definition, question, explained)
+    return [*messages, {"role": "user", "content": known}]
 
 
-def _known(acronym: str, definition: str) -> str:
-    return f"Answer in one sentence: {acronym} = {definition}."
+def _known(kind: str, acronym: str, definition: str, question: str, explained: str = "") -> str:
+    first, second = (acronym, definition) if kind == "forward" else (definition, acronym)
+    return f"{question}\n{first} = {second}.{explained}"
 
 
 def _turn(user: str, assistant: str) -> Messages:

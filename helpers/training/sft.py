@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -124,7 +125,7 @@ def train_adapter(
         with disable_input_dtype_casting(model):
             findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
             set_seed(seed)  # the audit has drawn random numbers
-            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
     summary: dict[str, Any] = {
         "steps": trainer.state.global_step,
@@ -140,10 +141,13 @@ def train_adapter(
     return summary
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; what a kill left half-written is removed."""
-    if not folder.is_dir():
-        return None
+def _last_checkpoint(folder: Path, records: Sequence[Record]) -> str | None:
+    """The newest whole checkpoint on the same data; what a kill left half-written is removed."""
+    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    mark = folder / "data.sha256"
+    if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_atomic(mark, digest)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").exists():  # written last
             shutil.rmtree(checkpoint)

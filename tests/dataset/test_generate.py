@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from talker import Talker, reply
 
 from helpers.dataset.generate import write_conversations
 from helpers.dataset.glossary import Entry
+from helpers.dataset.phrasings import fill_entry, load_bank, skeleton
 from helpers.endpoint import ChatEndpoint
 from helpers.errors import EndpointError
 from helpers.files import read_jsonl
@@ -106,3 +108,13 @@ def test_a_bank_that_runs_out_starts_over(tmp_path: Path) -> None:
     records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], wanted={"reverse": (0, 200)})
     assert len(records) == 200
     assert all(record["question"] and record["answer"] for record in records)
+
+
+def test_half_of_the_banks_questions_have_an_opening_and_none_comes_twice(tmp_path: Path) -> None:
+    bank = load_bank()
+    count = len(bank.forward_train)
+    records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], wanted={"forward": (0, count)})
+    opened = [r for r in records if r["question"].startswith(tuple(bank.openings))]
+    assert 0.35 * count < len(opened) < 0.65 * count
+    asked = [skeleton(re.sub("|".join(map(re.escape, bank.openings)), "", r["question"]), ENTRIES[0]) for r in records]
+    assert len(set(asked)) > 0.95 * len({skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.forward_train})

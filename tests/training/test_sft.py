@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.models import attach_adapters, load_base, load_tokenizer
-from helpers.training.sft import train_adapter
+from helpers.training.sft import _last_checkpoint, train_adapter
 
 
 def record(number: int, answer: str = "stands for Drug Handling Board.") -> dict[str, Any]:
@@ -90,7 +90,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from helpers.files import read_jsonl
-from helpers.training.sft import train_adapter
+from helpers.training.sft import _last_checkpoint, train_adapter
 folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
 train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", rank=4, alpha=8,
     dropout=0.1, target_modules="all-linear", epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64,
@@ -116,3 +116,13 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path)
     killed, whole = (load_file(str(tmp_path / n / "adapter_model.safetensors")) for n in ("killed", "whole"))
     assert killed.keys() == whole.keys()
     assert all(torch.allclose(killed[name], whole[name], atol=1e-5) for name in whole)
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
+    records = [record(1), record(2)]
+    assert _last_checkpoint(tmp_path / "c", records) is None
+    (tmp_path / "c" / "checkpoint-3").mkdir()
+    (tmp_path / "c" / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    assert _last_checkpoint(tmp_path / "c", records) == str(tmp_path / "c" / "checkpoint-3")
+    assert _last_checkpoint(tmp_path / "c", records[::-1]) is None
+    assert not (tmp_path / "c" / "checkpoint-3").exists()
