@@ -76,7 +76,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     try:
         papermill.execute_notebook(
             str(source), str(target), parameters, cwd=str(source.parent), kernel_name="python3",
-            progress_bar=False, stderr_file=sys.stderr,
+            progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         known = {kind.__name__ for kind in _children(HelpersError)}

@@ -174,7 +174,7 @@ def test_ten_thousand_entries_are_prepared(tmp_path: Path, capsys: pytest.Captur
 def test_a_full_disk_keeps_what_was_finished(talker: Talker, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # A limit on the size of a file fails a write as a full disk does, at a moment that repeats.
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); " + (
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); " + (
         "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "from helpers.course import main; sys.exit(main(sys.argv[1:]))"
     )
