@@ -27,7 +27,7 @@ SUPPORTED = ((3, 11), (3, 13))
 FAST_CPU = ("amx_bf16", "avx512_bf16")
 """CPU features that multiply bf16 numbers in hardware; without them torch emulates, several times slower."""
 
-NEEDED_GB = {"disk": 1.0, "memory": 3.0, "gpu": 6.0}
+NEEDED_GB = {"disk": 1.0, "memory": 5.0, "gpu": 6.0}
 COSTS = {"smoke": (3, 1500), "cpu": (25, 4500), "gpu": (30, 6000)}
 """Profile to (minutes, MB of memory) of the whole course, rounded up; see conf/."""
 

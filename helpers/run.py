@@ -92,14 +92,16 @@ class Run:
         example = EXAMPLES / folder
         if (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
+        manifest = self.manifest  # first, so that a kill cannot make the examples pass for the run's own
+        manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
+        write_json(self.path / "manifest.json", manifest)
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
         shutil.rmtree(part, ignore_errors=True)
         with clear_disk_errors(target):
             shutil.copytree(example, part)
+            if target.exists():
+                target.rmdir()
             part.rename(target)
-        manifest = self.manifest
-        manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
-        write_json(self.path / "manifest.json", manifest)
         print(f"{folder}/ was not made in this run yet: starting from example_data/{folder}/.")
         return target
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import PreTrainedTokenizerBase, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
@@ -122,10 +122,12 @@ def train_adapter(
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in bf16 whatever comes in: casting it to fp32 first is lost time.
-        with disable_input_dtype_casting(model):
+        with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
             findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
             set_seed(seed)  # the audit has drawn random numbers
-            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
+            checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
+            tokens_before = _tokens_seen(checkpoint)
+            trainer.train(resume_from_checkpoint=checkpoint)
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
     summary: dict[str, Any] = {
         "steps": trainer.state.global_step,
@@ -136,7 +138,8 @@ def train_adapter(
         "eval_loss": next((row["eval_loss"] for row in reversed(log) if "eval_loss" in row), None),
         "audit": findings,
     }
-    summary["tokens_per_second"] = round(summary["train_tokens"] / cost["seconds"], 1)
+    # `seconds` is of this session, `train_tokens` also of those that a kill ended.
+    summary["tokens_per_second"] = round((summary["train_tokens"] - tokens_before) / cost["seconds"], 1)
     _save(folder, model, tokenizer, base_name, log, {**summary, "quantisation": quantisation})
     return summary
 
@@ -146,13 +149,20 @@ def _last_checkpoint(folder: Path, records: Sequence[Record]) -> str | None:
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
     mark = folder / "data.sha256"
     if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         write_atomic(mark, digest)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").exists():  # written last
             shutil.rmtree(checkpoint)
     newest: str | None = get_last_checkpoint(str(folder))
     return newest
+
+
+def _tokens_seen(checkpoint: str | None) -> int:
+    if checkpoint is None:
+        return 0
+    return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
 
 
 def _with_adapter(base: Any, lora: LoraConfig, base_name: str) -> PeftModel:

@@ -17,7 +17,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     TRL 1.16 computes the loss tile by tile without ever holding all logits, for which CUDA has a fused kernel.
     On a CPU its tiles took 62 % of a step of SmolLM2 (docs/decisions/0004). The loss here is the same mean
-    over the learnt tokens; `tests/training/test_trainer.py` compares the two.
+    over the learnt tokens; `tests/training/test_trainer.py` compares the two. Other losses (label smoothing,
+    DFT, a router's) and several processes are left to TRL.
     """
 
     def compute_loss(
@@ -28,7 +29,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean negative log-likelihood, in nats, of the learnt tokens; arguments as in `transformers.Trainer`."""
-        if self.args.device.type != "cpu" or return_outputs:
+        plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
+        if self.args.device.type != "cpu" or self.args.world_size > 1 or return_outputs or not plain:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         given = {name: value for name, value in inputs.items() if name != "labels"}
         targets = inputs["labels"][:, 1:]  # the token at a position is predicted from the one before
@@ -37,4 +39,5 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         logits = model(**given, logits_to_keep=positions, use_cache=False).logits
         learnt, targets = learnt[:, positions], targets[:, positions]
         loss = cross_entropy(logits[learnt].float(), targets[learnt], reduction="sum")
-        return loss / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
+        count = learnt.sum() if num_items_in_batch is None else num_items_in_batch
+        return loss / torch.as_tensor(count).clamp(min=1)  # a batch without a learnt token weighs nothing

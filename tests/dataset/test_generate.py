@@ -118,3 +118,19 @@ def test_half_of_the_banks_questions_have_an_opening_and_none_comes_twice(tmp_pa
     assert 0.35 * count < len(opened) < 0.65 * count
     asked = [skeleton(re.sub("|".join(map(re.escape, bank.openings)), "", r["question"]), ENTRIES[0]) for r in records]
     assert len(set(asked)) > 0.95 * len({skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.forward_train})
+
+
+@pytest.mark.parametrize(("finish_reason", "kept"), [("stop", True), ("length", False)])
+def test_a_question_ended_by_the_server_gets_its_mark_back(tmp_path: Path, finish_reason: str, kept: bool) -> None:
+    def script(_: int, __: str, body: dict[str, Any]) -> Response:
+        said = reply(body)
+        if "?" not in body.get("stop", []):
+            return completion(said)
+        return completion(said.partition("?")[0], finish_reason)  # a server that heeds `stop` leaves it out
+
+    with ScriptedServer(script) as server:
+        records = write(tmp_path / "c.jsonl", server.url, ENTRIES[:1])
+    questions = [record["question"] for record in records if record["origin"] == "model"]
+    assert bool(questions) == kept and all(question.endswith("?") for question in questions)
+    if not kept:
+        assert {a["reason"] for record in records for a in record["rejected"]} == {"question cut off"}

@@ -90,7 +90,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from helpers.files import read_jsonl
-from helpers.training.sft import _last_checkpoint, train_adapter
+from helpers.training.sft import train_adapter
 folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
 train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", rank=4, alpha=8,
     dropout=0.1, target_modules="all-linear", epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64,

@@ -21,7 +21,9 @@ ROWS = [
 ]
 
 
-def step(kind: type[SFTTrainer], folder: Path, items: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+def step(
+    kind: type[SFTTrainer], folder: Path, items: int | None, **further: Any
+) -> tuple[float, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     base = load_base("tiny-random").float()
     model: Any = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -30,7 +32,7 @@ def step(kind: type[SFTTrainer], folder: Path, items: int | None) -> tuple[float
             torch.nn.init.normal_(parameter, std=0.1)  # zeros would hide the gradient of A
     arguments = SFTConfig(
         output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", per_device_train_batch_size=4,
-        gradient_checkpointing=False, completion_only_loss=True, max_length=None,
+        gradient_checkpointing=False, completion_only_loss=True, max_length=None, **further,
     )  # fmt: skip
     trainer = kind(
         model=model, args=arguments, train_dataset=Dataset.from_list(ROWS),
@@ -44,11 +46,30 @@ def step(kind: type[SFTTrainer], folder: Path, items: int | None) -> tuple[float
     return float(loss), gradients
 
 
-@pytest.mark.parametrize("items", [None, 50])
-def test_loss_and_gradients_equal_trls(tiny: str, tmp_path: Path, items: int | None) -> None:
-    loss, gradients = step(CompletionTrainer, tmp_path / "a", items)
-    expected_loss, expected = step(SFTTrainer, tmp_path / "b", items)
+@pytest.mark.parametrize(
+    ("items", "further"),
+    [(None, {}), (50, {}), (50, {"label_smoothing_factor": 0.1}), (50, {"loss_type": "dft"})],
+    ids=["mean", "given count", "label smoothing", "dft"],
+)
+def test_loss_and_gradients_equal_trls(tiny: str, tmp_path: Path, items: int | None, further: dict[str, Any]) -> None:
+    loss, gradients = step(CompletionTrainer, tmp_path / "a", items, **further)
+    expected_loss, expected = step(SFTTrainer, tmp_path / "b", items, **further)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert gradients.keys() == expected.keys() and len(gradients) == 28
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, expected[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_a_batch_without_a_learnt_token_weighs_nothing(tiny: str, tmp_path: Path) -> None:
+    base: Any = load_base("tiny-random").float()
+    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=load_tokenizer("tiny-random"),
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    batch["labels"][:] = -100
+    assert float(trainer.compute_loss(trainer.model, dict(batch))) == 0.0
