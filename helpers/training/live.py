@@ -61,6 +61,7 @@ def curve_png(log: Sequence[Record], title: str = "") -> bytes:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=f"{label}, now {points[-1][1]:.3f}")
     axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.locator_params(axis="x", integer=True)
     if axes.lines:
         axes.legend()
     buffer = io.BytesIO()
