@@ -153,7 +153,7 @@ def test_odd_glossaries_go_all_the_way(talker: Talker, tmp_path: Path, rows: lis
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_ten_thousand_entries_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_thousand_entries_are_prepared(talker: Talker, tmp_path: Path) -> None:
     letters = [f"{a}{b}{c}{d}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST" for c in "UVWXYZABCD" for d in "EFGHIJKLMN"]
     glossary = tmp_path / "g.json"
     glossary.write_text(json.dumps([{"acronym": a, "definition": f"Definition of {a.lower()}"} for a in letters]))
@@ -163,9 +163,8 @@ def test_ten_thousand_entries_are_prepared(tmp_path: Path, capsys: pytest.Captur
         "dataset.unknown_train": 1, "dataset.test_new_phrasings": 1, "dataset.test_reverse": 1,
     }  # fmt: skip
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    with Talker() as talker:
-        for command in ("create", "prepare"):
-            assert main(arguments(command, tmp_path / "run", talker, *options)) == 0
+    for command in ("create", "prepare"):
+        assert main(arguments(command, tmp_path / "run", talker, *options)) == 0
     card = json.loads((tmp_path / "run" / "dataset" / "card.json").read_text("utf-8"))
     assert card["kept"] == 20_000
     both = {kind: card["train"][kind] + card["validation"].get(kind, 0) for kind in ("forward", "reverse", "unknown")}

@@ -60,7 +60,7 @@ EXAMPLES: dict[str, list[tuple[str, str, str, str]]] = {
 }  # fmt: skip
 ASK = {"forward": "You ask what acronyms mean.", "reverse": "You ask for the acronym of a name."}
 ANSWER = "You answer questions about acronyms with what is given."
-ANSWERED = {"forward": "{acronym} stands for {definition}.", "reverse": "{definition} is abbreviated {acronym}."}
+ANSWERED = {"forward": load_bank().forward_answers[0], "reverse": load_bank().reverse_answers[0]}
 
 
 def write_conversations(
@@ -213,8 +213,8 @@ def _question_prompt(kind: str, entry: Entry, number: int) -> Messages:
 
 
 def _subject(named: str, scene: str) -> str:
-    # What to copy stands first and last: a very small model then copies it twice as often as when told in words
-    # to ask about it (docs/decisions/0004).
+    # What to copy stands first and last. With shorter examples that made 63 % of a very small model's questions
+    # usable, against 40 % when told in words to ask about it (docs/decisions/0004).
     return f"{named}, {scene}: {named}"
 
 
