@@ -25,7 +25,7 @@ CONSTRAINTS = PROJECT_ROOT / "00-set_up" / "constraints.txt"
 INSTALL = "Run bash 00-set_up/install.sh"
 SUPPORTED = ((3, 11), (3, 13))
 FAST_CPU = ("amx_bf16", "avx512_bf16")
-"""CPU features that multiply bf16 numbers in hardware; without them torch emulates, several times slower."""
+"""CPU features that multiply bf16 numbers in hardware; without them the course computes in fp32, which is slower."""
 
 NEEDED_GB = {"disk": 1.0, "memory": 5.0, "gpu": 6.0}
 COSTS = {"smoke": (3, 1500), "cpu": (25, 4500), "gpu": (30, 6000)}
@@ -102,7 +102,7 @@ def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
         )
     minutes, megabytes = COSTS[profile]
     if profile == "cpu" and not any(feature in cpu for feature in (*FAST_CPU, "Apple")):
-        minutes, why = 3 * minutes, f"{why}; this CPU emulates bf16, which takes about three times as long"
+        minutes, why = 3 * minutes, f"{why}; without bf16 in hardware it computes in fp32, about three times as long"
     print(f'conf = "{profile}" fits this machine: about {minutes} minutes and {megabytes} MB of memory ({why}).')
     return profile, minutes, megabytes, why
 
@@ -160,7 +160,7 @@ def _cpu() -> Check:
     if info.is_file():
         flags = set(info.read_text(encoding="utf-8", errors="replace").split())
         features = [feature for feature in FAST_CPU if feature in flags]
-        return Check("CPU", True, f"{cores}, {' and '.join(features) or 'no bf16 in hardware: slower, still right'}")
+        return Check("CPU", True, f"{cores}, {' and '.join(features) or 'no bf16 in hardware: fp32, slower'}")
     if sys.platform == "darwin" and platform.machine() == "arm64":
         cores = f"{cores}, Apple silicon"
     return Check("CPU", True, cores)
@@ -174,7 +174,7 @@ def _gpu() -> Check:
     if torch.cuda.is_available():
         size = torch.cuda.get_device_properties(0).total_memory / 2**30
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        kind = "with bf16" if native else "bf16 emulated: slower, so the cpu profile is recommended"
+        kind = "with bf16" if native else "without bf16: fp32 is used, and the cpu profile recommended"
         return Check(
             "GPU", True, f"{torch.cuda.get_device_name(0)}, {size:.0f} GB, {kind}", "", size if native else 0.0
         )

@@ -26,6 +26,7 @@ from transformers import (
 from helpers.config import PROJECT_ROOT
 from helpers.embedded_server import embedded_gguf
 from helpers.errors import ModelError
+from helpers.precision import best_device, compute_dtype
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
 EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
@@ -88,7 +89,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_base(name: str, *, quantisation: str = "none", threads: int | None = None) -> PreTrainedModel:
-    """Load the frozen base weights in bf16, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
+    """Load the frozen base weights, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
+
+    Weights and products are bf16 where the processor has instructions for it, else fp32 (helpers/precision.py).
 
     Args:
         name: embedded name, folder or hub id.
@@ -101,13 +104,14 @@ def load_base(name: str, *, quantisation: str = "none", threads: int | None = No
     if threads:
         torch.set_num_threads(threads)
     where = resolve_model(name)
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": device}, "token": _token()}
+    device = best_device()
+    dtype = compute_dtype(device)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": _token()}
     if quantisation == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",  # the library's default is fp4
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
         )
     model: PreTrainedModel = _fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)

@@ -8,7 +8,6 @@ are imported by the stage that needs them.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +83,7 @@ def create(run: Run) -> list[Record]:
 def prepare(run: Run) -> dict[str, Any]:
     """01: split conversations into train, validation and test, checked to be disjoint; returns the card."""
     from helpers.dataset import card, splits
-    from helpers.dataset.phrasings import load_bank, rehearsal_questions
+    from helpers.dataset.phrasings import load_bank
 
     settings, seed, bank = run.config.dataset, run.config.seed, load_bank()
     folder = run.path / "dataset"
@@ -99,7 +98,7 @@ def prepare(run: Run) -> dict[str, Any]:
     conversations = read_jsonl(conversations_path)
     with run.stage("prepare", [conversations_path], outputs):
         if not replay_path.exists():
-            write_jsonl(replay_path, _own_answers(run, rehearsal_questions(settings.general_train, seed)))
+            write_jsonl(replay_path, _rehearsed(run))
         general = [(row["question"], row["answer"]) for row in read_jsonl(replay_path)]
         test = splits.test_records(
             entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
@@ -126,12 +125,13 @@ def read_card(run: Run) -> dict[str, Any]:
     return read_json(folder / "card.json")
 
 
-def _own_answers(run: Run, questions: list[dict[str, Any]]) -> list[Record]:
-    """What the base model answers right in its first sentence: rehearsed in its own words, it is not forgotten."""
-    from helpers.evaluation.matching import is_correct
+def _rehearsed(run: Run) -> list[Record]:
+    """What the base model answers right: rehearsed in its own words, it is not forgotten."""
+    from helpers.dataset.rehearsal import rehearsal_questions, right_answers
     from helpers.models import generate_answers, load_base, load_tokenizer
 
     config = run.config
+    questions = rehearsal_questions(config.dataset.general_train, config.seed)
     answers = generate_answers(
         load_base(config.base_model, threads=config.threads),
         load_tokenizer(config.base_model),
@@ -140,12 +140,7 @@ def _own_answers(run: Run, questions: list[dict[str, Any]]) -> list[Record]:
         batch_size=config.answer.batch_size,
         title="general answers",
     )
-    first = [re.match(r".*?[.!?](?=\s|$)", answer.text) for answer in answers]
-    return [
-        {"question": row["question"], "answer": sentence[0]}
-        for row, sentence in zip(questions, first, strict=True)
-        if sentence and is_correct("general", sentence[0], row["expected"])
-    ]
+    return right_answers(questions, [answer.text for answer in answers])
 
 
 def fine_tune(

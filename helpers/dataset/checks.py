@@ -71,7 +71,9 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
     said_first = entry.acronym if kind == "forward" else entry.definition
     if not answer.casefold().startswith(said_first.casefold()):
         return "answer does not begin by reading back what was asked"
-    own = {entry.acronym, *re.findall(r"[\w/-]+", entry.definition)}
+    if re.match(r"\W*[=:]", answer[len(said_first) :]):
+        return "answer is a formula, not a sentence"
+    own = {entry.acronym, *re.findall(r"[\w/-]+", f"{entry.acronym} {entry.definition}")}
     if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
         return "answer names another acronym"
     rest = re.sub(re.escape(entry.definition), " ", answer, flags=re.IGNORECASE)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from helpers.endpoint import ChatEndpoint
 
 ANSWER_ATTEMPTS = 2
-STOP = ["\n", "?"]
+STOP = "?"
 """One question is enough: after it a small model would answer, or ask again."""
 Messages = list[dict[str, str]]
 
@@ -159,21 +159,24 @@ def _write(
         "id": identity, "entry": entry.id, "kind": kind, "origin": origin,
         "question": None, "answer": None, "rejected": [],
     }  # fmt: skip
+    named = _named(kind, entry)
+    room = 40 + len(named) // 2  # tokens; what is asked about must fit, in any script
+    stop = ["\n"] if STOP in named else ["\n", STOP]
     for attempt in range(attempts if origin == "model" else 0):
         number = _number(seed, identity, attempt)
         asked_for = endpoint.complete(
-            _question_prompt(kind, entry, number), max_tokens=40, temperature=temperature, seed=number, stop=STOP
+            _question_prompt(kind, entry, number), max_tokens=room, temperature=temperature, seed=number, stop=stop
         )
         question = _tidy(asked_for.text)
         if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
-            question += "?"  # where the request told the server to stop
+            question += "?"  # the server keeps what it stopped at to itself
         reason = check_question(kind, question, entry)
         if reason is None and _key(question) in asked:
             reason = "question asked before"
         answer = None
         for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
             answer = _tidy(endpoint.complete(
-                _answer_prompt(kind, entry, question), max_tokens=40 + 2 * len(entry.definition.split()),
+                _answer_prompt(kind, entry, question), max_tokens=40 + len(entry.definition) // 2,
                 temperature=temperature * 0.4, seed=number + retry, stop=["\n"],
             ).text)  # fmt: skip
             reason = check_answer(kind, answer, entry)
@@ -208,8 +211,11 @@ def _question_prompt(kind: str, entry: Entry, number: int) -> Messages:
     for scene, acronym, definition, question in EXAMPLES[kind]:
         messages += _turn(_subject(acronym if kind == "forward" else definition, scene), question)
     scene = random.Random(number).choice(load_bank().scenes)
-    named = (entry.acronym if kind == "forward" else entry.definition) + entry.where
-    return [*messages, {"role": "user", "content": _subject(named, scene)}]
+    return [*messages, {"role": "user", "content": _subject(_named(kind, entry), scene)}]
+
+
+def _named(kind: str, entry: Entry) -> str:
+    return (entry.acronym if kind == "forward" else entry.definition) + entry.where
 
 
 def _subject(named: str, scene: str) -> str:

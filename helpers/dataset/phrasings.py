@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -42,17 +41,6 @@ def load_bank() -> Bank:
     phrasings = yaml.safe_load((HERE / "phrasings.yaml").read_text(encoding="utf-8"))
     general = yaml.safe_load((HERE / "general.yaml").read_text(encoding="utf-8"))
     return Bank(**phrasings, general_train=general["train"], general_test=general["test"])
-
-
-def rehearsal_questions(count: int, seed: int) -> list[dict[str, Any]]:
-    """The first `count` general training questions, and every second of them once more behind an opening.
-
-    Openings stand before questions about the glossary too: shown in both places, they say nothing about the answer.
-    """
-    bank, chooser = load_bank(), random.Random(f"{seed}/openings")
-    plain = bank.general_train[:count]
-    opened = [row | {"question": f"{chooser.choice(bank.openings)} {row['question']}"} for row in plain[1::2]]
-    return [*plain, *opened]
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:

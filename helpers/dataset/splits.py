@@ -44,6 +44,7 @@ def training_records(
     by_id = {entry.id: entry for entry in entries}
     forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
+    chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed, near_share=0.75)):
         source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from helpers.errors import EvaluationError
 from helpers.evaluation.matching import words
+from helpers.precision import cpu_multiplies_bf16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +154,7 @@ def _distil(cache: Path) -> None:
     n_tokens = len(tokenizer)
     each_token = torch.tensor([[tokenizer.cls_token_id, i, tokenizer.sep_token_id] for i in range(n_tokens)])
     batches = tqdm(torch.split(each_token, _TOKENS_AT_ONCE), desc="distil word vectors")
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cpu_multiplies_bf16()):
         states = torch.cat([encoder(batch).last_hidden_state.float().mean(dim=1) for batch in batches])
     vectors = PCA(_STATIC_DIMENSIONS, random_state=0).fit_transform(states.numpy())
     # Rank in the vocabulary stands for frequency (Zipf); frequent tokens say less (Arora et al. 2017).

@@ -119,14 +119,14 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     batch = {name: value.to(model.device) for name, value in batch.items() if name != "completion_mask"}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("No parameter of the adapter is trainable: it was not attached, or is frozen.")
-    before = _gradients(model, batch)
+    before = _gradients(trainer, batch)
     missing = [name for name, norm in before.items() if norm is None]
     if missing or not any(before.values()):
         raise TrainingError(f"No gradient flows to {len(missing)} adapter tensor(s), for example {missing[:1]}.")
     model.eval()
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+    with torch.no_grad(), trainer.compute_loss_context_manager():
         model(**batch)
-    after = _gradients(model, batch)
+    after = _gradients(trainer, batch)
     changed = [name for name, norm in before.items() if norm is not None and not _close(norm, after[name])]
     if changed:
         raise TrainingError(
@@ -136,11 +136,12 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     return len(before), sum(norm is not None for norm in after.values())
 
 
-def _gradients(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, float | None]:
+def _gradients(trainer: Any, batch: dict[str, torch.Tensor]) -> dict[str, float | None]:
+    model = trainer.model
     # eval mode leaves out dropout, so that two passes can be compared; gradients flow all the same.
     model.eval()
     model.zero_grad()
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with trainer.compute_loss_context_manager():  # the autocast of a training step
         loss = model(**batch).loss
     loss.backward()
     norms = {

@@ -22,6 +22,7 @@ from trl import SFTConfig
 from helpers.errors import ModelError, TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
 from helpers.models import load_base, load_tokenizer
+from helpers.precision import best_device, compute_dtype
 from helpers.run import measured
 from helpers.training.preflight import audit
 from helpers.training.progress import ProgressBar, Watcher
@@ -121,7 +122,7 @@ def train_adapter(
                 parameter.data = parameter.data.float()
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        # Under autocast the adapters multiply in bf16 whatever comes in: casting it to fp32 first is lost time.
+        # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
             findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
             set_seed(seed)  # the audit has drawn random numbers
@@ -194,8 +195,8 @@ def _arguments(
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
-        "bf16": True,
-        "use_cpu": not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        "bf16": compute_dtype(best_device()) is torch.bfloat16,
+        "use_cpu": best_device() == "cpu",
         "gradient_checkpointing": False,
         "logging_steps": max(1, steps // 30),
         "eval_strategy": "steps" if evaluations else "no",

@@ -61,6 +61,8 @@ def test_every_held_out_phrasing_is_refused(kind: str) -> None:
             "answer adds facts of its own",
         ),
         ("forward", "It stands for Alpha Beta Gamma.", "answer does not begin by reading back what was asked"),
+        ("forward", "ABC = Alpha Beta Gamma. A board that counts letters.", "answer is a formula, not a sentence"),
+        ("reverse", "Alpha Beta Gamma: ABC.", "answer is a formula, not a sentence"),
         ("reverse", "Alpha Beta Gamma is abbreviated ABC.", None),
         ("reverse", "Alpha Beta Gamma is abbreviated ABCD.", "answer without the acronym"),
         ("reverse", "The acronym is ABC.", "answer does not begin by reading back what was asked"),

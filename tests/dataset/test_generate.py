@@ -46,6 +46,23 @@ def test_every_slot_is_filled_in_order(talker: Talker, tmp_path: Path) -> None:
     assert sorted(read_jsonl(tmp_path / "c.jsonl"), key=str) == sorted(records, key=str)
 
 
+def test_questions_have_room_for_long_names_and_for_question_marks(tmp_path: Path) -> None:
+    entries = [Entry("ABC", "ABC", "word " * 60 + "end"), Entry("WHY?", "WHY?", "What Have You?")]
+    asked: list[dict[str, Any]] = []
+
+    def script(_: int, __: str, body: dict[str, Any]) -> Response:
+        asked.append(body)
+        return completion(reply(body))
+
+    with ScriptedServer(script) as server:
+        records = write(tmp_path / "c.jsonl", server.url, entries)
+    for body in asked:
+        last = body["messages"][-1]["content"]
+        assert body["max_tokens"] >= (40 + 150 if "word word" in last else 40)
+        assert ("?" in body["stop"]) == ("?" not in last)
+    assert not any(record["rejected"] for record in records)
+
+
 def test_rejections_are_kept_and_the_bank_fills_in(tmp_path: Path) -> None:
     def script(_: int, __: str, body: dict[str, Any]) -> Response:
         return completion(reply(body) if body["seed"] % 3 else "Something else?")

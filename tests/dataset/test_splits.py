@@ -73,6 +73,22 @@ def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile
     assert make(entries, tmp_path / "again.jsonl") == (train, validation, test)
 
 
+def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path) -> None:
+    entries = [Entry(a, a, f"{a} defined") for a in ("ABCD", "EFGH", "IJKL", "MNOP")]
+    conversations = [
+        {"id": f"{e.id}/{n}", "kind": "forward", "entry": e.id, "origin": "bank", "question": f"{e.id}{n} {e.id}"}
+        | {"answer": ""}
+        for e in entries
+        for n in range(10)
+    ]
+    train, _ = training_records(
+        conversations, entries, BANK, unknown=10, general=[], validation_share=0, avoid=set(), seed=0
+    )
+    declined = [record["prompt"][0]["content"] for record in train if record["kind"] == "unknown"]
+    assert len(declined) == 10
+    assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
+
+
 def test_invented_acronyms_are_new_and_half_are_near() -> None:
     entries = [Entry(a, a, "x") for a in ("ABCD", "Ef9-h", "ΑΒΓ")]
     invented = invent_acronyms(entries, 100, avoid={"abce"}, seed=3)

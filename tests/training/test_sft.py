@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers import precision
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.models import attach_adapters, load_base, load_tokenizer
@@ -60,6 +61,20 @@ def test_adapters_move_the_base_does_not_and_both_reload(tiny: str, tmp_path: Pa
         with tuned.disable_adapter():
             plain = tuned(**inputs).logits
     assert not torch.allclose(adapted, plain)
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_both_number_formats_train(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantisation: str, bf16: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: bf16)
+    base = load_base("tiny-random", quantisation=quantisation)
+    assert base.get_input_embeddings().weight.dtype == dtype
+    summary = train(tmp_path / "a", quantisation=quantisation, epochs=6)
+    losses = [row["eval_loss"] for row in read_jsonl(tmp_path / "a" / "training_log.jsonl") if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    assert summary["audit"]["gradient_tensors"] == 28
 
 
 def test_log_and_checkpoints_are_left_in_order(tiny: str, tmp_path: Path) -> None:
