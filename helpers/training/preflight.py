@@ -124,7 +124,7 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     if missing or not any(before.values()):
         raise TrainingError(f"No gradient flows to {len(missing)} adapter tensor(s), for example {missing[:1]}.")
     model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with torch.no_grad(), trainer.accelerator.autocast():
         model(**batch)
     after = _gradients(trainer, batch)
     changed = [name for name, norm in before.items() if norm is not None and not _close(norm, after[name])]
@@ -141,7 +141,7 @@ def _gradients(trainer: Any, batch: dict[str, torch.Tensor]) -> dict[str, float 
     # eval mode leaves out dropout, so that two passes can be compared; gradients flow all the same.
     model.eval()
     model.zero_grad()
-    with trainer.compute_loss_context_manager():  # the autocast of a training step
+    with trainer.accelerator.autocast():  # as in a training step, whose own context is entered by the prepared model
         loss = model(**batch).loss
     loss.backward()
     norms = {
