@@ -56,6 +56,7 @@ class Dataset(Section):
     reverse_by_bank: Positive
     unknown_train: Annotated[int, Field(ge=0)]
     general_train: Annotated[int, Field(ge=0)]
+    general_tokens: Positive
     attempts: Positive
     temperature: Annotated[float, Field(ge=0, le=2)]
     validation_share: Share
@@ -110,6 +111,40 @@ class Score(Section):
     judge_items: Annotated[int, Field(ge=0)]
 
 
+class Private(Section):
+    """How private records are joined, trained on and audited."""
+
+    pipeline: Path
+    ledgers: Path
+    target_epsilon: float | None
+    noise_multiplier: float | None
+    further_epsilons: tuple[float, ...]
+    delta: float | None
+    steps: Positive
+    patients_a_step: Annotated[float, Field(gt=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    rank: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    twin_learning_rate: Annotated[float, Field(gt=0)]
+    quantisation: Literal["none", "nf4"]
+    physical_rows: Positive
+    gradient_checkpointing: bool
+    max_length_tokens: Positive
+    scores: Positive
+    checkpoints: Positive
+    canary_coins: Annotated[int, Field(ge=16)]
+    canaries_out: Annotated[int, Field(ge=100)]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Private:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError(
+                "exactly one of target_epsilon and noise_multiplier decides the noise; received target_epsilon = "
+                f"{self.target_epsilon} and noise_multiplier = {self.noise_multiplier}: set the other to null"
+            )
+        return self
+
+
 class Config(Section):
     """The whole configuration; see conf/conf.yaml for what each key means."""
 
@@ -125,6 +160,7 @@ class Config(Section):
     training_arguments: dict[str, Any]
     answer: Answer
     score: Score
+    private: Private
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML or JSON; it holds no secret because none can enter."""
@@ -163,6 +199,8 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
     _merge(merged, nested)
     merged["profile"] = path.stem
     merged["glossary"] = _anchor(merged.get("glossary"))
+    if isinstance(merged.get("private"), dict):
+        merged["private"] |= {key: _anchor(merged["private"].get(key)) for key in ("pipeline", "ledgers")}
     try:
         return Config.model_validate(merged)
     except ValidationError as error:

@@ -20,6 +20,7 @@ import yaml
 from helpers import stages
 from helpers.config import PROJECT_ROOT
 from helpers.errors import ConfigError, HelpersError, RunError
+from helpers.files import read_json
 from helpers.run import Run, open_run
 
 NOTEBOOKS = (
@@ -157,7 +158,7 @@ def _show(run: Run) -> None:
     if not path.exists():
         raise RunError(f"{path} is missing. Run `score` first.")
     print()
-    print_table(stages.read_json(path))
+    print_table(read_json(path))
     print(f"\nReport: {_shown(run.path / 'report.html')}")
 
 

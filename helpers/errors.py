@@ -39,3 +39,15 @@ class TrainingError(HelpersError):
 
 class EvaluationError(HelpersError):
     """Answers or scores do not belong together, or a scorer cannot be used."""
+
+
+class DataError(HelpersError):
+    """Private records, or the pipeline that joins them, cannot be used; the message shows no record."""
+
+
+class PrivacyError(HelpersError):
+    """A privacy guarantee cannot be given or cannot be shown to hold, so nothing is trained or released."""
+
+
+class LedgerError(PrivacyError):
+    """A holder's spend ledger is damaged, or has too little budget left for the run that asked."""

@@ -26,6 +26,7 @@ from transformers import (
 from helpers.config import PROJECT_ROOT
 from helpers.embedded_server import embedded_gguf
 from helpers.errors import ModelError
+from helpers.files import read_json, write_atomic, write_json
 from helpers.precision import best_device, compute_dtype
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
@@ -142,6 +143,17 @@ def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: 
     return model.eval()
 
 
+def save_adapter(folder: Path, model: PeftModel, tokenizer: PreTrainedTokenizerBase, base_name: str) -> None:
+    """Save an adapter with its tokenizer and the name of its base, as `attach_adapters` reads them."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    # Neither this machine's folder nor a cache path belongs into a file that travels.
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
+    (folder / "README.md").unlink(missing_ok=True)
+    write_atomic(folder / "base_model.txt", base_name + "\n")
+
+
 def check_adapter(folder: Path, base_name: str) -> None:
     """Refuse a folder without an adapter, and an adapter of another base.
 
@@ -201,6 +213,16 @@ def generate_answers(
                 on_batch(batch, done)
             bar.update(len(batch))
     return [answers[position] for position in range(len(texts))]
+
+
+def record_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, whole: bool = True) -> list[int]:
+    """The tokens of a plain text, outside any chat: a start token, the text and, where it is whole, the stop token.
+
+    The start token lets a model be asked for a record from nothing; a tokenizer without one starts with its stop token.
+    """
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    inside = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [start, *inside, *([tokenizer.eos_token_id] if whole else [])]
 
 
 def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -7,7 +7,6 @@ are imported by the stage that needs them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from dotenv import load_dotenv
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import RunError
-from helpers.files import JsonLines, Record, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.files import JsonLines, Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -136,11 +135,11 @@ def _rehearsed(run: Run) -> list[Record]:
         load_base(config.base_model, threads=config.threads),
         load_tokenizer(config.base_model),
         [[{"role": "user", "content": row["question"]}] for row in questions],
-        max_new_tokens=config.answer.max_new_tokens,
+        max_new_tokens=config.dataset.general_tokens,
         batch_size=config.answer.batch_size,
         title="general answers",
     )
-    return right_answers(questions, [answer.text for answer in answers])
+    return right_answers(questions, [answer.text if answer.stopped else "" for answer in answers])
 
 
 def fine_tune(
@@ -262,9 +261,9 @@ def score(run: Run) -> dict[str, Any]:
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
     inputs = [folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
-    path = run.path / "results.json"
+    path = run.path / "scores" / "results.json"
     if run.finished("score", inputs):
-        return read_json(path)
+        return gather_results(run)
     scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
     with run.stage("score", inputs, [path, *scores.values()]):
         metrics, quality = load_metrics(
@@ -287,7 +286,17 @@ def score(run: Run) -> dict[str, Any]:
             run=_identity(run), dataset=read_card(run), training=_training(run), cross_encoder=quality,
         )  # fmt: skip
         write_json(path, gathered)
-    return gathered
+    return gather_results(run)
+
+
+def gather_results(run: Run) -> dict[str, Any]:
+    """Put what scoring and the privacy audit found so far into results.json, which tables and plots are drawn from."""
+    scored, audited = run.path / "scores" / "results.json", run.path / "private" / "audit.json"
+    results = read_json(scored) if scored.exists() else {"run": _identity(run)}
+    if audited.exists():
+        results["privacy"] = read_json(audited)
+    write_json(run.path / "results.json", results)
+    return results
 
 
 def report(run: Run) -> Path:
@@ -300,12 +309,6 @@ def report(run: Run) -> Path:
     with run.stage("report", [source], [target]):
         write_report(source, target)
     return target
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object."""
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
 
 
 def _model_order(run: Run) -> list[str]:

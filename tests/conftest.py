@@ -53,6 +53,12 @@ def tiny() -> str:
 
 
 @pytest.fixture
+def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as a processor without bf16 does, so that results can be compared to the last digits."""
+    monkeypatch.setattr("helpers.precision.cpu_multiplies_bf16", lambda: False)
+
+
+@pytest.fixture
 def glossary_file(tmp_path: Path) -> GlossaryFile:
     """Write a glossary: rows become JSON, text and bytes are written as they are."""
 

@@ -7,16 +7,15 @@ model's wrong ones would be trained in as well, so that they are left out (docs/
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.dataset.phrasings import load_bank
 from helpers.evaluation.matching import is_correct
 from helpers.files import Record
 
-_FIRST_SENTENCE = re.compile(r".*?[.!?](?=\s|$)")
-_ABBREVIATED = re.compile(r"\b(?:[A-Z]|Dr|Mr|Mrs|Ms|St|Mt|No|vs|e\.g|i\.e)\.$")
+if TYPE_CHECKING:
+    from helpers.models import Generated
 
 
 def rehearsal_questions(count: int, seed: int) -> list[dict[str, Any]]:
@@ -30,22 +29,21 @@ def rehearsal_questions(count: int, seed: int) -> list[dict[str, Any]]:
     return [*plain, *opened]
 
 
-def right_answers(questions: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[Record]:
-    """What can be rehearsed of the base model's answers: first sentences that hold an expected word.
+def right_answers(questions: Sequence[dict[str, Any]], answers: Sequence[Generated]) -> list[Record]:
+    """What can be rehearsed of the base model's answers: those that hold an expected word and ended by themselves.
+
+    An answer is kept whole or not at all. Cut after the sentence that tells, it would teach the model to stop there,
+    and what it used to say in its second sentence would be lost (docs/decisions/0004).
 
     Args:
         questions: rows `{"question", "expected"}`; no expected word stands in its question.
-        answers: one text a question.
+        answers: one a question. Those that were cut off or ask back are left out.
 
     Returns:
-        `{"question", "answer"}` of the right ones. An answer that asks back, or whose first sentence seems to end
-        in an abbreviation ("Dr."), is left out.
+        `{"question", "answer"}` of the right ones.
     """
-    kept = []
-    for row, answer in zip(questions, answers, strict=True):
-        found = _FIRST_SENTENCE.match(answer)
-        sentence = found[0] if found else ""
-        whole = bool(sentence) and sentence[-1] != "?" and not _ABBREVIATED.search(sentence)
-        if whole and is_correct("general", sentence, row["expected"]):
-            kept.append({"question": row["question"], "answer": sentence})
-    return kept
+    return [
+        {"question": row["question"], "answer": answer.text}
+        for row, answer in zip(questions, answers, strict=True)
+        if answer.stopped and not set(answer.text) & {"\n", "?"} and is_correct("general", answer.text, row["expected"])
+    ]

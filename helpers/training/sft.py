@@ -21,7 +21,7 @@ from trl import SFTConfig
 
 from helpers.errors import ModelError, TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
-from helpers.models import load_base, load_tokenizer
+from helpers.models import load_base, load_tokenizer, save_adapter
 from helpers.precision import best_device, compute_dtype
 from helpers.run import measured
 from helpers.training.preflight import audit
@@ -232,13 +232,7 @@ def _save(
     log: list[Record],
     summary: dict[str, Any],
 ) -> None:
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    # Neither this machine's folder nor a cache path belongs into a file that travels.
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
-    (folder / "README.md").unlink(missing_ok=True)
-    write_atomic(folder / "base_model.txt", base_name + "\n")
+    save_adapter(folder, model, tokenizer, base_name)
     write_jsonl(folder / "training_log.jsonl", log)
     write_json(folder / "training.json", summary)  # last: its presence says that training ended
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,31 +1,30 @@
-"""Rehearsal: only answers that are right, whole and no echo of the question."""
+"""Rehearsal: only answers that are right and whole."""
 
 import pytest
 
 from helpers.dataset.phrasings import load_bank
 from helpers.dataset.rehearsal import rehearsal_questions, right_answers
 from helpers.evaluation.matching import contains
-from helpers.models import generate_answers, load_base, load_tokenizer
+from helpers.models import Generated, generate_answers, load_base, load_tokenizer
 
 BELGIUM = {"question": "Name the capital of Belgium, please.", "expected": ["Brussels"]}
 
 
 @pytest.mark.parametrize(
-    ("answer", "rehearsed"),
+    ("answer", "stopped", "rehearsed"),
     [
-        ("It is Brussels. It lies on the Senne.", "It is Brussels."),
-        ("It is Brussels!\n\nAsk on.", "It is Brussels!"),
-        ("The capital of Belgium is Antwerp. Brussels is not.", None),
-        ("Is it Brussels? Yes.", None),
-        ("It was Brussels, says Dr. Janssens, who knows.", None),
-        ("It is Brussels, a city with", None),
-        ("Some cities:\n- Brussels.", None),
-        ("", None),
+        ("It is Brussels. It lies on the Senne.", True, True),
+        ("Belgium is small. Its capital is Brussels.", True, True),
+        ("It is Brussels. It lies on the", False, False),
+        ("The capital of Belgium is Antwerp.", True, False),
+        ("Is it Brussels? Yes.", True, False),
+        ("Some cities:\n- Brussels.", True, True),
+        ("", True, False),
     ],
 )
-def test_only_right_first_sentences_are_rehearsed(answer: str, rehearsed: str | None) -> None:
-    kept = right_answers([BELGIUM], [answer])
-    assert [row["answer"] for row in kept] == ([rehearsed] if rehearsed else [])
+def test_right_answers_are_rehearsed_whole_or_not_at_all(answer: str, stopped: bool, rehearsed: bool) -> None:
+    kept = right_answers([BELGIUM], [Generated(answer, 9, stopped)])
+    assert [row["answer"] for row in kept] == ([answer] if rehearsed else [])
 
 
 def test_no_expected_word_stands_in_its_question() -> None:
@@ -54,8 +53,8 @@ def test_the_embedded_model_has_something_to_rehearse() -> None:
     name = "smollm2-135m-instruct"
     answers = generate_answers(
         load_base(name), load_tokenizer(name), [[{"role": "user", "content": row["question"]}] for row in asked],
-        max_new_tokens=40, batch_size=9, title="",
+        max_new_tokens=72, batch_size=9, title="",
     )  # fmt: skip
-    kept = right_answers(asked, [answer.text for answer in answers])
+    kept = right_answers(asked, answers)
     assert 4 <= len(kept) <= 8
     assert "a word" not in str(kept)

@@ -1,0 +1,284 @@
+"""Fit an adapter to patients' records: with differential privacy, or without as its non-private twin.
+
+Both go through the same model code, batches and steps. The private one clips what each patient contributes
+and adds noise (`helpers.training.unit_optimizer`); the twin shows what is learnt, and leaked, without.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from tqdm import tqdm
+from transformers import set_seed
+
+from helpers.errors import PrivacyError
+from helpers.files import Record, write_atomic
+from helpers.models import load_base, load_tokenizer
+from helpers.precision import compute_dtype
+from helpers.training.row_adapters import adapter_layers, own_copies
+from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
+from helpers.training.units import Unit, draw, encode_units, micro_batches, unit_losses, unit_of_row
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What makes a training private; None in its place trains the twin.
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`, above 0.
+        max_grad_norm: longest gradient a patient may contribute to a step.
+    """
+
+    noise_multiplier: float
+    max_grad_norm: float
+
+
+@dataclass
+class Evidence:
+    """What a private training really did, step by step; `helpers.training.release` compares it with the plan.
+
+    Attributes:
+        units: patients that could be drawn.
+        sample_rates: the probability with which each step drew a patient.
+        drawn: how many it drew.
+        noise_stds: standard deviation of the noise found in the gradient, over patients' sum.
+        accounted: (noise multiplier, sample rate) that the accountant was told.
+        not_finite: patients' gradients left out because they were not finite, over all steps.
+        times_drawn: for each patient, how often it was drawn.
+    """
+
+    units: int = 0
+    sample_rates: list[float] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
+    noise_stds: list[float] = field(default_factory=list)
+    accounted: list[tuple[float, float]] = field(default_factory=list)
+    not_finite: int = 0
+    times_drawn: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Trained:
+    """A trained adapter, still in memory.
+
+    Attributes:
+        model: the PeftModel after the last step.
+        tokenizer: its tokenizer.
+        evidence: see `Evidence`.
+        log: a row for each measurement `score` made: `{"step", "heldout_loss"}`.
+        best: adapter tensors at the lowest held-out loss; empty without `score`.
+        tokens: learnt tokens, all steps together.
+        seconds: of this session's steps, measurements left out.
+    """
+
+    model: Any
+    tokenizer: Any
+    evidence: Evidence
+    log: list[Record] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def train_units(
+    checkpoint: Path,
+    *,
+    identity: str,
+    base_name: str,
+    quantisation: str,
+    records: Sequence[Record],
+    mechanism: Mechanism | None,
+    steps: int,
+    sample_rate: float,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str | list[str],
+    learning_rate: float,
+    physical_rows: int,
+    max_length_tokens: int,
+    gradient_checkpointing: bool,
+    checkpoints: int,
+    seed: int,
+    score: Callable[[Any, Any], float] | None = None,
+    scores: int = 0,
+    threads: int | None = None,
+    title: str = "private",
+) -> Trained:
+    """Train on whole texts for `steps` steps, each on patients drawn by coins of their own.
+
+    A killed training goes on from `checkpoint`. The private one draws coins and noise from a generator seeded
+    by the operating system at every start, so that no noise is ever used twice; the state after a step
+    replaces the one before, so that no two continuations of one state can be compared.
+
+    Args:
+        checkpoint: the file that holds the last state.
+        identity: digest of records, settings and purpose; a checkpoint with another one is refused.
+        base_name: the frozen base; see `helpers.models.resolve_model`.
+        quantisation: `none` or `nf4`.
+        records: rows with `unit` and `text`.
+        mechanism: clipping and noise; None for the twin.
+        steps: optimizer steps, empty batches included.
+        sample_rate: probability that a step draws a patient, above 0 and up to 1.
+        rank: columns of each adapter matrix.
+        alpha: the adapter's output is scaled by alpha / rank.
+        dropout: of the adapter's input, 0 to 1.
+        target_modules: `all-linear` or names of layers.
+        learning_rate: of AdamW, constant.
+        physical_rows: records computed at once; changes memory and speed only.
+        max_length_tokens: longest record.
+        gradient_checkpointing: compute activations twice instead of keeping them: less memory, a third more time.
+        checkpoints: states saved over the run.
+        seed: of the adapter's first values, and of the twin's coins; never of private coins or noise.
+        score: called with (model, tokenizer) for the held-out loss. None where held-out records are private.
+        scores: how many times, spread over the run.
+        threads: CPU threads; None leaves torch's choice.
+        title: of the progress bar.
+
+    Raises:
+        PrivacyError: the records, the model or the checkpoint cannot be used.
+    """
+    tokenizer = load_tokenizer(base_name)
+    units = encode_units(records, tokenizer, max_length_tokens=max_length_tokens)
+    set_seed(seed)
+    base = load_base(base_name, quantisation=quantisation, threads=threads)
+    if base.device.type == "cpu":
+        base.set_attn_implementation("eager")  # faster backward on short texts
+    # Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
+    lora = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base, lora).train()
+    if gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    layers = adapter_layers(model)
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for weight in weights.values():
+        weight.data = weight.data.float()
+    optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
+    expected = sample_rate * len(units)
+    if mechanism is not None:
+        optimizer = UnitOptimizer(
+            optimizer, **asdict(mechanism), expected_batch_size=expected, generator=secure_generator(base.device)
+        )
+    coins = secure_generator() if mechanism is not None else torch.Generator()
+    dtype = compute_dtype(base.device.type)
+    trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
+    began = _resume(checkpoint, identity, weights, optimizer, trained)
+    with (
+        disable_input_dtype_casting(model, active=dtype is torch.bfloat16),
+        tqdm(total=steps, initial=began, desc=f"train {title}", unit="step") as bar,
+    ):
+        for step in range(began, steps):
+            started = time.monotonic()
+            if mechanism is None:
+                coins.manual_seed(1_000_003 * seed + step)  # the same batches after a resume
+            drawn = [units[position] for position in draw(len(units), sample_rate, coins)]
+            trained.tokens += sum(len(row) - 1 for unit in drawn for row in unit.rows)
+            parts = list(micro_batches(drawn, physical_rows))
+            for number, part in enumerate(parts):
+                last = number == len(parts) - 1
+                if mechanism is None:
+                    _backward(model, part, tokenizer, dtype, expected)
+                    if not last:
+                        continue
+                else:
+                    with own_copies(layers, sum(len(unit.rows) for unit in part), dtype):
+                        _backward(model, part, tokenizer, dtype, 1.0)
+                    optimizer.unit_of_row = unit_of_row(part)
+                    optimizer.signal_skip_step(do_skip=not last)
+                optimizer.step()
+                optimizer.zero_grad()
+            _note(trained.evidence, drawn, sample_rate, optimizer, mechanism)
+            trained.seconds += time.monotonic() - started
+            done = step + 1
+            if score is not None and (done == steps or done % max(1, steps // max(1, scores)) == 0):
+                _measure(trained, weights, score, done)
+            if done < steps and done % max(1, steps // checkpoints) == 0:
+                _save(checkpoint, identity, done, weights, optimizer, trained)
+            bar.update()
+    model.eval()
+    return trained
+
+
+def _backward(model: Any, part: list[Unit], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
+    if not part:
+        return
+    device = model.device.type
+    # Around one step only: kept open, autocast would remember the adapters' first bf16 copies, and nothing would train.
+    with torch.autocast(device, dtype=dtype) if dtype is torch.bfloat16 else nullcontext():
+        losses = unit_losses(model, part, pad_token=tokenizer.pad_token_id)
+    (losses.sum() / divisor).backward()
+
+
+def _note(
+    evidence: Evidence, drawn: list[Unit], sample_rate: float, optimizer: Any, mechanism: Mechanism | None
+) -> None:
+    evidence.sample_rates.append(sample_rate)
+    evidence.drawn.append(len(drawn))
+    for unit in drawn:
+        evidence.times_drawn[unit.name] += 1
+    if mechanism is not None:
+        evidence.noise_stds.append(optimizer.noise_stds[-1])
+        evidence.accounted.append((optimizer.noise_multiplier, sample_rate))
+        evidence.not_finite += optimizer.not_finite
+        optimizer.not_finite = 0
+
+
+def _measure(trained: Trained, weights: dict[str, Any], score: Callable[[Any, Any], float], step: int) -> None:
+    trained.model.eval()
+    loss = score(trained.model, trained.tokenizer)
+    trained.model.train()
+    if all(loss < row["heldout_loss"] for row in trained.log):
+        trained.best = {name: weight.detach().clone().cpu() for name, weight in weights.items()}
+    trained.log.append({"step": step, "heldout_loss": loss})
+
+
+def _save(
+    checkpoint: Path, identity: str, step: int, weights: dict[str, Any], optimizer: Any, trained: Trained
+) -> None:
+    buffer = io.BytesIO()
+    state = {
+        "identity": identity,
+        "step": step,
+        "weights": {name: weight.detach() for name, weight in weights.items()},
+        "optimizer": optimizer.state_dict(),
+        "evidence": asdict(trained.evidence),
+        "log": trained.log,
+        "best": trained.best,
+        "tokens": trained.tokens,
+    }
+    torch.save(state, buffer)
+    write_atomic(checkpoint, buffer.getvalue())
+
+
+def _resume(checkpoint: Path, identity: str, weights: dict[str, Any], optimizer: Any, trained: Trained) -> int:
+    """Put the last state in place and return its step; 0 without one."""
+    if not checkpoint.exists() or not checkpoint.stat().st_size:  # empty: the budget is reserved, no step was saved
+        return 0
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+    except Exception:  # damaged in one of many ways
+        state = {}
+    if state.get("identity") != identity:
+        raise PrivacyError(
+            f"{checkpoint} is damaged, or belongs to other records or settings. Training on from it would void the "
+            "guarantee. Choose another RUN folder, or delete this file to spend the budget anew."
+        )
+    for name, weight in weights.items():
+        weight.data.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    trained.evidence = Evidence(**copy.deepcopy(state["evidence"]))
+    trained.evidence.accounted = [tuple(pair) for pair in trained.evidence.accounted]
+    trained.log, trained.best, trained.tokens = state["log"], state["best"], state["tokens"]
+    return int(state["step"])

@@ -1,0 +1,193 @@
+"""Release a private model only with proof: what was done must agree with what was planned and accounted for."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy import stats
+
+from helpers.errors import PrivacyError
+from helpers.files import write_atomic, write_json
+from helpers.training.private import Evidence
+
+RARE = 1e-9
+"""Probability below which an honest run is taken for a broken one."""
+
+TOUCHED = (
+    ("Training", "patients drawn by Poisson sampling, clipped, noised", "covered by (ε, δ)"),
+    ("Number of patients", "sets the sampling rate and δ", "not covered; assumed to be public"),
+    ("Longest record", "compared with a limit fixed in the configuration", "not covered: that the run went on is seen"),
+    ("Tokenizer", "that of the public base model; nothing is fitted to records", "nothing to cover"),
+    ("Number of steps, learning rate", "fixed in the configuration beforehand", "nothing to cover"),
+    ("Previews and figures", "synthetic look-alikes only", "nothing to cover"),
+)
+NOT_COVERED = (
+    "A fact that stands in the records of many patients: it is learnt as common knowledge.",
+    "What the base model knew before: it may name the right disease without having seen any record.",
+    "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
+    "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
+    "Exact arithmetic: noise is drawn in floating point (Mironov 2012), by torch's generator seeded from the system.",
+    "Whoever sees the machine while it trains: times, batch sizes and checkpoints are inside the trusted boundary.",
+)
+
+
+def verify(
+    evidence: Evidence,
+    *,
+    units: int,
+    steps: int,
+    sample_rate: float,
+    noise_multiplier: float,
+    max_grad_norm: float,
+    values: int,
+) -> None:
+    """Compare the records of sampler, noise and accountant with each other and with the plan.
+
+    Args:
+        evidence: what the training noted.
+        units: patients the plan counts on.
+        steps: optimizer steps it allows.
+        sample_rate: probability to draw a patient in a step.
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`.
+        max_grad_norm: clipping norm.
+        values: trained numbers, over which the noise was measured.
+
+    Raises:
+        PrivacyError: naming every disagreement. Nothing may be released then.
+    """
+    faults = []
+    lengths = {len(evidence.sample_rates), len(evidence.drawn), len(evidence.noise_stds), len(evidence.accounted)}
+    if lengths != {steps}:
+        faults.append(f"sampler, noise and accountant count {sorted(lengths)} steps, planned were {steps}")
+    if evidence.units != units:
+        faults.append(f"{evidence.units} patients could be drawn, planned were {units}")
+    if set(evidence.sample_rates) != {sample_rate}:
+        faults.append(f"sampling rates {sorted(set(evidence.sample_rates))}, planned was {sample_rate}")
+    if set(evidence.accounted) != {(noise_multiplier, sample_rate)}:
+        faults.append("the accountant was told another noise or sampling rate than planned")
+    if sum(evidence.times_drawn.values()) != sum(evidence.drawn):
+        faults.append("the patients' own counts do not add up to the batches")
+    chance = stats.binomtest(sum(evidence.drawn), max(1, units * len(evidence.drawn)), sample_rate).pvalue
+    if chance < RARE:
+        faults.append(f"the batches do not look like Poisson sampling at rate {sample_rate} (p = {chance:.1e})")
+    expected = noise_multiplier * max_grad_norm
+    # The standard deviation of n Gaussian numbers is known to 1 / sqrt(2 n); fp32 sums add a little.
+    tolerance = expected * (stats.norm.isf(RARE / 2) / math.sqrt(2 * values) + 1e-3)
+    off = [std for std in evidence.noise_stds if not abs(std - expected) <= tolerance]
+    if off:
+        faults.append(f"in {len(off)} steps the noise had a deviation of {off[0]:.4g} instead of {expected:.4g}")
+    if len(set(evidence.noise_stds)) < len(evidence.noise_stds):
+        faults.append("the same noise was used twice")
+    if faults:
+        raise PrivacyError(f"The guarantee cannot be shown, so nothing is released: {'; '.join(faults)}.")
+
+
+def privacy_report(
+    *,
+    epsilon: float,
+    delta: float,
+    epsilon_check: float,
+    units: int,
+    steps: int,
+    sample_rate: float,
+    noise_multiplier: float,
+    max_grad_norm: float,
+    cap: int,
+    not_finite: int,
+    spend_id: str,
+    ledger_heads: dict[str, Any],
+    fictitious: bool,
+    joined: Sequence[str],
+) -> dict[str, Any]:
+    """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
+
+    Args:
+        epsilon: by the PRV accountant (Gopi et al. 2021, arXiv:2106.02848).
+        delta: the probability for which ε does not speak.
+        epsilon_check: the same by Google's PLD accountant.
+        units: patients that could be drawn.
+        steps: optimizer steps.
+        sample_rate: probability to draw a patient in a step.
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`.
+        max_grad_norm: clipping norm.
+        cap: most records of one patient.
+        not_finite: gradients left out because they were not finite.
+        spend_id: under which the holders' ledgers know this training.
+        ledger_heads: holder to where its ledger stood when the spend was committed.
+        fictitious: whether every holder declares its data fictitious; only then are measurements on records shown.
+        joined: where the join read records, a sentence each.
+    """
+    shown = {"gradients_left_out_as_not_finite": not_finite} if fictitious else {}
+    measured = (
+        "Held-out loss while training",
+        "measured on other patients' records",
+        "not covered; they are fictitious",
+    )
+    return {
+        "epsilon": epsilon,
+        "delta": delta,
+        "unit": "patient",
+        "neighbours": "two data sets that differ in one patient, present with all records or absent",
+        "cap": cap,
+        "patients": units,
+        "sampler": "Poisson: each patient by a coin of its own in each step",
+        "sample_rate": sample_rate,
+        "expected_patients_a_step": sample_rate * units,
+        "steps": steps,
+        "max_grad_norm": max_grad_norm,
+        "noise_multiplier": noise_multiplier,
+        "noise": "Gaussian, fp32, once a step on the clipped sum; generator seeded by the operating system",
+        "divided_by": "the expected number of patients",
+        "accountant": "PRV (opacus)",
+        "accountant_check": {"accountant": "PLD (dp-accounting)", "epsilon": epsilon_check},
+        "composition": "this training alone; the holders' ledgers add up all spends",
+        "spend_id": spend_id,
+        "ledgers": ledger_heads,
+        "fictitious": fictitious,
+        "touched": [list(touch) for touch in (*TOUCHED, *([measured] if fictitious else []))]
+        + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
+        "not_covered": list(NOT_COVERED),
+        **shown,
+    }
+
+
+def report_page(report: dict[str, Any]) -> str:
+    """The report as one page of HTML for people who do not read JSON."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("privacy_report.html").render(report=report)
+
+
+def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
+    """Put a trained folder and its report into place together: both appear, or neither.
+
+    Args:
+        part: a folder beside `target` that holds the adapter.
+        target: where the model is released; an older one there is replaced.
+        report: of `privacy_report`; None for the twin, which has none.
+    """
+    if report is not None:
+        write_json(part / "privacy_report.json", report)
+        write_atomic(part / "privacy_report.html", report_page(report))
+    for inner in part.rglob("*"):
+        if inner.is_file():
+            _sync(inner)
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

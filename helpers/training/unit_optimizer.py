@@ -1,0 +1,81 @@
+"""Clip what one patient contributes, add noise once, step: Opacus' optimizer with patients in the place of rows."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import torch
+from opacus.optimizers import DPOptimizer
+
+ROUNDING = 1e-5
+"""Clipping aims this share below the norm, more than fp32 sums over millions of values are off by."""
+
+
+class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
+    """DP-SGD's step (Abadi et al. 2016, algorithm 1) for units of several rows.
+
+    Before each step `unit_of_row` says which patient each row of `grad_sample` belongs to. The rows of a patient
+    are added up, the sum is clipped to `max_grad_norm`, and noise of standard deviation `noise_multiplier *
+    max_grad_norm` is added once to the sum over patients, all in fp32. The result is divided by the
+    expected number of patients, whatever number was drawn. Micro-batches are announced with `signal_skip_step`;
+    a patient's rows must stand in one of them.
+
+    A patient whose gradient is not finite contributes nothing and is counted in `not_finite`.
+
+    Attributes:
+        noise_stds: for each step so far, the standard deviation of the noise that was really added.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+        super().__init__(optimizer, **settings)
+        self.unit_of_row = torch.zeros(0, dtype=torch.long)
+        self.not_finite = 0
+        self.noise_stds: list[float] = []
+
+    def clip_and_accumulate(self) -> None:
+        """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape."""
+        owners = self.unit_of_row.to(self.params[0].device)
+        count = int(owners.max()) + 1 if len(owners) else 0
+        squares = torch.zeros(count, device=owners.device)
+        for parameter in self.params:
+            squares += _per_unit(parameter.grad_sample, owners, count).square().sum(dim=1)
+        norms = squares.sqrt()
+        finite = norms.isfinite()
+        self.not_finite += int((~finite).sum())
+        factors = ((1 - ROUNDING) * self.max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
+        kept = finite[owners]  # zero times NaN is NaN: such rows are left out, not multiplied
+        for parameter in self.params:
+            rows = parameter.grad_sample.flatten(1)[kept].float()
+            clipped = (factors[owners[kept]] @ rows).view_as(parameter)
+            parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped
+            parameter.grad_sample = None  # used once
+
+    @property
+    def accumulated_iterations(self) -> int:
+        """One: the expected batch size is that of the whole step, however many micro-batches it took."""
+        return 1
+
+    def add_noise(self) -> None:
+        """Add the noise, and measure it on the way."""
+        super().add_noise()
+        added = [float((parameter.grad - parameter.summed_grad).norm()) for parameter in self.params]
+        self.noise_stds.append((sum(x * x for x in added) / sum(p.numel() for p in self.params)) ** 0.5)
+
+
+def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator seeded by the operating system. The seed is kept nowhere, so no noise can be drawn twice.
+
+    Opacus' `secure_mode` needs torchcsprng, which no longer installs beside current torch.
+    """
+    generator = torch.Generator(device=device)
+    generator.manual_seed(secrets.randbits(63))
+    return generator
+
+
+def _per_unit(rows: torch.Tensor, owners: torch.Tensor, count: int) -> torch.Tensor:
+    """Sum rows of the same owner: (rows, ...) to fp32 (count, values)."""
+    values = rows.flatten(1).float()
+    if count == len(owners) and torch.equal(owners, torch.arange(count, device=owners.device)):
+        return values
+    return values.new_zeros(count, values.shape[1]).index_add_(0, owners, values)

@@ -1,0 +1,109 @@
+"""Patients as training sees them: rows of tokens that belong together, drawn, packed and weighted as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
+
+from helpers.errors import PrivacyError
+from helpers.files import Record
+from helpers.models import record_tokens
+from helpers.training.trainer import IGNORED
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One patient: a name and the token ids of each of their records."""
+
+    name: str
+    rows: tuple[tuple[int, ...], ...]
+
+
+def encode_units(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, max_length_tokens: int
+) -> list[Unit]:
+    """Group records by patient, in the order in which patients first appear.
+
+    Args:
+        records: rows with `unit` and `text`.
+        tokenizer: of the base model.
+        max_length_tokens: longest record.
+
+    Raises:
+        PrivacyError: fewer than two patients, or records that are too long; no record is shown.
+    """
+    rows: dict[str, list[tuple[int, ...]]] = {}
+    for record in records:
+        rows.setdefault(record["unit"], []).append(tuple(record_tokens(tokenizer, record["text"])))
+    if len(rows) < 2:
+        raise PrivacyError(f"There is {len(rows)} patient. Privacy needs others to disappear among: join more records.")
+    too_long = sum(len(row) > max_length_tokens for of_unit in rows.values() for row in of_unit)
+    if too_long:
+        raise PrivacyError(
+            f"{too_long} record(s) are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
+            "or leave long records out when joining; none is cut in silence."
+        )
+    return [Unit(name, tuple(of_unit)) for name, of_unit in rows.items()]
+
+
+def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int]:
+    """Poisson sampling: each of `count` units by a coin of its own, so that batches differ in size and may be empty."""
+    # In float64: the 24 bits of fp32 coins would make the rate a little other than the one accounted for.
+    coins = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
+    return [int(position) for position in (coins < sample_rate).nonzero().flatten()]
+
+
+def micro_batches(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+    """Cut a batch into parts of at most `rows` rows, units of similar length together and none of them split.
+
+    A unit with more rows than that makes a part of its own. At least one part comes, empty where the batch is:
+    an empty batch is a step like others.
+    """
+    part: list[Unit] = []
+    filled = 0
+    for unit in sorted(units, key=lambda unit: max(len(row) for row in unit.rows)):
+        if part and filled + len(unit.rows) > rows:
+            yield part
+            part, filled = [], 0
+        part.append(unit)
+        filled += len(unit.rows)
+    yield part
+
+
+def unit_of_row(units: Sequence[Unit]) -> torch.Tensor:
+    """For each row of a micro-batch, the position of its unit in it: int64 `(rows,)`."""
+    return torch.tensor([number for number, unit in enumerate(units) for _ in unit.rows], dtype=torch.long)
+
+
+def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.Tensor:
+    """Mean negative log-likelihood, in nats, of each unit's own tokens; fp32 `(units,)`.
+
+    The mean is over the unit alone. A mean over the tokens of the batch would let one patient's long record
+    scale every other patient's gradient, and clipping would bound nothing.
+
+    Args:
+        model: a causal language model.
+        units: the micro-batch.
+        pad_token: fills rows up to the longest, on the right.
+    """
+    rows = [row for unit in units for row in unit.rows]
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_token)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+    nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    of_row = nats.view(targets.shape).sum(dim=1)
+    owners = unit_of_row(units).to(model.device)
+    sums = torch.zeros(len(units), device=model.device).index_add(0, owners, of_row)
+    tokens = torch.zeros(len(units), device=model.device).index_add(0, owners, mask[:, 1:].sum(dim=1).float())
+    return sums / tokens

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
+from helpers.training.units import draw
+
+SHAPE = (30, 40)
+
+
+def optimizer(noise: float = 0.0, norm: float = 1.0, expected: float = 4.0) -> tuple[UnitOptimizer, nn.Parameter]:
+    weight = nn.Parameter(torch.zeros(SHAPE))
+    made = UnitOptimizer(
+        torch.optim.SGD([weight], lr=1.0), noise_multiplier=noise, max_grad_norm=norm, expected_batch_size=expected,
+        generator=secure_generator(),
+    )  # fmt: skip
+    return made, weight
+
+
+def summed(
+    rows: torch.Tensor, owners: list[int], norm: float = 1.0, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    made, weight = optimizer(norm=norm)
+    weight.grad_sample, made.unit_of_row = rows.to(dtype), torch.tensor(owners, dtype=torch.long)
+    made.clip_and_accumulate()
+    assert weight.summed_grad.dtype is torch.float32
+    return weight.summed_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 0.03, 1.0, 1e4])
+def test_no_patient_moves_the_sum_by_more_than_the_norm(scale: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows, owners = torch.randn(9, *SHAPE) * scale, [0, 0, 1, 2, 2, 2, 3, 4, 4]
+    whole = summed(rows, owners, norm=0.5, dtype=dtype)
+    for left_out in range(5):
+        kept = [number for number, owner in enumerate(owners) if owner != left_out]
+        renamed = [owners[number] - (owners[number] > left_out) for number in kept]
+        rest = summed(rows[kept], renamed, norm=0.5, dtype=dtype)
+        own = [number for number, owner in enumerate(owners) if owner == left_out]
+        share = summed(rows[own], [0] * len(own), norm=0.5, dtype=dtype)
+        # Without one patient, the sum lacks that patient's clipped share and nothing else changes.
+        assert torch.allclose(whole - rest, share, atol=1e-6)
+        assert share.double().norm() <= 0.5
+        assert share.double().norm() >= min(0.5 * 0.9999, 0.99 * float(rows[own].sum(0).norm()))
+
+
+def test_a_patient_with_many_records_weighs_no_more_than_one_record() -> None:
+    row = torch.ones(1, *SHAPE)
+    many = summed(row.expand(50, *SHAPE), [0] * 50)
+    assert torch.allclose(many, summed(row, [0]))
+
+
+def test_the_sum_is_divided_by_the_expected_number_whatever_was_drawn() -> None:
+    for parts in ([3], [1, 1, 1], [2, 1]):
+        made, weight = optimizer(norm=1e6, expected=8.0)
+        for number, size in enumerate(parts):
+            weight.grad_sample, made.unit_of_row = torch.ones(size, *SHAPE), torch.arange(size)
+            made.signal_skip_step(do_skip=number < len(parts) - 1)
+            made.step()
+            made.zero_grad()
+        assert torch.allclose(weight, torch.full(SHAPE, -3 / 8))
+
+
+def test_noise_has_the_claimed_deviation_and_comes_once_a_step() -> None:
+    made, weight = optimizer(noise=1.3, norm=0.5, expected=1.0)
+    for parts in ([2], [1, 1, 1], [0]):  # whole, cut into micro-batches, empty
+        before = weight.detach().clone()
+        for number, size in enumerate(parts):
+            weight.grad_sample, made.unit_of_row = torch.zeros(size, *SHAPE), torch.arange(size)
+            made.signal_skip_step(do_skip=number < len(parts) - 1)
+            made.step()
+            made.zero_grad()
+        noise = (weight - before).detach().flatten().numpy()
+        assert stats.kstest(noise, "norm", (0, 0.65)).pvalue > 1e-6
+        assert made.noise_stds[-1] == pytest.approx(float(noise.std()), rel=1e-2)
+    assert len(made.noise_stds) == 3
+
+
+def test_steps_never_share_noise_nor_do_restarts() -> None:
+    drawn = []
+    for _ in range(3):
+        made, weight = optimizer(noise=1.0)
+        for _ in range(2):
+            before = weight.detach().clone()
+            weight.grad_sample, made.unit_of_row = torch.zeros(0, *SHAPE), torch.zeros(0, dtype=torch.long)
+            made.step()
+            made.zero_grad()
+            drawn.append((weight - before).detach())
+    assert all(not torch.equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
+
+
+def test_a_gradient_that_is_not_finite_contributes_nothing() -> None:
+    rows = torch.ones(4, *SHAPE)
+    rows[1, 0, 0], rows[3, 2, 2] = math.nan, math.inf
+    made, weight = optimizer(norm=1e6)
+    weight.grad_sample, made.unit_of_row = rows, torch.tensor([0, 1, 1, 2])
+    made.clip_and_accumulate()
+    assert torch.equal(weight.summed_grad, torch.ones(SHAPE))
+    assert made.not_finite == 2
+
+
+def test_batch_sizes_are_binomial() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([len(draw(50, 0.1, generator)) for _ in range(4000)])
+    counts = torch.bincount(sizes, minlength=51)[:12].double()
+    expected = torch.tensor(stats.binom(50, 0.1).pmf(range(12)) * 4000)
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+    assert (sizes == 0).any()  # empty batches are drawn too
+    assert draw(50, 1.0, generator) == list(range(50))
+
+
+def test_every_unit_is_drawn_alone_and_with_the_same_probability() -> None:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.zeros(4000, 20)
+    for step in range(4000):
+        drawn[step, draw(20, 0.3, generator)] = 1
+    assert ((drawn.mean(0) - 0.3).abs() < 5 * math.sqrt(0.3 * 0.7 / 4000)).all()
+    correlations = torch.corrcoef(drawn.T) - torch.eye(20)
+    assert correlations.abs().max() < 0.08  # shuffling without replacement would couple them
