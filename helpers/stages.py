@@ -139,7 +139,7 @@ def _rehearsed(run: Run) -> list[Record]:
         batch_size=config.answer.batch_size,
         title="general answers",
     )
-    return right_answers(questions, [answer.text if answer.stopped else "" for answer in answers])
+    return right_answers(questions, answers)
 
 
 def fine_tune(
