@@ -1,6 +1,6 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter that .venv is built from.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check clean
+.PHONY: help install run run-private test test-all check bench clean
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
@@ -11,11 +11,15 @@ install: ## install what is missing into the active environment, else into .venv
 	@bash 00-set_up/install.sh
 run: install ## run the whole course: make run CONF=cpu [GLOSSARY=file] [RUN=name]
 	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(RUN),--run "$(RUN)")
+run-private: install ## the same for the notebooks on private records: CONF and RUN as above
+	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")
 test: install ## run the quick tests
 	@$(PY) -m pytest -m "not slow"
 test-all: install ## run every test, those of several minutes included
 	@$(PY) -m pytest
 check: install ## check format, style and types, notebooks included
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
+bench: install ## measure what a private step costs, into runs/bench.json
+	@$(PY) tests/bench/private_step.py
 clean: ## delete caches; runs/ and .venv stay
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

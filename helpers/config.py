@@ -167,13 +167,15 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Eight hex digits of everything that can change a result: the keys, and the glossary's bytes."""
-        payload = self.as_dict() | {"glossary": None}  # its bytes count, not its place
+        """Eight hex digits of everything that can change a result: the keys, and the bytes of glossary and pipeline."""
+        payload = self.as_dict() | {"glossary": None}  # the files' bytes count, not their places
+        payload["private"] |= {"pipeline": None, "ledgers": None}
         for transport in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"):
             del payload["endpoint"][transport]
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
-        if self.glossary.is_file():
-            digest.update(self.glossary.read_bytes())
+        for path in (self.glossary, self.private.pipeline):
+            if path.is_file():
+                digest.update(path.read_bytes())
         return digest.hexdigest()[:8]
 
 

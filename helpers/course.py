@@ -1,7 +1,8 @@
 """Run the course from a shell: every notebook in order, or one stage at a time.
 
-`python -m helpers.course run` executes the notebooks of 00 to 03 with papermill; `create`, `prepare`,
-`fine-tune`, `answer`, `score` and `report` call the same stages without notebooks. All take the same options.
+`python -m helpers.course run` executes the notebooks on a glossary with papermill, `run-private` those on private
+records; `create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`,
+`fine-tune-private` and `audit-privacy`, call the same stages without notebooks. All take the same options.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from helpers import stages
+from helpers import private_stages, stages
 from helpers.config import PROJECT_ROOT
 from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
@@ -33,6 +34,12 @@ NOTEBOOKS = (
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
 )
+PRIVATE_NOTEBOOKS = (
+    "01-create_dataset/03-join_private_records.ipynb",
+    "02-fine_tune/03-train_privately.ipynb",
+    "02-fine_tune/04-break_privacy.ipynb",
+    "03-test/04-audit_privacy.ipynb",
+)
 STAGES: dict[str, Callable[[Run], Any]] = {
     "create": stages.create,
     "prepare": stages.prepare,
@@ -40,6 +47,9 @@ STAGES: dict[str, Callable[[Run], Any]] = {
     "answer": stages.answer,
     "score": stages.score,
     "report": stages.report,
+    "join": private_stages.join,
+    "fine-tune-private": private_stages.fine_tune_private,
+    "audit-privacy": private_stages.audit_privacy,
 }
 
 
@@ -102,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 after an error of the reader's own, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m helpers.course", description=__doc__)
-    parser.add_argument("command", choices=["run", *STAGES], help="`run` = every notebook; others = one stage")
+    parser.add_argument(
+        "command", choices=["run", "run-private", *STAGES], help="run... = notebooks, others = one stage"
+    )
     parser.add_argument("--conf", default="cpu", help="profile (smoke, cpu, gpu) or path of a YAML file")
     parser.add_argument("--glossary", help="path of a JSON glossary")
     parser.add_argument("--run", help="run folder; by default runs/<profile>-<fingerprint>")
@@ -116,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "run":
             stages.glossary_entries(run)  # a glossary with mistakes stops here, not minutes later
             run_notebooks(run, conf=options.conf, overrides=overrides)
+        elif options.command == "run-private":
+            run_notebooks(run, conf=options.conf, overrides=overrides, notebooks=PRIVATE_NOTEBOOKS)
+            _show_privacy(run)
         else:
             STAGES[options.command](run)
         if options.command in ("run", "report"):
@@ -160,6 +175,14 @@ def _show(run: Run) -> None:
     print()
     print_table(read_json(path))
     print(f"\nReport: {_shown(run.path / 'report.html')}")
+
+
+def _show_privacy(run: Run) -> None:
+    import pandas as pd
+
+    found = read_json(run.path / "results.json")["privacy"]
+    columns = ["epsilon", "heldout_loss", "task_accuracy", "secret_revealed", "canary_auc", "canary_auc_high"]
+    print(f"\n{pd.DataFrame(found['models']).T[columns].to_string()}\n")
 
 
 def _shown(path: Path) -> str:

@@ -152,13 +152,14 @@ def _refuse_other(path: Path, config: Config) -> None:
     stored = dict(_walk(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
     current = dict(_walk(config.as_dict()))
     transport = {f"endpoint.{key}" for key in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests")}
-    transport.add("glossary")  # its contents count, and the fingerprint holds them
+    transport |= {"glossary", "private.pipeline", "private.ledgers"}  # contents count, and the fingerprint holds them
     keys = sorted(stored.keys() | current.keys())
     differing = [key for key in keys if key not in transport and stored.get(key) != current.get(key)]
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     if not differing and manifest["fingerprint"] != config.fingerprint():
-        differing = ["glossary"]
-        stored, current = {"glossary": "other contents"}, {"glossary": config.glossary}
+        differing = ["glossary or pipeline"]
+        stored = {"glossary or pipeline": "of other contents"}
+        current = {"glossary or pipeline": f"{config.glossary.name}, {config.private.pipeline.name}"}
     if differing:
         shown = "; ".join(f"{key} was {stored.get(key)}, is {current.get(key)}" for key in differing[:5])
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""

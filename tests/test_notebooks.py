@@ -24,7 +24,11 @@ def execute(path: Path, run: Path) -> None:
     papermill.execute_notebook(
         path,
         run.with_name(f"{path.stem}.out.ipynb"),
-        parameters={"conf": "smoke", "run": str(run)},
+        parameters={
+            "conf": "smoke",
+            "run": str(run),
+            "overrides": {"private.ledgers": str(run.with_name("ledgers"))},  # not the reader's own books
+        },
         kernel_name="python3",
         progress_bar=False,
         cwd=path.parent,
@@ -51,6 +55,7 @@ def test_results_agree_with_the_test_set(run: Path) -> None:
     assert list(results["models"]) == ["base", "in_context", "lora", "qlora"]
     for model in results["models"].values():
         assert {bucket: rate["n"] for bucket, rate in model["buckets"].items()} == asked
+    assert list(results["privacy"]["models"]) == ["base", "non_private", "private", "non_private_best"]
     page = (run / "report.html").read_text("utf-8")
     assert all(model in page for model in results["models"])
     # Nothing to fetch: the addresses in the pictures are names of XML vocabularies.

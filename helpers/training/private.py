@@ -10,7 +10,7 @@ import copy
 import io
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,6 @@ from helpers.precision import compute_dtype
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import Unit, draw, encode_units, micro_batches, unit_losses, unit_of_row
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """What makes a training private; None in its place trains the twin.
-
-    Attributes:
-        noise_multiplier: standard deviation of the noise over `max_grad_norm`, above 0.
-        max_grad_norm: longest gradient a patient may contribute to a step.
-    """
-
-    noise_multiplier: float
-    max_grad_norm: float
 
 
 @dataclass
@@ -76,7 +63,7 @@ class Trained:
         evidence: see `Evidence`.
         log: a row for each measurement `score` made: `{"step", "heldout_loss"}`.
         best: adapter tensors at the lowest held-out loss; empty without `score`.
-        tokens: learnt tokens, all steps together.
+        tokens: learnt tokens, all steps together; equal records of a patient are computed, and counted, once.
         seconds: of this session's steps, measurements left out.
     """
 
@@ -96,7 +83,8 @@ def train_units(
     base_name: str,
     quantisation: str,
     records: Sequence[Record],
-    mechanism: Mechanism | None,
+    noise_multiplier: float | None,
+    max_grad_norm: float | None,
     steps: int,
     sample_rate: float,
     rank: int,
@@ -126,7 +114,8 @@ def train_units(
         base_name: the frozen base; see `helpers.models.resolve_model`.
         quantisation: `none` or `nf4`.
         records: rows with `unit` and `text`.
-        mechanism: clipping and noise; None for the twin.
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`; None for the twin.
+        max_grad_norm: longest gradient a patient may contribute to a step; None for the twin.
         steps: optimizer steps, empty batches included.
         sample_rate: probability that a step draws a patient, above 0 and up to 1.
         rank: columns of each adapter matrix.
@@ -147,6 +136,12 @@ def train_units(
     Raises:
         PrivacyError: the records, the model or the checkpoint cannot be used.
     """
+    if (noise_multiplier is None) != (max_grad_norm is None):
+        raise PrivacyError(
+            f"Clipping and noise go together; received max_grad_norm = {max_grad_norm} and noise_multiplier = "
+            f"{noise_multiplier}. Give both, or neither for the non-private twin."
+        )
+    private = noise_multiplier is not None
     tokenizer = load_tokenizer(base_name)
     units = encode_units(records, tokenizer, max_length_tokens=max_length_tokens)
     set_seed(seed)
@@ -167,11 +162,15 @@ def train_units(
         weight.data = weight.data.float()
     optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
     expected = sample_rate * len(units)
-    if mechanism is not None:
+    if private:
         optimizer = UnitOptimizer(
-            optimizer, **asdict(mechanism), expected_batch_size=expected, generator=secure_generator(base.device)
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=expected,
+            generator=secure_generator(base.device),
         )
-    coins = secure_generator() if mechanism is not None else torch.Generator()
+    coins = secure_generator() if private else torch.Generator()
     dtype = compute_dtype(base.device.type)
     trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
     began = _resume(checkpoint, identity, weights, optimizer, trained)
@@ -181,29 +180,29 @@ def train_units(
     ):
         for step in range(began, steps):
             started = time.monotonic()
-            if mechanism is None:
+            if not private:
                 coins.manual_seed(1_000_003 * seed + step)  # the same batches after a resume
             drawn = [units[position] for position in draw(len(units), sample_rate, coins)]
-            trained.tokens += sum(len(row) - 1 for unit in drawn for row in unit.rows)
+            trained.tokens += sum(len(row) - 1 for unit in drawn for row in unit.distinct)
             parts = list(micro_batches(drawn, physical_rows))
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
-                if mechanism is None:
-                    _backward(model, part, tokenizer, dtype, expected)
+                if not private:
+                    backward_part(model, part, tokenizer, dtype, expected)
                     if not last:
                         continue
                 else:
-                    with own_copies(layers, sum(len(unit.rows) for unit in part), dtype):
-                        _backward(model, part, tokenizer, dtype, 1.0)
+                    with own_copies(layers, len(unit_of_row(part)), dtype):
+                        backward_part(model, part, tokenizer, dtype, 1.0)
                     optimizer.unit_of_row = unit_of_row(part)
                     optimizer.signal_skip_step(do_skip=not last)
                 optimizer.step()
                 optimizer.zero_grad()
-            _note(trained.evidence, drawn, sample_rate, optimizer, mechanism)
+            _note(trained.evidence, drawn, sample_rate, optimizer)
             trained.seconds += time.monotonic() - started
             done = step + 1
             if score is not None and (done == steps or done % max(1, steps // max(1, scores)) == 0):
-                _measure(trained, weights, score, done)
+                _measure(trained, weights, score, done, dtype)
             if done < steps and done % max(1, steps // checkpoints) == 0:
                 _save(checkpoint, identity, done, weights, optimizer, trained)
             bar.update()
@@ -211,33 +210,38 @@ def train_units(
     return trained
 
 
-def _backward(model: Any, part: list[Unit], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
+def backward_part(model: Any, part: list[Unit], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
+    """Forward and backward pass of a micro-batch: gradients of the patients' summed losses over `divisor`."""
     if not part:
         return
-    device = model.device.type
-    # Around one step only: kept open, autocast would remember the adapters' first bf16 copies, and nothing would train.
-    with torch.autocast(device, dtype=dtype) if dtype is torch.bfloat16 else nullcontext():
+    with _autocast(model, dtype):
         losses = unit_losses(model, part, pad_token=tokenizer.pad_token_id)
     (losses.sum() / divisor).backward()
 
 
-def _note(
-    evidence: Evidence, drawn: list[Unit], sample_rate: float, optimizer: Any, mechanism: Mechanism | None
-) -> None:
+def _autocast(model: Any, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast for one forward pass: kept open longer, it would go on using the adapters as they were at first."""
+    return torch.autocast(model.device.type, dtype=dtype) if dtype is torch.bfloat16 else nullcontext()
+
+
+def _note(evidence: Evidence, drawn: list[Unit], sample_rate: float, optimizer: Any) -> None:
     evidence.sample_rates.append(sample_rate)
     evidence.drawn.append(len(drawn))
     for unit in drawn:
         evidence.times_drawn[unit.name] += 1
-    if mechanism is not None:
+    if isinstance(optimizer, UnitOptimizer):
         evidence.noise_stds.append(optimizer.noise_stds[-1])
         evidence.accounted.append((optimizer.noise_multiplier, sample_rate))
         evidence.not_finite += optimizer.not_finite
         optimizer.not_finite = 0
 
 
-def _measure(trained: Trained, weights: dict[str, Any], score: Callable[[Any, Any], float], step: int) -> None:
+def _measure(
+    trained: Trained, weights: dict[str, Any], score: Callable[[Any, Any], float], step: int, dtype: torch.dtype
+) -> None:
     trained.model.eval()
-    loss = score(trained.model, trained.tokenizer)
+    with _autocast(trained.model, dtype):
+        loss = score(trained.model, trained.tokenizer)
     trained.model.train()
     if all(loss < row["heldout_loss"] for row in trained.log):
         trained.best = {name: weight.detach().clone().cpu() for name, weight in weights.items()}
@@ -279,6 +283,6 @@ def _resume(checkpoint: Path, identity: str, weights: dict[str, Any], optimizer:
         weight.data.copy_(state["weights"][name])
     optimizer.load_state_dict(state["optimizer"])
     trained.evidence = Evidence(**copy.deepcopy(state["evidence"]))
-    trained.evidence.accounted = [tuple(pair) for pair in trained.evidence.accounted]
+    trained.evidence.accounted = [(noise, rate) for noise, rate in trained.evidence.accounted]
     trained.log, trained.best, trained.tokens = state["log"], state["best"], state["tokens"]
     return int(state["step"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,11 @@ class Unit:
 
     name: str
     rows: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def distinct(self) -> dict[tuple[int, ...], int]:
+        """Each different record and how often it comes: equal ones are computed once and weighted."""
+        return dict(Counter(self.rows))
 
 
 def encode_units(
@@ -59,31 +66,31 @@ def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int
 
 
 def micro_batches(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
-    """Cut a batch into parts of at most `rows` rows, units of similar length together and none of them split.
+    """Cut a batch into parts of at most `rows` different records, units of similar length together and none split.
 
-    A unit with more rows than that makes a part of its own. At least one part comes, empty where the batch is:
+    A unit with more records than that makes a part of its own. At least one part comes, empty where the batch is:
     an empty batch is a step like others.
     """
     part: list[Unit] = []
     filled = 0
     for unit in sorted(units, key=lambda unit: max(len(row) for row in unit.rows)):
-        if part and filled + len(unit.rows) > rows:
+        if part and filled + len(unit.distinct) > rows:
             yield part
             part, filled = [], 0
         part.append(unit)
-        filled += len(unit.rows)
+        filled += len(unit.distinct)
     yield part
 
 
 def unit_of_row(units: Sequence[Unit]) -> torch.Tensor:
-    """For each row of a micro-batch, the position of its unit in it: int64 `(rows,)`."""
-    return torch.tensor([number for number, unit in enumerate(units) for _ in unit.rows], dtype=torch.long)
+    """For each row that `unit_losses` computes, the position of its unit: int64 `(rows,)`."""
+    return torch.tensor([number for number, unit in enumerate(units) for _ in unit.distinct], dtype=torch.long)
 
 
 def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.Tensor:
-    """Mean negative log-likelihood, in nats, of each unit's own tokens; fp32 `(units,)`.
+    """Sum over a unit's records of the mean negative log-likelihood of their tokens, in nats; fp32 `(units,)`.
 
-    The mean is over the unit alone. A mean over the tokens of the batch would let one patient's long record
+    Each mean is over one record alone. A mean over the tokens of the batch would let one patient's long record
     scale every other patient's gradient, and clipping would bound nothing.
 
     Args:
@@ -91,7 +98,8 @@ def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.T
         units: the micro-batch.
         pad_token: fills rows up to the longest, on the right.
     """
-    rows = [row for unit in units for row in unit.rows]
+    rows = [row for unit in units for row in unit.distinct]
+    times = [times for unit in units for times in unit.distinct.values()]
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_token)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -102,8 +110,6 @@ def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.T
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
     nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    of_row = nats.view(targets.shape).sum(dim=1)
-    owners = unit_of_row(units).to(model.device)
-    sums = torch.zeros(len(units), device=model.device).index_add(0, owners, of_row)
-    tokens = torch.zeros(len(units), device=model.device).index_add(0, owners, mask[:, 1:].sum(dim=1).float())
-    return sums / tokens
+    of_row = nats.view(targets.shape).sum(dim=1) / mask[:, 1:].sum(dim=1)
+    weighted = of_row * torch.tensor(times, device=model.device)
+    return torch.zeros(len(units), device=model.device).index_add(0, unit_of_row(units).to(model.device), weighted)

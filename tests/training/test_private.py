@@ -1,4 +1,3 @@
-import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.training import private
-from helpers.training.private import Mechanism, Trained, train_units
+from helpers.training.private import Trained, train_units
 
 WORDS = (
     "fever",
@@ -38,11 +37,12 @@ def patients(count: int = 12, most: int = 3) -> list[Record]:
     ]
 
 
-def train(folder: Path, mechanism: Mechanism | None, **changes: Any) -> Trained:
+def train(folder: Path, noise: float | None, norm: float | None = 0.5, **changes: Any) -> Trained:
     settings: dict[str, Any] = {
         "identity": "x", "base_name": "tiny-random", "quantisation": "none", "records": patients(),
-        "mechanism": mechanism, "steps": 4, "sample_rate": 0.5, "rank": 4, "alpha": 8, "dropout": 0.0,
-        "target_modules": "all-linear", "learning_rate": 1e-2, "physical_rows": 4, "max_length_tokens": 64,
+        "noise_multiplier": noise, "max_grad_norm": None if noise is None else norm, "steps": 4, "sample_rate": 0.5,
+        "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear",
+        "learning_rate": 1e-2, "physical_rows": 4, "max_length_tokens": 64,
         "gradient_checkpointing": False, "checkpoints": 4, "seed": 0,
     }  # fmt: skip
     return train_units(folder / "state.pt", **(settings | changes))
@@ -60,20 +60,18 @@ def close(one: Trained, other: Trained, atol: float) -> bool:
 def test_without_noise_and_with_a_huge_norm_it_equals_the_twin(tiny: str, tmp_path: Path, fp32: None) -> None:
     # Plain gradient descent: AdamW would blow up rounding where a gradient is all but zero.
     everybody = {"sample_rate": 1.0, "steps": 3}
-    without = train(tmp_path / "a", Mechanism(0.0, 1e9), **everybody)
+    without = train(tmp_path / "a", 0.0, 1e9, **everybody)
     twin = train(tmp_path / "b", None, **everybody)
     assert close(without, twin, atol=2e-4)
-    assert not close(train(tmp_path / "c", Mechanism(0.0, 1e-3), learning_rate=0.0, **everybody), twin, atol=1e-3)
+    assert not close(train(tmp_path / "c", 0.0, 1e-3, learning_rate=0.0, **everybody), twin, atol=1e-3)
     for rows in (1, 100):
-        assert close(
-            train(tmp_path / f"d{rows}", Mechanism(0.0, 1e9), physical_rows=rows, **everybody), twin, atol=2e-4
-        )
+        assert close(train(tmp_path / f"d{rows}", 0.0, 1e9, physical_rows=rows, **everybody), twin, atol=2e-4)
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
 def test_every_adapter_tensor_moves_and_no_other(tiny: str, tmp_path: Path, quantisation: str) -> None:
-    trained = train(tmp_path / "a", Mechanism(0.5, 0.5), quantisation=quantisation)
-    start = train(tmp_path / "b", Mechanism(0.5, 0.5), quantisation=quantisation, learning_rate=0.0)
+    trained = train(tmp_path / "a", 0.5, 0.5, quantisation=quantisation)
+    start = train(tmp_path / "b", 0.5, 0.5, quantisation=quantisation, learning_rate=0.0)
     before, after = dict(start.model.named_parameters()), dict(trained.model.named_parameters())
     for name, weight in after.items():
         assert torch.equal(weight, before[name]) is not weight.requires_grad, name
@@ -81,7 +79,7 @@ def test_every_adapter_tensor_moves_and_no_other(tiny: str, tmp_path: Path, quan
 
 
 def test_evidence_tells_what_was_done(tiny: str, tmp_path: Path) -> None:
-    trained = train(tmp_path / "a", Mechanism(0.7, 0.5), steps=6, sample_rate=0.1)
+    trained = train(tmp_path / "a", 0.7, 0.5, steps=6, sample_rate=0.1)
     evidence = trained.evidence
     assert evidence.units == 12 and set(evidence.times_drawn) == {f"u{n}" for n in range(12)}
     assert evidence.sample_rates == [0.1] * 6 and evidence.accounted == [(0.7, 0.1)] * 6
@@ -91,7 +89,7 @@ def test_evidence_tells_what_was_done(tiny: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_batch_is_a_step_with_noise(tiny: str, tmp_path: Path) -> None:
-    trained = train(tmp_path / "a", Mechanism(0.7, 0.5), sample_rate=1e-9)
+    trained = train(tmp_path / "a", 0.7, 0.5, sample_rate=1e-9)
     assert trained.evidence.drawn == [0] * 4 and len(trained.evidence.noise_stds) == 4
     assert not close(trained, train(tmp_path / "b", None, sample_rate=1e-9), atol=1e-3)
 
@@ -135,8 +133,8 @@ def test_a_killed_private_training_counts_each_step_once(
     for saves in (1, 2):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             interrupt_after(patch, saves)
-            train(tmp_path / "a", Mechanism(0.7, 0.5), steps=6, checkpoints=6)
-    evidence = train(tmp_path / "a", Mechanism(0.7, 0.5), steps=6, checkpoints=6).evidence
+            train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6)
+    evidence = train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6).evidence
     assert len(evidence.drawn) == len(evidence.noise_stds) == len(evidence.accounted) == 6
     assert len(set(evidence.noise_stds)) == 6  # no noise came twice
 
@@ -144,17 +142,17 @@ def test_a_killed_private_training_counts_each_step_once(
 def test_a_checkpoint_of_something_else_is_refused(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         interrupt_after(patch, 1)
-        train(tmp_path / "a", Mechanism(0.7, 0.5))
+        train(tmp_path / "a", 0.7, 0.5)
     with pytest.raises(PrivacyError, match="belongs to other records or settings"):
-        train(tmp_path / "a", Mechanism(0.7, 0.5), identity="other")
+        train(tmp_path / "a", 0.7, 0.5, identity="other")
     (tmp_path / "a" / "state.pt").write_bytes(b"damaged")
     with pytest.raises(PrivacyError, match="damaged"):
-        train(tmp_path / "a", Mechanism(0.7, 0.5))
+        train(tmp_path / "a", 0.7, 0.5)
 
 
 def test_an_empty_checkpoint_is_a_training_that_has_not_begun(tiny: str, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"")
-    assert len(train(tmp_path, Mechanism(0.7, 0.5)).evidence.drawn) == 4
+    assert len(train(tmp_path, 0.7, 0.5).evidence.drawn) == 4
 
 
 def test_one_patient_and_long_records_are_refused(tiny: str, tmp_path: Path) -> None:
@@ -167,8 +165,7 @@ def test_one_patient_and_long_records_are_refused(tiny: str, tmp_path: Path) -> 
 
 def test_gradient_checkpointing_changes_memory_and_not_the_result(tiny: str, tmp_path: Path, fp32: None) -> None:
     one, other = (
-        train(tmp_path / str(on), Mechanism(0.0, 0.5), sample_rate=1.0, gradient_checkpointing=on)
-        for on in (False, True)
+        train(tmp_path / str(on), 0.0, 0.5, sample_rate=1.0, gradient_checkpointing=on) for on in (False, True)
     )
     assert close(one, other, atol=2e-4)
 
@@ -181,6 +178,6 @@ def test_the_best_state_is_that_of_the_lowest_loss(tiny: str, tmp_path: Path) ->
     assert any(not torch.equal(weight, last[name]) for name, weight in trained.best.items())
 
 
-def test_settings_of_the_mechanism_cannot_change_on_the_way() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Mechanism(1.0, 1.0).noise_multiplier = 0.0  # type: ignore[misc]
+def test_clipping_without_noise_is_refused(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="go together"):
+        train(tmp_path, None, max_grad_norm=0.5)

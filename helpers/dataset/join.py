@@ -1,0 +1,208 @@
+"""Records of several holders: pseudonymised, de-identified, joined on the patient, worded, capped and split.
+
+Whatever decides about a training record (its wording, its place under the cap, its split) is drawn from the
+patient's own data and the seed, so that adding or removing another patient leaves it as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import Secret, SecretStr
+from tqdm.auto import tqdm
+
+from helpers.dataset.candidates import Candidate, draw, make_candidate
+from helpers.dataset.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed
+from helpers.dataset.join_card import SPLITS, make_join_card
+from helpers.dataset.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
+from helpers.dataset.providers import KEY, ROSTER, PrivateTable, read_holder
+from helpers.dataset.pseudonyms import normalise_key, pseudonym
+from helpers.dataset.redaction_score import score_spans
+from helpers.dataset.unit_splits import kept_in, split_units
+from helpers.errors import DataError, PrivacyError
+from helpers.files import Record, read_jsonl
+
+PLACE = "#place"
+
+
+class PrivateRecords(Secret[dict[str, list[Record]]]):
+    """Records by split that no display shows; `get_secret_value()` opens them."""
+
+    def _display(self) -> str:
+        counts = ", ".join(f"{name} {len(records)}" for name, records in self.get_secret_value().items())
+        return f"{counts} records; they are not shown"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What `join_providers` returns.
+
+    `records`: by split (train, validation, test), each `{"id", "unit", "text", "question", "answer"}`, where
+    `question` begins `text` and `answer` follows it (both empty where a template has none).
+    `card`: counts, reasons and measurements, without any record; see `helpers.dataset.join_card`.
+    """
+
+    records: PrivateRecords
+    card: dict[str, Any]
+
+
+def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int, progress: bool = True) -> Joined:
+    """Make one de-identified set of records from the holders' tables.
+
+    Args:
+        pipeline: see `helpers.dataset.pipeline.load_pipeline`.
+        key: the holders' common key, see `helpers.dataset.pseudonyms.read_key`; another one changes `id` and `unit`
+            of the records and nothing else.
+        seed: of every draw.
+        progress: whether a bar shows how far the de-identification is.
+
+    Raises:
+        DataError: a table cannot be used, keys match nobody, or a split is empty.
+        PrivacyError: de-identification does worse on the planted spans than the pipeline admits.
+    """
+    tables = {holder.name: read_holder(holder, pipeline.path.parent) for holder in pipeline.holders}
+    quality = _mask_tables(pipeline, tables, progress)
+    fates = {name: [""] * len(table.get_secret_value()) for name, table in tables.items()}
+    frames = {holder.name: _pseudonymise(holder, tables[holder.name], key, seed, fates) for holder in pipeline.holders}
+    joined = frames[pipeline.holders[0].name]
+    for join in pipeline.joins:
+        joined = _merge(joined, frames[join.right], join, fates)
+    candidates = _make_candidates(joined, pipeline, seed)
+    split_units(candidates, pipeline.split, cap=pipeline.cap)
+    return Joined(_release(candidates), make_join_card(fates, candidates, quality, cap=pipeline.cap))
+
+
+def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progress: bool) -> dict[str, Any]:
+    """Mask every column that is not coded, in place; measure how well, where planted spans are given."""
+    settings = pipeline.deidentify
+    frames = {name: table.get_secret_value() for name, table in tables.items()}
+    rosters = [frame[column] for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
+    analyzer = make_analyzer(
+        {cell for column in rosters for cell in column},
+        phone_regions=settings.phone_regions,
+        keep=settings.keep,
+        ner=settings.ner,
+    )
+    columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
+    cells = [(name, row, column) for name, column in columns for row in range(len(frames[name]))]
+    texts = [str(frames[name].at[row, column]) for name, row, column in cells]
+    bar = tqdm(dict.fromkeys(texts), desc="de-identifying", unit=" texts", disable=not progress, delay=2)
+    known = {text: find_identifiers(analyzer, text) for text in bar}
+    found = [known[text] for text in texts]
+    for (name, row, column), text, spans in zip(cells, texts, found, strict=True):
+        frames[name].at[row, column] = mask(text, spans)
+    quality: dict[str, Any] = {"masked": dict(Counter(span.kind for spans in found for span in spans).most_common())}
+    if settings.ner:
+        quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
+    if settings.planted:
+        planted = _read_planted(pipeline.path.parent / settings.planted)
+        quality |= score_spans(texts, [planted.pop(cell, []) for cell in cells], found)
+        if planted:
+            raise DataError(f"{settings.planted} names {len(planted)} cells that no de-identified column has.")
+        _refuse_leaks(quality, settings)
+    return quality
+
+
+def _read_planted(path: Path) -> dict[tuple[str, int, str], list[Span]]:
+    if not path.is_file():
+        raise DataError(f"There is no file {path.name} beside the pipeline; deidentify.planted names it.")
+    lines = read_jsonl(path)
+    return {(line["holder"], line["row"], line["column"]): [Span(*span) for span in line["spans"]] for line in lines}
+
+
+def _refuse_leaks(quality: Mapping[str, Any], settings: Deidentify) -> None:
+    floors = {"recall": (settings.min_recall, "missed"), "precision": (settings.min_precision, "wrong")}
+    for name, (floor, kinds) in floors.items():
+        if quality[name] is not None and quality[name] < floor:
+            raise PrivacyError(
+                f"De-identification reaches a {name} of {quality[name]:.4f} on the planted spans, below {floor}. "
+                f"{kinds.capitalize()} by kind: {quality[kinds]}. Add patterns or roster columns; nothing was joined."
+            )
+
+
+def _pseudonymise(
+    holder: Holder, table: PrivateTable, key: SecretStr, seed: int, fates: Mapping[str, list[str]]
+) -> pd.DataFrame:
+    """The kept columns as `holder.column`, the pseudonym, the place of its draw, and the row's number."""
+    frame = table.get_secret_value()
+    if holder.key is None:
+        normal = {value: f"{holder.name}/{value}" for value in frame[KEY]}
+    else:
+        usable = {value: normalise_key(value, holder.key.kind, holder.key.region) for value in frame[KEY]}
+        normal = {value: name for value, name in usable.items() if name}
+    kept = frame[holder.names].add_prefix(f"{holder.name}.")
+    kept[PATIENT] = frame[KEY].map({value: pseudonym(name, key) for value, name in normal.items()})
+    kept[PLACE] = frame[KEY].map({value: draw(seed, "split", name) for value, name in normal.items()})
+    kept[_row(holder.name)] = range(len(frame))
+    known = kept[PATIENT].notna()
+    _note(fates, kept[~known], [holder.name], "no usable key")
+    return kept[known]
+
+
+def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Add the first agreeing row of `right`; why other rows go missing is noted in `fates`."""
+    left_on = [PATIENT if column == PATIENT else f"{join.left}.{column}" for column in join.on]
+    right_on = [PATIENT if column == PATIENT else f"{join.right}.{column}" for column in join.on]
+    mine, other, agree = _row(join.left), _row(join.right), " and ".join(join.on)
+    further = right.duplicated(right_on)
+    _note(fates, right[further], [join.right], f"an earlier row of {join.right} has the same {agree}")
+    first = right[~further].drop(columns=PLACE)
+    merged = left.merge(first, how=join.how, left_on=left_on, right_on=right_on, sort=False)
+    matched = merged[other].dropna()
+    if not len(matched):
+        shared = len(set(left[PATIENT]) & set(right[PATIENT]))
+        raise DataError(
+            f"Joining {join.left} with {join.right} on {agree} matches nobody: {shared} of {left[PATIENT].nunique()} "
+            "patients are with both. Check each holder's key column with its kind and region, and the columns of 'on'."
+        )
+    _note(fates, first[~first[other].isin(matched)], [join.right], f"no row of {join.left} has the same {agree}")
+    if join.how == "inner":
+        joined = [name for name in fates if _row(name) in left]
+        _note(fates, left[~left[mine].isin(merged[mine])], joined, f"no row of {join.right} has the same {agree}")
+    return merged
+
+
+def _note(fates: Mapping[str, list[str]], lost: pd.DataFrame, holders: Iterable[str], reason: str) -> None:
+    for holder in holders:
+        for row in lost[_row(holder)].dropna():
+            fates[holder][int(row)] = fates[holder][int(row)] or reason
+
+
+def _make_candidates(joined: pd.DataFrame, pipeline: Pipeline, seed: int) -> list[Candidate]:
+    holders = [holder.name for holder in pipeline.holders]
+    columns = [f"{holder.name}.{name}" for holder in pipeline.holders for name in holder.names]
+    candidates = []
+    for cells in joined.astype(object).where(joined.notna(), None).to_dict("records"):
+        fields = {column: cells[column] or "" for column in columns}
+        rows = {name: int(cells[_row(name)]) for name in holders if cells[_row(name)] is not None}
+        candidates.append(make_candidate(fields, rows, cells[PATIENT], cells[PLACE], pipeline, seed))
+    return candidates
+
+
+def _release(candidates: Sequence[Candidate]) -> PrivateRecords:
+    """Kept records in an order, and with numbers within their unit, that say nothing of the holders' files."""
+    numbers: Counter[str] = Counter()
+    splits: dict[str, list[Record]] = {}
+    for name in SPLITS:
+        splits[name] = []
+        for candidate in sorted(kept_in(name, candidates), key=lambda candidate: candidate.order):
+            splits[name].append(
+                {
+                    "id": f"{candidate.unit}/{numbers[candidate.unit]}",
+                    "unit": candidate.unit,
+                    "text": candidate.text,
+                    "question": candidate.question,
+                    "answer": candidate.answer,
+                }
+            )
+            numbers[candidate.unit] += 1
+    return PrivateRecords(splits)
+
+
+def _row(holder: str) -> str:
+    return f"#{holder}"

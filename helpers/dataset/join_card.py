@@ -1,0 +1,90 @@
+"""The card of a join: every row of every holder is used or left out with a reason, and the sums are checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helpers.dataset.candidates import Candidate
+from helpers.dataset.unit_splits import kept_in
+
+SPLITS = ("train", "validation", "test")
+TOUCHED = (
+    "Rosters: the names of every holder's patients are masked in all texts, so that a text can depend on whether "
+    "another patient's name is on a roster.",
+    "Wordings, cap and splits: a patient's own records, key or group (split.by) decide, with the seed.",
+    "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
+    "depend on the test set.",
+    "This card: its counts are exact and carry no noise.",
+)
+"""Where private data was read before training, for the privacy report."""
+
+
+def make_join_card(
+    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any], *, cap: int
+) -> dict[str, Any]:
+    """Count rows and records, kept and left out.
+
+    Args:
+        fates: for each holder, for each of its rows, why it came into no candidate, or nothing.
+        candidates: after the split.
+        quality: what the de-identification masked and how well.
+        cap: records of one unit, at most.
+    """
+    kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
+    holders = {}
+    for name, reasons in fates.items():
+        why = dict(enumerate(reasons))
+        for candidate in candidates:
+            if name in candidate.rows:
+                why[candidate.rows[name]] = why[candidate.rows[name]] or candidate.reason
+        used = {candidate.rows[name] for candidate in kept if name in candidate.rows}
+        holders[name] = _count(name, len(reasons), len(used), [why[row] for row in why if row not in used])
+    left_out = [candidate.reason for candidate in candidates if candidate.reason]
+    return {
+        "holders": holders,
+        "joined": _count("the join", len(candidates), len(kept), left_out),
+        "units": len({candidate.unit for candidate in kept}),
+        "cap": cap,
+        "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
+        "deidentify": dict(quality),
+        "touched": list(TOUCHED),
+    }
+
+
+def _count(name: str, given: int, kept: int, reasons: Sequence[str]) -> dict[str, Any]:
+    left_out = Counter(reason for reason in reasons if reason)
+    if given != kept + left_out.total():
+        raise AssertionError(f"rows of {name} were lost: {given} given, {kept} kept, {left_out.total()} left out")
+    return {"given": given, "kept": kept, "left_out": dict(left_out.most_common())}
+
+
+def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
+    values = {value for candidate in kept for value in candidate.values}
+    of_unit = Counter(candidate.unit for candidate in kept)
+    return {
+        "records": len(kept),
+        "units": len(of_unit),
+        "values": len(values),
+        "records_of_a_unit": {str(size): times for size, times in sorted(Counter(of_unit.values()).items())},
+    }
+
+
+def join_card_text(card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    lines = ["# Card of the joined records", ""]
+    lines += [f"{card['joined']['kept']} records of {card['units']} units, at most {card['cap']} of one unit.", ""]
+    lines += ["| split | records | units | different values |", "|---|---|---|---|"]
+    for name, row in card["splits"].items():
+        lines.append(f"| {name} | {row['records']} | {row['units']} | {row['values']} |")
+    lines += ["", "| from | given | kept | left out | why |", "|---|---|---|---|---|"]
+    for name, row in {**card["holders"], "joined records": card["joined"]}.items():
+        lines.append(f"| {name} | {row['given']} | {row['kept']} | {sum(row['left_out'].values())} | |")
+        lines += [f"| | | | {times} | {reason} |" for reason, times in row["left_out"].items()]
+    quality = card["deidentify"]
+    lines += ["", "Masked: " + ", ".join(f"{times} {kind}" for kind, times in quality["masked"].items()) + "."]
+    if quality.get("recall") is not None:
+        lines.append(f"Recall {quality['recall']:.4f} and precision {quality['precision']:.4f} on planted spans.")
+    lines += ["", "Where private data was read before training:", "", *(f"- {place}" for place in card["touched"])]
+    return "\n".join(lines) + "\n"

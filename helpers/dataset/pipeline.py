@@ -1,0 +1,262 @@
+"""The pipeline of private records: which holders, which columns, how they are joined, masked, worded and split.
+
+`example_data/providers/pipeline.yaml` documents every key. A column is always written `holder.column`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from helpers.config import Positive, Section, Share
+from helpers.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Region = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+PATIENT = "patient"
+"""The name that `joins.on` uses for the pseudonymous key."""
+SLOT = re.compile(r"\{([\w.]+)\}")
+BOOLEAN = "tag:yaml.org,2002:bool"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: in YAML 1.1 the key `on` would be one."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
+        first: [(tag, shape) for tag, shape in resolvers if tag != BOOLEAN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(BOOLEAN, re.compile("true|false"), list("tf"))
+
+
+class Key(Section):
+    """The column that tells whose row it is."""
+
+    column: str
+    kind: Literal["text", "phone"] = "text"
+    region: Region | None = None
+
+
+class JsonColumn(Section):
+    """A column of JSON text; `fields` maps a name used here to the dotted path of its value."""
+
+    column: str
+    fields: dict[Name, str]
+
+
+class Grant(Section):
+    """What a holder allows all trainings on its patients to cost together, trials included."""
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Holder(Section):
+    """One data holder and what is read from it; every other column stays where it is."""
+
+    name: Name
+    fictitious: bool
+    grant: Grant | None = None
+    file: str | None = None
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    load_dataset: dict[str, Any] | None = None
+    unit: Literal["patient", "row"] = "patient"
+    key: Key | None = None
+    columns: dict[Name, str] = Field(default_factory=dict)
+    json_column: JsonColumn | None = None
+    coded: tuple[Name, ...] = ()
+    roster: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns kept, under their names here."""
+        return [*self.columns, *(self.json_column.fields if self.json_column else {})]
+
+
+class Join(Section):
+    """Rows of `right` are added to those of `left` where all of `on` agree."""
+
+    left: Name
+    right: Name
+    on: list[str]
+    how: Literal["inner", "left"] = "inner"
+
+
+class Template(Section):
+    """The wording of a record; `text` may hold {question} and {answer} besides columns."""
+
+    question: str = ""
+    answer: str = ""
+    text: str = "{question} {answer}."
+
+
+class Deidentify(Section):
+    """How identifying words are found in every column that is not coded."""
+
+    phone_regions: tuple[Region, ...] = ("FR",)
+    keep: tuple[str, ...] = ()
+    ner: str | None = None
+    planted: str | None = None
+    min_recall: Share = 0.99
+    min_precision: Share = 0.95
+
+
+class Split(Section):
+    """Shares of the patients, and the columns whose values the test set must not share with training."""
+
+    validation: Share = 0.1
+    test: Share = 0.15
+    by: str | None = None
+    values: tuple[str, ...] = ()
+
+
+class Lookalike(Section):
+    """Public words and wordings that synthetic rows are made of."""
+
+    vocabulary: dict[Name, list[str]] = Field(default_factory=dict)
+    columns: dict[str, list[str]] = Field(default_factory=dict)
+
+
+class Pipeline(Section):
+    """From the holders' files to one set of records; see the example's pipeline.yaml for what each key means."""
+
+    path: Path
+    holders: Annotated[list[Holder], Field(min_length=1)]
+    joins: tuple[Join, ...] = ()
+    templates: Annotated[list[Template], Field(min_length=1)]
+    cap: Positive = 4
+    deidentify: Deidentify = Deidentify()
+    split: Split = Split()
+    lookalike: Lookalike = Lookalike()
+
+    @property
+    def fictitious(self) -> bool:
+        """Whether every holder declares its records invented."""
+        return all(holder.fictitious for holder in self.holders)
+
+    @property
+    def files(self) -> list[Path]:
+        """The configuration and every local file it reads."""
+        names = [holder.file for holder in self.holders] + [self.deidentify.planted]
+        return [self.path, *(self.path.parent / name for name in names if name)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Pipeline:
+        mistakes = [*_holder_mistakes(self), *_join_mistakes(self), *_column_mistakes(self)]
+        if self.split.validation + self.split.test >= 1:
+            mistakes.append(
+                f"split: validation {self.split.validation} and test {self.split.test} leave nothing to train on"
+            )
+        if mistakes:
+            raise ValueError("\n  ".join(mistakes))
+        return self
+
+
+def load_pipeline(path: str | Path) -> Pipeline:
+    """Read and check a pipeline; its relative file names start at its own folder.
+
+    Raises:
+        ConfigError: one message with every mistake. Types and unknown keys are checked first, then whether the
+            parts fit together.
+    """
+    path = Path(path).resolve()
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"The pipeline {path.name} cannot be read as UTF-8 text. Check its path.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path.name}{where}: this is not valid YAML. Check indentation and quotes.") from None
+    if not isinstance(content, dict) or "path" in content:
+        raise ConfigError(f"{path.name}: expected the keys holders, joins, templates, ... at the top, and no 'path'.")
+    try:
+        return Pipeline.model_validate({**content, "path": path})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name)) from None
+
+
+def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
+    names = [holder.name for holder in pipeline.holders]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"holders: '{name}' is declared twice"
+    for holder in pipeline.holders:
+        where = f"holders.{holder.name}"
+        if (holder.file is None) == (holder.load_dataset is None):
+            yield f"{where}: give exactly one of file and load_dataset"
+        if (holder.file is None) != (holder.format is None):
+            yield f"{where}: file and format (csv, jsonl, parquet) go together"
+        if holder.unit == "patient" and holder.key is None:
+            yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
+        if holder.unit == "row" and (holder.key is not None or len(names) > 1):
+            yield f"{where}: 'unit: row' has no key and stands alone"
+        if holder.key and (holder.key.kind == "phone") != (holder.key.region is not None):
+            yield f"{where}.key: region (for example FR) goes with kind phone, and with no other"
+        if not holder.names:
+            yield f"{where}: keep at least one column"
+        if len(holder.names) != len(set(holder.names)) or PATIENT in holder.names:
+            yield f"{where}: column names must differ from each other and from '{PATIENT}'"
+        for column in sorted(set(holder.coded) - set(holder.names)):
+            yield f"{where}.coded: '{column}' is not among its columns"
+
+
+def _join_mistakes(pipeline: Pipeline) -> Iterator[str]:
+    holders = {holder.name: holder for holder in pipeline.holders}
+    reached = {pipeline.holders[0].name}
+    for number, join in enumerate(pipeline.joins):
+        where = f"joins.{number}"
+        if join.left not in reached:
+            yield f"{where}.left: '{join.left}' is neither the first holder nor joined above"
+        if join.right not in holders or join.right in reached:
+            yield f"{where}.right: '{join.right}' is no holder, or joined already"
+        reached.add(join.right)
+        if PATIENT not in join.on:
+            yield f"{where}.on: must hold '{PATIENT}'"
+        for name in {join.left, join.right} & set(holders):
+            for column in sorted(set(join.on) - {PATIENT} - set(holders[name].coded)):
+                yield f"{where}.on: '{column}' must be a coded column of {name}"
+    for name in sorted(set(holders) - reached):
+        yield f"joins: nothing joins '{name}'"
+
+
+def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
+    known = {f"{holder.name}.{column}" for holder in pipeline.holders for column in holder.names}
+    for number, template in enumerate(pipeline.templates):
+        used = set(SLOT.findall(template.question + template.answer + template.text)) - {"question", "answer"}
+        for slot in sorted(used - known):
+            yield f"templates.{number}: '{slot}' is no column of a holder"
+        if template.question and not template.text.startswith("{question}"):
+            yield f"templates.{number}.text: must begin with {{question}}, which is a prefix of the text"
+        if bool(template.question) != bool(template.answer):
+            yield f"templates.{number}: question and answer go together"
+    for key, columns in (("split.by", (pipeline.split.by,)), ("split.values", pipeline.split.values)):
+        for column in columns:
+            if column is not None and column not in known:
+                yield f"{key}: '{column}' is no column of a holder"
+    for column, wordings in pipeline.lookalike.columns.items():
+        if column not in known:
+            yield f"lookalike.columns: '{column}' is no column of a holder"
+        for slot in sorted(set(SLOT.findall(" ".join(wordings))) - set(pipeline.lookalike.vocabulary)):
+            yield f"lookalike.columns.{column}: '{slot}' is not in lookalike.vocabulary"
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    lines = []
+    for mistake in error.errors():
+        key = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "value_error":
+            lines += str(mistake["ctx"]["error"]).split("\n  ")
+        elif mistake["type"] == "extra_forbidden":  # what stands there is not repeated: it may be a secret
+            lines.append(f"{key}: unknown key")
+        else:
+            received = "" if mistake["type"] == "missing" else f"; received {mistake['input']!r}"[:80]
+            lines.append(f"{key}: {mistake['msg']}{received}")
+    count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
+    return f"The pipeline {name} has {count}:\n  " + "\n  ".join(lines)

@@ -1,0 +1,97 @@
+"""Names on the holders' rosters, found in free text in whatever spelling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from presidio_analyzer import LocalRecognizer, RecognizerResult
+
+WORD = re.compile(r"[^\W\d_]+")
+PARTICLES = {
+    "al",
+    "ben",
+    "d",
+    "da",
+    "de",
+    "del",
+    "den",
+    "der",
+    "di",
+    "du",
+    "el",
+    "la",
+    "le",
+    "les",
+    "mac",
+    "van",
+    "von",
+}
+
+
+def roster_words(cells: Iterable[str]) -> set[str]:
+    """The single words of names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin.
+
+    Args:
+        cells: of roster columns, folded as the texts are. Those with digits or @ are no names and are passed over.
+    """
+    names = (cell for cell in cells if not re.search(r"[\d@]", cell))
+    return {word.lower() for cell in names for word in WORD.findall(cell)} - PARTICLES
+
+
+class RosterRecognizer(LocalRecognizer):
+    """A deny-list of names for presidio that looks words up, so that its cost does not grow with the roster.
+
+    Case does not count. Initials and particles next to a name belong to it. Names of one or two letters, and words of
+    `keep` written exactly so (iris), count only beside another name: alone they mean something else.
+    """
+
+    def __init__(self, words: Collection[str], keep: Collection[str]) -> None:
+        super().__init__(supported_entities=["PERSON"], supported_language="en", name="roster")
+        self.words = frozenset(words)
+        self.keep = frozenset(keep)
+
+    def load(self) -> None:
+        """Nothing to load: the words are given."""
+
+    def analyze(self, text: str, entities: Sequence[str], nlp_artifacts: object = None) -> list[RecognizerResult]:
+        """Spans of names, each with its initials and particles."""
+        runs: list[list[re.Match[str]]] = [[]]
+        for word in WORD.finditer(text):
+            if not (word[0].lower() in self.words or word[0].lower() in PARTICLES or _initial(word[0])):
+                runs.append([])
+            elif runs[-1] and _adjacent(runs[-1][-1], word, text):
+                runs[-1].append(word)
+            else:
+                runs.append([word])
+        return [span for run in runs if (span := self._name(run, text))]
+
+    def _name(self, run: list[re.Match[str]], text: str) -> RecognizerResult | None:
+        """The run up to its last name and the initials or short names that follow it."""
+        words = [word[0] for word in run]
+        sure = [
+            number
+            for number, word in enumerate(words)
+            if word.lower() in self.words and word not in self.keep and len(word) > 2
+        ]
+        if not sure:
+            return None
+        last = sure[-1]
+        while last + 1 < len(run) and (_initial(words[last + 1]) or words[last + 1].lower() in self.words):
+            last += 1
+        end = run[last].end()
+        if _initial(words[last]) and text[end : end + 1] == ".":
+            end += 1
+        return RecognizerResult("PERSON", run[0].start(), end, 1.0)
+
+
+def _initial(word: str) -> bool:
+    return len(word) == 1 and word.isupper()
+
+
+def _adjacent(left: re.Match[str], right: re.Match[str], text: str) -> bool:
+    """Whether two words may be parts of one name: Anne Arvel; Jean-Luc; d'Arvel; J. Arvel; J.-L.; Arvel, Anne."""
+    gap = text[left.end() : right.start()]
+    if gap == ", ":
+        return right[0][0].isupper()
+    return gap in {" ", "-", "'"} or (_initial(left[0]) and gap in {".", ". ", ".-"})

@@ -1,0 +1,147 @@
+"""Random canaries: fictitious patients whose one line nobody could guess, planted to measure what a model keeps.
+
+A hand-picked secret measures the prior as well as the leak: a base model may rank the right disease first
+without having seen the patient. A canary's words are drawn uniformly, so that a model which finds them likelier
+than those of canaries left out of training can know them from training alone (Carlini et al. 2019,
+arXiv:1802.08232). Each canary is a patient of its own, and a fair coin of its own decides whether it is
+trained on: this is what the one-run audit (helpers/evaluation/one_run_audit.py) rests on.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helpers.errors import DataError, PrivacyError
+from helpers.files import Record
+
+PREFIX = "Patient code:"
+WORDS_EACH = 8
+MIN_ENTROPY_BITS = 40
+MIN_SHARE_RECEIVED = 0.9
+
+
+def whole_words(tokenizer: Any) -> list[str]:
+    """The words of 8 to 12 small letters that are one token when a blank precedes them, sorted.
+
+    Single tokens keep canaries short, and their length in tokens the same for all. From 8 letters on a
+    vocabulary holds words rather than pieces of words; SmolLM2's has 8,762 of them, 13.1 bits each.
+
+    Raises:
+        DataError: there are fewer than 1,000, so that codes would have to grow long.
+    """
+    # `Ġ` and `▁` are how byte-level BPE and SentencePiece write the blank.
+    found = (re.fullmatch(r"[Ġ▁]([a-z]{8,12})", token) for token in tokenizer.get_vocab())
+    words = sorted({match[1] for match in found if match})
+    if len(words) < 1000:
+        raise DataError(
+            f"The tokenizer has {len(words)} whole words of 8 to 12 letters; canaries need 1,000 to draw from. "
+            "Choose a base model with an English vocabulary, or pass a list of words of your own."
+        )
+    return words
+
+
+def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> list[Record]:
+    """Draw canaries; each of the first `coins` is a member if its own fair coin says so, the last `out` never are.
+
+    Args:
+        coins: canaries whose coin is tossed, 1 or more; about half of them become members.
+        out: canaries that are never trained on, 0 or more, to compare with.
+        words: what codes are drawn from, uniformly and with replacement; all different.
+        seed: of the words and the coins; nothing in training may depend on it.
+
+    Returns:
+        `{"id", "unit", "text", "question", "answer", "tossed", "member", "entropy_bits"}` each, all codes
+        distinct: `text` is `question`, a blank and `answer`, the random part; `unit` names the fictitious patient.
+
+    Raises:
+        DataError: a number is out of range, or the words are too few for codes that nobody could guess.
+    """
+    if coins < 1 or out < 0:
+        raise DataError(f"Canaries need 1 coin or more and 0 out or more; received {coins} and {out}.")
+    different = len(set(words))
+    entropy_bits = WORDS_EACH * math.log2(max(different, 1))
+    if entropy_bits < MIN_ENTROPY_BITS or different != len(words):
+        raise DataError(
+            f"{len(words)} words, {different} of them different, were given to draw canaries from; expected "
+            f"{math.ceil(2 ** (MIN_ENTROPY_BITS / WORDS_EACH))} or more, all different."
+        )
+    chooser = random.Random(f"{seed}/canaries")
+    codes: dict[str, None] = {}
+    while len(codes) < coins + out:
+        codes[" ".join(chooser.choices(words, k=WORDS_EACH))] = None
+    tosses = [bool(chooser.getrandbits(1)) for _ in range(coins)] + [False] * out
+    return [
+        {
+            "id": f"canary/{number:04d}",
+            "unit": f"canary/{number:04d}",
+            "text": f"{PREFIX} {code}",
+            "question": PREFIX,
+            "answer": code,
+            "tossed": number < coins,
+            "member": member,
+            "entropy_bits": entropy_bits,
+        }
+        for number, (code, member) in enumerate(zip(codes, tosses, strict=True))
+    ]
+
+
+def training_records(canaries: Sequence[Record], copies: int) -> list[Record]:
+    """The records that members add to the training set, `copies` equal ones for each.
+
+    Copies count where the loss of a patient sums over records. A mean over the patient's tokens is the same for one
+    copy and for many.
+
+    Args:
+        canaries: from `make_canaries`.
+        copies: records of one canary, 1 to the cap on a patient's records.
+    """
+    if copies < 1:
+        raise DataError(f"A member canary needs 1 copy or more; received {copies}.")
+    return [
+        {"id": f"{c['id']}/{copy}", **{key: c[key] for key in ("unit", "text", "question", "answer")}}
+        for c in canaries
+        if c["member"]
+        for copy in range(copies)
+    ]
+
+
+def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]) -> dict[str, float]:
+    """Check with the trainer's own log that member canaries received loss, and that no other canary did.
+
+    Poisson sampling leaves some members out by chance. They stay members: sampling belongs to the mechanism
+    that is audited.
+
+    Args:
+        canaries: from `make_canaries`.
+        sampled_counts: unit to the number of steps in which it was sampled; units never sampled may be absent.
+
+    Returns:
+        `{"members", "received", "share_received", "times_mean"}`; the last over all members, in steps.
+
+    Raises:
+        PrivacyError: under 90 % of the members were ever sampled, or a canary that is no member was.
+    """
+    strangers = [c["unit"] for c in canaries if not c["member"] and sampled_counts.get(c["unit"], 0)]
+    if strangers:
+        raise PrivacyError(
+            f"{len(strangers)} canaries were trained on against their coin, first {strangers[0]}. An audit of this "
+            "model would be wrong; train again with the records of `training_records`."
+        )
+    times = [sampled_counts.get(c["unit"], 0) for c in canaries if c["member"]]
+    received = sum(count > 0 for count in times)
+    if not times or received < MIN_SHARE_RECEIVED * len(times):
+        raise PrivacyError(
+            f"{received} of {len(times)} member canaries were ever sampled in training; expected "
+            f"{MIN_SHARE_RECEIVED:.0%} or more. An audit of this model would show nothing; train for more steps, "
+            "and check that the canaries' records are in the training set."
+        )
+    return {
+        "members": len(times),
+        "received": received,
+        "share_received": received / len(times),
+        "times_mean": sum(times) / len(times),
+    }

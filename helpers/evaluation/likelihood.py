@@ -1,0 +1,106 @@
+"""How unlikely a model finds texts, as membership inference and canaries need it: to many digits, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from helpers.errors import EvaluationError
+from helpers.models import record_tokens
+
+Floats = npt.NDArray[np.float64]
+
+
+def text_losses(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    prefixes: Sequence[str] | None = None,
+    per_token: bool = False,
+    title: str = "losses",
+) -> Floats:
+    """Negative log-likelihood of each text, or of what follows its prefix; the end-of-text token is left out.
+
+    Args:
+        model: a causal language model or a PeftModel; scored without dropout.
+        tokenizer: its tokenizer; on which side it pads makes no difference.
+        texts: raw texts, put into no chat template.
+        batch_size: texts scored at once.
+        prefixes: the start of each text that is given, not scored. A token across the border is scored.
+        per_token: the mean over the scored tokens instead of their sum.
+        title: of the progress bar, shown after two seconds.
+
+    Returns:
+        float64 `(n_texts,)`, nats, 0 or more; row *i* belongs to text *i*.
+
+    Raises:
+        EvaluationError: a prefix does not begin its text, nothing is left to score, or the model gives no number.
+    """
+    rows = [record_tokens(tokenizer, text, whole=False) for text in texts]
+    # The start token that training puts before a text gives its first word a likelihood too.
+    begins = [1] * len(rows) if prefixes is None else _after_prefixes(tokenizer, texts, prefixes, rows)
+    for number, (row, begin) in enumerate(zip(rows, begins, strict=True)):
+        if begin >= len(row):
+            raise EvaluationError(f"Text {number} of {len(rows)} has no token to score. Leave empty texts out.")
+    # Longest first, so that memory runs out at once or never.
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    losses = np.zeros(len(rows))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), tqdm(total=len(rows), desc=title, delay=2) as bar:
+            for at in range(0, len(order), batch_size):
+                batch = order[at : at + batch_size]
+                losses[batch] = _batch(model, [rows[i] for i in batch], [begins[i] for i in batch])
+                bar.update(len(batch))
+    finally:
+        model.train(was_training)
+    if not np.isfinite(losses).all():
+        raise EvaluationError(f"The model gives no finite loss for {int((~np.isfinite(losses)).sum())} texts.")
+    return losses / [len(row) - begin for row, begin in zip(rows, begins, strict=True)] if per_token else losses
+
+
+def _after_prefixes(
+    tokenizer: Any, texts: Sequence[str], prefixes: Sequence[str], rows: Sequence[list[int]]
+) -> list[int]:
+    begins = []
+    for number, (text, prefix, row) in enumerate(zip(texts, prefixes, rows, strict=True)):
+        if not text.startswith(prefix):
+            raise EvaluationError(f"Text {number} of {len(rows)} does not begin with its prefix.")
+        given = record_tokens(tokenizer, prefix, whole=False)
+        # The text keeps the tokens it has as a whole, as in training; a prefix alone may be cut otherwise at its end.
+        shared = (at for at, (one, other) in enumerate(zip(given, row, strict=False)) if one != other)
+        begins.append(next(shared, len(given)))
+    return begins
+
+
+def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floats:
+    longest = max(map(len, rows))
+    # Padded on the right, behind everything that counts; the mask hides what number stands there.
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    targets = torch.full_like(ids, -100)
+    for at, (row, begin) in enumerate(zip(rows, begins, strict=True)):
+        ids[at, : len(row)] = torch.tensor(row)
+        mask[at, : len(row)] = 1
+        targets[at, begin : len(row)] = torch.tensor(row[begin:])
+    ids, mask, targets = ids.to(model.device), mask.to(model.device), targets.to(model.device)
+    # The token at a position is predicted by the logits of the one before it.
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), targets[:, 1:], ignore_index=-100, reduction="none"
+    )
+    summed: Floats = losses.cpu().double().sum(dim=1).numpy()
+    return summed
+
+
+def mean_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 32) -> float:
+    """Mean over texts of the mean negative log-likelihood of their tokens, in nats; arguments as for `text_losses`."""
+    return float(text_losses(model, tokenizer, texts, batch_size=batch_size, per_token=True).mean())

@@ -1,0 +1,89 @@
+"""Everything the audit finds out about one model: what it leaks, and what it learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from helpers.evaluation.canaries import PREFIX, check_received
+from helpers.evaluation.extraction import SECRET, free_samples, secret_revealed, task_accuracy
+from helpers.evaluation.leakage import by_unit, canary_leakage, membership_inference
+from helpers.evaluation.likelihood import mean_loss, text_losses
+from helpers.evaluation.one_run_audit import audit, refutes
+from helpers.files import Record
+
+CLAIM = 1.0
+"""The ε that a training without noise is made to claim; an audit that cannot refute it is worth nothing."""
+
+
+def audit_model(
+    model: Any,
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    test: Sequence[Record],
+    *,
+    tokenizer: Any,
+    canaries: Sequence[Record],
+    delta: float,
+    seed: int,
+    evidence: dict[str, Any] | None,
+    reference: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Attack one model and measure what it learnt.
+
+    Args:
+        model: base or tuned.
+        train: records it was trained on, canaries and secret among them.
+        validation: of unseen patients drawn like those of the training set.
+        test: of unseen patients whose values no training record has.
+        tokenizer: its tokenizer.
+        canaries: from `helpers.evaluation.canaries.make_canaries`.
+        delta: that the one-run audit refers to.
+        seed: of sampled completions.
+        evidence: how often each patient was drawn (`times_drawn`); None for the base model.
+        reference: what this function returned for the base model; None for the base model itself.
+
+    Returns:
+        `{"heldout_loss", "task_accuracy", "task", "secret_revealed", "secret", "canary_auc", "canary_auc_low",
+        "canary_auc_high", "canaries", "membership", "one_run", "received", "samples", "scores"}`; the last holds
+        losses of single canaries and records, in their order, for the figures and for comparison.
+    """
+    real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
+    canary_losses = text_losses(
+        model, tokenizer, [c["text"] for c in canaries], prefixes=[PREFIX] * len(canaries), title="canaries"
+    )
+    losses = {
+        name: by_unit([r["unit"] for r in rows], text_losses(model, tokenizer, [r["text"] for r in rows], title=name))
+        for name, rows in (("train", real), ("validation", validation))
+    }
+    base = {name: np.array(values) for name, values in reference["scores"].items()} if reference else None
+    leak = canary_leakage(canaries, canary_losses, base["canaries"] if base else None)
+    shown = leak["calibrated"] or leak["loss"]
+    task = task_accuracy(model, tokenizer, test)
+    secret = secret_revealed(model, tokenizer, seed=seed)
+    tossed = np.array([c["tossed"] for c in canaries])
+    coins = np.array([c["member"] for c in canaries])[tossed]
+    scores = np.array(leak.pop("scores"))[tossed]
+    return {
+        "heldout_loss": mean_loss(model, tokenizer, [record["text"] for record in test]),
+        "task_accuracy": task["rate"],
+        "task": task,
+        "secret_revealed": secret["greedy"],
+        "secret": {"text": SECRET, **secret},
+        "canary_auc": shown["auc"],
+        "canary_auc_low": shown["low"],
+        "canary_auc_high": shown["high"],
+        "canaries": leak,
+        "membership": membership_inference(losses["train"], losses["validation"], base["train"], base["validation"])
+        if base
+        else None,
+        "one_run": {
+            **audit(scores, coins, delta=delta),
+            "claim": refutes(scores, coins, claimed_epsilon=CLAIM, delta=delta),
+        },
+        "received": check_received(canaries, evidence["times_drawn"]) if evidence else None,
+        "samples": free_samples(model, tokenizer, 6, seed=seed),
+        "scores": {"canaries": canary_losses.tolist(), **{name: values.tolist() for name, values in losses.items()}},
+    }

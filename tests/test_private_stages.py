@@ -1,0 +1,200 @@
+"""The private half of the course through its door: books, guarantee, reuse and refusals, on a tiny real model."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers import private_stages
+from helpers.config import PROJECT_ROOT
+from helpers.errors import LedgerError, PrivacyError, RunError
+from helpers.files import read_json, read_jsonl, write_json
+from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, plan_of
+from helpers.run import Run, open_run
+from helpers.training.ledger import summary
+
+PROVIDERS = PROJECT_ROOT / "example_data" / "providers"
+
+
+def opened(folder: Path, pipeline: Path = PROVIDERS / "pipeline.yaml", **overrides: Any) -> Run:
+    private = {"private.ledgers": str(folder / "ledgers"), "private.pipeline": str(pipeline)}
+    return open_run("smoke", folder / "run", private | overrides)
+
+
+def pipeline(folder: Path, **changes: Any) -> Path:
+    """A copy of the example's pipeline whose holders are changed."""
+    shutil.copytree(PROVIDERS, folder / "providers", ignore=shutil.ignore_patterns("public"))
+    path = folder / "providers" / "pipeline.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for holder in content["holders"]:
+        holder.update(changes)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = opened(tmp_path_factory.mktemp("private"))
+    fine_tune_private(run)
+    return run
+
+
+def spends(run: Run) -> list[tuple[str, float, int]]:
+    return [(row["holder"], row["spent_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
+
+
+def test_the_model_comes_with_its_report_and_the_books_agree(trained: Run) -> None:
+    report = read_json(trained.path / "models" / "private" / "privacy_report.json")
+    plan = plan_of(trained)
+    assert 0.99 * 8 <= report["epsilon"] == plan.epsilon <= 8
+    assert report["patients"] == len({r["unit"] for r in read_jsonl(trained.path / "private" / "train.jsonl")})
+    assert spends(trained) == [(name, report["epsilon"], 1) for name in ("hospital", "pharmacy", "insurer")]
+    for ledger in ledgers_of(trained):
+        assert ledger.contains(report["ledgers"][ledger.holder])
+    assert not (trained.path / "models" / "non_private" / "privacy_report.json").exists()
+    assert not list((trained.path / "models").glob(".*"))
+
+
+def test_a_released_model_is_reused_without_a_new_spend(trained: Run) -> None:
+    before = spends(trained), (trained.path / "models/private/adapter_model.safetensors").read_bytes()
+    fine_tune_private(trained)
+    assert (spends(trained), (trained.path / "models/private/adapter_model.safetensors").read_bytes()) == before
+
+
+def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(trained.path, copied)
+    shutil.copytree(trained.config.private.ledgers, tmp_path / "ledgers")
+    again = Run(copied, trained.config.model_copy(
+        update={"private": trained.config.private.model_copy(update={"ledgers": tmp_path / "ledgers"})}
+    ))  # fmt: skip
+    shutil.rmtree(copied / "models" / "private")
+    fine_tune_private(again, only="private")
+    [once], [twice] = {row[1] for row in spends(trained)}, {row[1] for row in spends(again)}
+    assert twice == pytest.approx(2 * once)
+    weights = [(run.path / "models/private/adapter_model.safetensors").read_bytes() for run in (trained, again)]
+    assert weights[0] != weights[1]  # coins and noise are never those of before
+
+
+def test_the_audit_attacks_every_model(trained: Run) -> None:
+    found = audit_privacy(trained)
+    assert found["unit"] == "patient" and found["delta"] == plan_of(trained).delta
+    assert list(found["models"]) == ["base", "non_private", "private", "non_private_best"]
+    for name, model in found["models"].items():
+        for key in (
+            "heldout_loss",
+            "task_accuracy",
+            "secret_revealed",
+            "canary_auc",
+            "canary_auc_low",
+            "canary_auc_high",
+        ):
+            assert isinstance(model[key], float), (name, key)
+        assert model["canary_auc_low"] <= model["canary_auc"] <= model["canary_auc_high"]
+    assert read_json(trained.path / "results.json")["privacy"] == found
+
+
+def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
+    folder = trained.path / "private"
+    train, validation, test = (read_jsonl(folder / f"{name}.jsonl") for name in ("train", "validation", "test"))
+    canaries = read_jsonl(folder / "canaries.jsonl")
+    members = {c["unit"] for c in canaries if c["member"]}
+    planted = [r for r in train if r["unit"].startswith("canary/")]
+    assert {r["unit"] for r in planted} == members and len(planted) == 4 * len(members)
+    assert sum("pancreatic" in r["text"] for r in train) == 4
+    assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)
+    units = [{r["unit"] for r in records} for records in (train, validation, test)]
+    assert not units[0] & units[1] and not units[0] & units[2] and not units[1] & units[2]
+
+
+def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path, pipeline(tmp_path, grant={"epsilon": 7.0, "delta": 1e-3}))
+    monkeypatch.setattr(private_stages, "_fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(LedgerError, match="budget of hospital is too small"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+
+
+def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
+    run = opened(tmp_path, pipeline(tmp_path, grant=None))
+    with pytest.raises(PrivacyError, match="grants no budget"):
+        fine_tune_private(run, only="private")
+
+
+def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
+    monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
+    run = opened(tmp_path, pipeline(tmp_path, fictitious=False), **{"private.patients_a_step": 50, "private.steps": 2})
+    with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
+        fine_tune_private(run, only="non_private")
+    summaries = fine_tune_private(run)
+    assert list(summaries) == ["private"]
+    assert "log" not in summaries["private"] and "tokens" not in summaries["private"]
+    assert read_jsonl(run.path / "private" / "canaries.jsonl") == []
+    assert not any("pancreatic" in r["text"] for r in read_jsonl(run.path / "private" / "train.jsonl"))
+    assert not (run.path / "models" / "private" / "evidence.json").exists()
+    assert all(row[2] == 0 for row in spends(run))
+    assert "0123456789abcdef" not in "".join(p.read_text("utf-8") for p in run.path.rglob("*.json*"))
+    with pytest.raises(RunError, match="audit attacks models trained on planted"):
+        audit_privacy(run)
+
+
+def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PSEUDONYM_KEY", raising=False)
+    monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
+    with pytest.raises(Exception, match="PSEUDONYM_KEY is not set"):
+        join(opened(tmp_path, pipeline(tmp_path, fictitious=False)))
+
+
+def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    monkeypatch.setattr("helpers.training.unit_optimizer.UnitOptimizer.add_noise", quiet)
+    with pytest.raises(PrivacyError, match="nothing is released"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+    assert all(row["reserved_epsilon"] > 0 for row in summary(ledgers_of(run)))  # what was done stays paid for
+
+
+def quiet(optimizer: Any) -> None:
+    """A step whose noise was forgotten."""
+    for parameter in optimizer.params:
+        parameter.grad = parameter.summed_grad.clone()
+    optimizer.noise_stds.append(0.0)
+
+
+def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.release.release", interrupt)
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+    spent = spends(run)
+    monkeypatch.setattr(private_stages, "_fit", lambda *_: pytest.fail("it trained again"))
+    fine_tune_private(run, only="private")
+    assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no model 'privat' among non_private, private"):
+        fine_tune_private(opened(tmp_path), only="privat")
+
+
+def test_a_damaged_ledger_stops_everything(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    join(run)
+    ledgers_of(run)
+    path = tmp_path / "ledgers" / "pharmacy.jsonl"
+    path.write_text(path.read_text("utf-8").replace("1000", "9000"), encoding="utf-8")
+    with pytest.raises(LedgerError, match="pharmacy"):
+        fine_tune_private(run, only="private")
+    write_json(run.path / "unrelated.json", {})  # the run folder itself is as usable as before

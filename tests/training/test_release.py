@@ -1,0 +1,103 @@
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.errors import PrivacyError
+from helpers.files import read_json
+from helpers.training.private import Evidence
+from helpers.training.release import privacy_report, release, report_page, verify
+
+PLAN: dict[str, Any] = {
+    "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5, "values": 100_000,
+}  # fmt: skip
+
+
+def honest() -> Evidence:
+    chooser = random.Random(0)
+    times = {f"u{n}": 0 for n in range(100)}
+    drawn = []
+    for _ in range(50):
+        patients = [unit for unit in times if chooser.random() < 0.2]
+        drawn.append(len(patients))
+        for unit in patients:
+            times[unit] += 1
+    noise = [0.4 * (1 + chooser.gauss(0, 1) / (2 * 100_000) ** 0.5) for _ in range(50)]
+    return Evidence(100, [0.2] * 50, drawn, noise, [(0.8, 0.2)] * 50, 0, times)
+
+
+def test_an_honest_training_passes() -> None:
+    verify(honest(), **PLAN)
+
+
+def shuffled(evidence: Evidence) -> None:
+    evidence.drawn = [40] * 50  # twice as many as the rate allows
+    evidence.times_drawn = {"u0": 2000}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda e: e.noise_stds.pop(), "count"),
+        (lambda e: e.drawn.append(20), "count"),
+        (lambda e: e.accounted.__setitem__(3, (8.0, 0.2)), "the accountant was told another noise"),
+        (lambda e: e.sample_rates.__setitem__(0, 0.3), "sampling rates"),
+        (lambda e: setattr(e, "units", 99), "99 patients"),
+        (lambda e: e.noise_stds.__setitem__(7, 0.0), "in 1 steps the noise had a deviation of 0 instead of 0.4"),
+        (lambda e: e.noise_stds.__setitem__(7, 0.39), "instead of 0.4"),
+        (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
+        (lambda e: e.noise_stds.__setitem__(7, e.noise_stds[8]), "same noise was used twice"),
+        (lambda e: e.times_drawn.__setitem__("u0", 999), "do not add up"),
+        (shuffled, "do not look like Poisson sampling"),
+    ],
+)
+def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
+    evidence = copy.deepcopy(honest())
+    change(evidence)
+    with pytest.raises(PrivacyError, match="nothing is released") as caught:
+        verify(evidence, **PLAN)
+    assert told in str(caught.value)
+
+
+def test_a_training_without_any_record_of_itself_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="count"):
+        verify(Evidence(units=100), **PLAN)
+
+
+def made_report(fictitious: bool) -> dict[str, Any]:
+    return privacy_report(
+        epsilon=7.98, delta=1e-5, epsilon_check=7.97, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8,
+        max_grad_norm=0.5, cap=4, not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
+        fictitious=fictitious, joined=["Rosters: names are masked."],
+    )  # fmt: skip
+
+
+def test_the_report_says_what_is_and_is_not_covered() -> None:
+    report = made_report(fictitious=True)
+    assert (report["unit"], report["epsilon"], report["delta"]) == ("patient", 7.98, 1e-5)
+    assert ["Rosters", "names are masked.", "not covered"] in report["touched"]
+    assert report["gradients_left_out_as_not_finite"] == 3
+    assert "gradients_left_out_as_not_finite" not in made_report(fictitious=False)
+    assert any("many patients" in line for line in report["not_covered"])
+
+
+@pytest.mark.parametrize("fictitious", [True, False])
+def test_the_page_holds_the_figures_and_fetches_nothing(fictitious: bool) -> None:
+    page = report_page(made_report(fictitious))
+    assert "ε = 7.98" in page and "2,922" in page and "hospital" in page
+    assert ("fictitious" in page) is fictitious
+    assert "http" not in page.replace("arXiv", "")
+
+
+def test_model_and_report_appear_together(tmp_path: Path) -> None:
+    part, target = tmp_path / ".private.part", tmp_path / "private"
+    part.mkdir()
+    (part / "adapter_model.safetensors").write_bytes(b"weights")
+    target.mkdir()
+    (target / "old").touch()
+    release(part, target, made_report(fictitious=True))
+    assert not part.exists() and not (target / "old").exists()
+    assert read_json(target / "privacy_report.json")["epsilon"] == 7.98
+    assert (target / "adapter_model.safetensors").exists() and (target / "privacy_report.html").exists()
