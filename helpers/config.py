@@ -116,6 +116,7 @@ class Private(Section):
 
     pipeline: Path
     ledgers: Path
+    patients_share: Annotated[float, Field(gt=0, le=1)]
     target_epsilon: float | None
     noise_multiplier: float | None
     further_epsilons: tuple[float, ...]

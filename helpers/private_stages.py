@@ -6,11 +6,7 @@ Like `helpers.stages`, these functions take a run folder, read its configuration
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import uuid
-from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +15,34 @@ from dotenv import load_dotenv
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import PrivacyError, RunError
-from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
+from helpers.private_training import (
+    TWIN,
+    alone,
+    ledgers_of,
+    models_to_train,
+    pipeline_of,
+    planned,
+    train_accounted,
+)
 from helpers.run import Run
 
 if TYPE_CHECKING:
     from helpers.dataset.pipeline import Pipeline
     from helpers.training.accounting import Plan
-    from helpers.training.ledger import Ledger
-    from helpers.training.private import Trained
+
+__all__ = [
+    "audit_privacy",
+    "fine_tune_private",
+    "join",
+    "ledgers_of",
+    "models_to_train",
+    "pipeline_of",
+    "plan_of",
+]
 
 SPLITS = ("train", "validation", "test")
-TWIN = "non_private"
 BEST = "non_private_best"
-
-
-def pipeline_of(run: Run) -> Pipeline:
-    """The pipeline of private records that the configuration names, checked."""
-    from helpers.dataset.pipeline import load_pipeline
-
-    return load_pipeline(run.config.private.pipeline)
 
 
 def join(run: Run) -> dict[str, Any]:
@@ -56,13 +61,24 @@ def join(run: Run) -> dict[str, Any]:
             load_dotenv(PROJECT_ROOT / ".env")
             key = read_key(os.environ, fictitious=pipeline.fictitious)
             joined = join_providers(pipeline, key, seed=run.config.seed)
-            records = joined.records.get_secret_value()
+            share = run.config.private.patients_share
+            records = {
+                name: [record for record in rows if _chosen(record["unit"], share)]
+                for name, rows in joined.records.get_secret_value().items()
+            }
             canaries = _plant(run, records["train"], pipeline) if pipeline.fictitious else []
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
             for name in SPLITS:
                 write_jsonl(folder / f"{name}.jsonl", records[name])
             write_jsonl(folder / "canaries.jsonl", canaries)
             write_json(folder / "card.json", joined.card)
     return read_json(folder / "card.json")
+
+
+def _chosen(unit: str, share: float) -> bool:
+    """Whether a patient is among a share of all. Its own pseudonym decides, so that no other patient can."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") < share * 2**64
 
 
 def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
@@ -86,44 +102,10 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     return canaries
 
 
-def models_to_train(run: Run) -> dict[str, float | None]:
-    """Name to target ε of every model to train; None where the noise is given, or there is none (the twin)."""
-    settings = run.config.private
-    further = {f"private_{epsilon:g}": epsilon for epsilon in settings.further_epsilons}
-    twin = {TWIN: None} if pipeline_of(run).fictitious else {}
-    return {**twin, "private": settings.target_epsilon, **further}
-
-
-def ledgers_of(run: Run) -> list[Ledger]:
-    """The spend ledger of each holder; begun with what the holder grants in the pipeline."""
-    from helpers.training.ledger import open_ledger
-
-    folder, opened = run.config.private.ledgers, []
-    for holder in pipeline_of(run).holders:
-        if holder.grant is None:
-            raise PrivacyError(
-                f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
-                "Let it write 'grant: {epsilon: ..., delta: ...}' into the pipeline."
-            )
-        opened.append(open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta))
-    return opened
-
-
 def plan_of(run: Run, name: str = "private") -> Plan:
     """What a private training will cost, computed before it begins."""
-    from helpers.training.accounting import plan
-
-    settings = run.config.private
     join(run)
-    units = len({record["unit"] for record in read_jsonl(run.path / "private" / "train.jsonl")})
-    return plan(
-        units,
-        settings.steps,
-        min(1.0, settings.patients_a_step / max(1, units)),
-        target_epsilon=models_to_train(run)[name],
-        noise_multiplier=settings.noise_multiplier,
-        delta=settings.delta,
-    )
+    return planned(run, name)
 
 
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
@@ -134,7 +116,8 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
         only: train this model alone.
 
     Returns:
-        Model name to its summary: `{"steps", "tokens", "seconds", "peak_memory_mb", "log", "privacy"}`.
+        Model name to its summary: `{"steps", "quantisation", "privacy"}` and, on fictitious records, `{"tokens", "log",
+        "step_seconds", "seconds", "peak_memory_mb"}`.
 
     Raises:
         PrivacyError: the guarantee cannot be given or shown; nothing is released then.
@@ -151,134 +134,20 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     if only is not None and only not in names:
         raise RunError(f"There is no model '{only}' among {', '.join(names)}.")
     join(run)
+    for name in names:
+        if name != TWIN:
+            plan_of(run, name)  # an impossible one is refused before anything is trained
     inputs = [run.path / "private" / f"{name}.jsonl" for name in SPLITS]
     summaries = {}
     for name in names:
         target = run.path / "models" / name
         if only in (None, name):
-            if not run.finished(f"fine_tune {name}", inputs):
-                with run.stage(f"fine_tune {name}", inputs, [target]):
-                    _train(run, name, target, pipeline)
+            with alone(target):
+                if not run.finished(f"fine_tune {name}", inputs):
+                    with run.stage(f"fine_tune {name}", inputs, [target]):
+                        train_accounted(run, name, target)
             summaries[name] = read_json(target / "training.json")
     return summaries
-
-
-def _train(run: Run, name: str, target: Path, pipeline: Pipeline) -> None:
-    """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command."""
-    from helpers.training import ledger, release
-
-    part = target.with_name(f".{name}.part")
-    plan = plan_of(run, name) if name != TWIN else None
-    train = read_jsonl(run.path / "private" / "train.jsonl")
-    chosen = _settings(run, plan, units=len({record["unit"] for record in train}))
-    identity = hashlib.sha256(json.dumps([train, chosen], sort_keys=True).encode()).hexdigest()
-    if _belongs(target, identity):
-        return  # released by a run that a kill ended before the manifest was written
-    ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
-    states = sorted(part.glob("*.pt"))
-    spend_id = states[0].stem if states else uuid.uuid4().hex
-    state = part / f"{spend_id}.pt"
-    if not states:
-        write_atomic(state, b"")  # before the books: a kill between the two leaves no spend that nobody knows
-    if plan is None:
-        ledger.record_unbounded(ledgers, spend_id, who)
-    else:
-        ledger.reserve(ledgers, spend_id, who, plan.epsilon, plan.delta)
-    if not _belongs(part, identity):
-        _fit(run, name, part, state, plan, train, chosen, identity)
-    report = None
-    if plan is not None:
-        ledger.commit(ledgers, spend_id, plan.epsilon, plan.delta)
-        report = release.privacy_report(
-            epsilon=plan.epsilon, delta=plan.delta, epsilon_check=plan.spent.pld, units=plan.units, steps=plan.steps,
-            sample_rate=plan.sample_rate, noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=run.config.private.max_grad_norm, cap=pipeline.cap,
-            not_finite=read_json(part / "evidence.json")["not_finite"] if pipeline.fictitious else 0,
-            spend_id=spend_id, ledger_heads={each.holder: each.head() for each in ledgers},
-            fictitious=pipeline.fictitious, joined=read_json(run.path / "private" / "card.json")["touched"],
-        )  # fmt: skip
-    write_atomic(state, b"")  # the last checkpoint was never meant for release; its name goes with it
-    release.release(part, target, report)
-    (target / state.name).unlink()
-
-
-def _belongs(folder: Path, identity: str) -> bool:
-    """Whether a folder holds a finished training on these records with these settings."""
-    path = folder / "training.json"
-    return path.exists() and read_json(path)["identity"] == identity
-
-
-def _settings(run: Run, plan: Plan | None, units: int) -> dict[str, Any]:
-    """What decides the trained weights, but for the records."""
-    settings, lora = run.config.private, run.config.lora
-    return {
-        "base_name": run.config.base_model, "quantisation": settings.quantisation,
-        "noise_multiplier": None if plan is None else plan.noise_multiplier,
-        "max_grad_norm": None if plan is None else settings.max_grad_norm,
-        "steps": settings.steps, "sample_rate": min(1.0, settings.patients_a_step / max(1, units)),
-        "rank": settings.rank, "alpha": 2.0 * settings.rank, "dropout": lora.dropout,
-        "target_modules": lora.target_modules, "physical_rows": settings.physical_rows,
-        "learning_rate": settings.twin_learning_rate if plan is None else settings.learning_rate,
-        "max_length_tokens": settings.max_length_tokens, "gradient_checkpointing": settings.gradient_checkpointing,
-        "checkpoints": settings.checkpoints, "seed": run.config.seed,
-    }  # fmt: skip
-
-
-def _fit(
-    run: Run,
-    name: str,
-    part: Path,
-    state: Path,
-    plan: Plan | None,
-    train: list[Record],
-    chosen: dict[str, Any],
-    identity: str,
-) -> None:
-    """Train into `part`; its training.json, written last, says that the adapter there was verified."""
-    from helpers.run import measured
-    from helpers.training.private import train_units
-    from helpers.training.release import verify
-
-    fictitious, scores = pipeline_of(run).fictitious, run.config.private.scores
-    validation = read_jsonl(run.path / "private" / "validation.jsonl") if fictitious else []
-    with measured() as cost:
-        trained = train_units(
-            state, identity=identity, records=train, threads=run.config.threads, title=name, **chosen,
-            score=partial(_heldout_loss, records=validation) if fictitious else None, scores=scores,
-        )  # fmt: skip
-    if plan is not None:
-        verify(
-            trained.evidence, units=plan.units, steps=plan.steps, sample_rate=plan.sample_rate,
-            noise_multiplier=plan.noise_multiplier, max_grad_norm=chosen["max_grad_norm"],
-            values=sum(p.numel() for p in trained.model.parameters() if p.requires_grad),
-        )  # fmt: skip
-    _save(part, trained, run.config.base_model, with_best=plan is None)
-    told = {"identity": identity, "steps": chosen["steps"], "step_seconds": trained.seconds / chosen["steps"], **cost}
-    if fictitious:  # on real records, tokens, losses and how often somebody was drawn would be one more look
-        write_json(part / "evidence.json", asdict(trained.evidence))
-        told |= {"tokens": trained.tokens, "log": trained.log}
-    privacy = None if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta}
-    write_json(part / "training.json", {**told, "quantisation": chosen["quantisation"], "privacy": privacy})
-
-
-def _heldout_loss(model: Any, tokenizer: Any, *, records: Sequence[Record]) -> float:
-    from helpers.evaluation.likelihood import mean_loss
-
-    return mean_loss(model, tokenizer, [record["text"] for record in records])
-
-
-def _save(part: Path, trained: Trained, base_name: str, *, with_best: bool) -> None:
-    import torch
-
-    from helpers.models import save_adapter
-
-    save_adapter(part, trained.model, trained.tokenizer, base_name)
-    if with_best and trained.best:
-        with torch.no_grad():
-            for name, weight in trained.model.named_parameters():
-                if name in trained.best:
-                    weight.copy_(trained.best[name])
-        save_adapter(part / "best", trained.model, trained.tokenizer, base_name)
 
 
 def audit_privacy(run: Run) -> dict[str, Any]:

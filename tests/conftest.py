@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 OFFLINE = str(HERE / "offline")
-PRIVATE = ("OPENAI_", "OWUI_", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+PRIVATE = ("OPENAI_", "OWUI_", "HF_TOKEN", "PSEUDONYM_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def _isolate() -> None:

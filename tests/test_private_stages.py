@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from helpers import private_stages
+from helpers import private_stages, private_training
 from helpers.config import PROJECT_ROOT
 from helpers.errors import LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, write_json
@@ -23,15 +22,20 @@ def opened(folder: Path, pipeline: Path = PROVIDERS / "pipeline.yaml", **overrid
     return open_run("smoke", folder / "run", private | overrides)
 
 
-def pipeline(folder: Path, **changes: Any) -> Path:
-    """A copy of the example's pipeline whose holders are changed."""
+def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of the example's pipeline in which words are replaced."""
     shutil.copytree(PROVIDERS, folder / "providers", ignore=shutil.ignore_patterns("public"))
     path = folder / "providers" / "pipeline.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for holder in content["holders"]:
-        holder.update(changes)
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    content = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in content
+        content = content.replace(old, new)
+    path.write_text(content, encoding="utf-8")
     return path
+
+
+GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"
+REAL = ("fictitious: true", "fictitious: false")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def test_the_model_comes_with_its_report_and_the_books_agree(trained: Run) -> No
     for ledger in ledgers_of(trained):
         assert ledger.contains(report["ledgers"][ledger.holder])
     assert not (trained.path / "models" / "non_private" / "privacy_report.json").exists()
-    assert not list((trained.path / "models").glob(".*"))
+    assert {path.name for path in (trained.path / "models").glob(".*")} <= {".private.lock", ".non_private.lock"}
 
 
 def test_a_released_model_is_reused_without_a_new_spend(trained: Run) -> None:
@@ -110,15 +114,15 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
 
 
 def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path, pipeline(tmp_path, grant={"epsilon": 7.0, "delta": 1e-3}))
-    monkeypatch.setattr(private_stages, "_fit", lambda *_: pytest.fail("it trained"))
+    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: {epsilon: 7.0, delta: 1.0e-3}")))
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
     with pytest.raises(LedgerError, match="budget of hospital is too small"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
 
 
 def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
-    run = opened(tmp_path, pipeline(tmp_path, grant=None))
+    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: null")))
     with pytest.raises(PrivacyError, match="grants no budget"):
         fine_tune_private(run, only="private")
 
@@ -128,12 +132,12 @@ def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
 ) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
     monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
-    run = opened(tmp_path, pipeline(tmp_path, fictitious=False), **{"private.patients_a_step": 50, "private.steps": 2})
+    run = opened(tmp_path, pipeline(tmp_path, REAL), **{"private.patients_a_step": 50, "private.steps": 2})
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
         fine_tune_private(run, only="non_private")
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
-    assert "log" not in summaries["private"] and "tokens" not in summaries["private"]
+    assert set(summaries["private"]) == {"identity", "steps", "quantisation", "privacy"}
     assert read_jsonl(run.path / "private" / "canaries.jsonl") == []
     assert not any("pancreatic" in r["text"] for r in read_jsonl(run.path / "private" / "train.jsonl"))
     assert not (run.path / "models" / "private" / "evidence.json").exists()
@@ -149,7 +153,7 @@ def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(
     monkeypatch.delenv("PSEUDONYM_KEY", raising=False)
     monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
     with pytest.raises(Exception, match="PSEUDONYM_KEY is not set"):
-        join(opened(tmp_path, pipeline(tmp_path, fictitious=False)))
+        join(opened(tmp_path, pipeline(tmp_path, REAL)))
 
 
 def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,13 +179,28 @@ def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypat
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
     spent = spends(run)
-    monkeypatch.setattr(private_stages, "_fit", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained again"))
     fine_tune_private(run, only="private")
     assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
 
 
 def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    private = trained.config.private.model_copy(update={"ledgers": tmp_path / "elsewhere"})
+    moved = Run(tmp_path / "run", trained.config.model_copy(update={"private": private}))
+    with pytest.raises(LedgerError, match="lacks an entry"):
+        ledgers_of(moved)
+
+
+def test_two_trainings_of_one_model_do_not_meet(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    join(run)
+    with private_training.alone(run.path / "models" / "private"), pytest.raises(RunError, match="Another process"):
+        fine_tune_private(run, only="private")
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:

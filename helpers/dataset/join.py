@@ -6,6 +6,7 @@ patient's own data and the seed, so that adding or removing another patient leav
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _pseudonymise(
     """The kept columns as `holder.column`, the pseudonym, the place of its draw, and the row's number."""
     frame = table.get_secret_value()
     if holder.key is None:
-        normal = {value: f"{holder.name}/{value}" for value in frame[KEY]}
+        normal = _row_names(holder, frame)
     else:
         usable = {value: normalise_key(value, holder.key.kind, holder.key.region) for value in frame[KEY]}
         normal = {value: name for value, name in usable.items() if name}
@@ -142,6 +143,17 @@ def _pseudonymise(
     known = kept[PATIENT].notna()
     _note(fates, kept[~known], [holder.name], "no usable key")
     return kept[known]
+
+
+def _row_names(holder: Holder, frame: pd.DataFrame) -> dict[str, str]:
+    """A name for each row that stands for itself: its content, not its number, which other rows decide."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for key, *cells in frame[[KEY, *holder.names]].itertuples(index=False):
+        content = json.dumps(cells)
+        seen[content] += 1
+        names[key] = f"{holder.name}/{content}/{seen[content]}"
+    return names
 
 
 def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[str, list[str]]) -> pd.DataFrame:

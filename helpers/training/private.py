@@ -1,7 +1,7 @@
 """Fit an adapter to patients' records: with differential privacy, or without as its non-private twin.
 
-Both go through the same model code, batches and steps. The private one clips what each patient contributes
-and adds noise (`helpers.training.unit_optimizer`); the twin shows what is learnt, and leaked, without.
+Both go through the same model code, number of steps and expected batch. The private one clips what each patient
+contributes and adds noise (`helpers.training.unit_optimizer`); the twin shows what is learnt, and leaked, without.
 """
 
 from __future__ import annotations
@@ -142,6 +142,11 @@ def train_units(
             f"{noise_multiplier}. Give both, or neither for the non-private twin."
         )
     private = noise_multiplier is not None
+    if private and dropout:
+        raise PrivacyError(
+            f"lora.dropout is {dropout}: its masks depend on who else was drawn, so that one patient would change "
+            "every other's share. Set it to 0 for private training."
+        )
     tokenizer = load_tokenizer(base_name)
     units = encode_units(records, tokenizer, max_length_tokens=max_length_tokens)
     set_seed(seed)
@@ -160,6 +165,7 @@ def train_units(
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for weight in weights.values():
         weight.data = weight.data.float()
+    trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
     optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
     expected = sample_rate * len(units)
     if private:
@@ -170,9 +176,11 @@ def train_units(
             expected_batch_size=expected,
             generator=secure_generator(base.device),
         )
+        optimizer.attach_step_hook(  # the accountant's own record, of what the optimizer really used
+            lambda used: trained.evidence.accounted.append((used.noise_multiplier, sample_rate))
+        )
     coins = secure_generator() if private else torch.Generator()
     dtype = compute_dtype(base.device.type)
-    trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
     began = _resume(checkpoint, identity, weights, optimizer, trained)
     with (
         disable_input_dtype_casting(model, active=dtype is torch.bfloat16),
@@ -203,7 +211,7 @@ def train_units(
             done = step + 1
             if score is not None and (done == steps or done % max(1, steps // max(1, scores)) == 0):
                 _measure(trained, weights, score, done, dtype)
-            if done < steps and done % max(1, steps // checkpoints) == 0:
+            if done == steps or done % max(1, steps // checkpoints) == 0:
                 _save(checkpoint, identity, done, weights, optimizer, trained)
             bar.update()
     model.eval()
@@ -231,7 +239,6 @@ def _note(evidence: Evidence, drawn: list[Unit], sample_rate: float, optimizer: 
         evidence.times_drawn[unit.name] += 1
     if isinstance(optimizer, UnitOptimizer):
         evidence.noise_stds.append(optimizer.noise_stds[-1])
-        evidence.accounted.append((optimizer.noise_multiplier, sample_rate))
         evidence.not_finite += optimizer.not_finite
         optimizer.not_finite = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scipy import stats
 
 from helpers.errors import PrivacyError
 from helpers.files import write_atomic, write_json
+from helpers.training.accounting import spent
 from helpers.training.private import Evidence
 
 RARE = 1e-9
@@ -33,7 +35,9 @@ NOT_COVERED = (
     "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
     "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
     "Exact arithmetic: noise is drawn in floating point (Mironov 2012), by torch's generator seeded from the system.",
-    "Whoever sees the machine while it trains: times, batch sizes and checkpoints are inside the trusted boundary.",
+    "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
+    "boundary. Only this model's folder is made for release.",
+    "Rounding: in 16 bits a patient's presence changes the padding of others by a little, and with it their gradients.",
 )
 
 
@@ -46,6 +50,8 @@ def verify(
     noise_multiplier: float,
     max_grad_norm: float,
     values: int,
+    epsilon: float,
+    delta: float,
 ) -> None:
     """Compare the records of sampler, noise and accountant with each other and with the plan.
 
@@ -57,6 +63,8 @@ def verify(
         noise_multiplier: standard deviation of the noise over `max_grad_norm`.
         max_grad_norm: clipping norm.
         values: trained numbers, over which the noise was measured.
+        epsilon: what was reserved; the steps that were accounted for may cost no more.
+        delta: likewise.
 
     Raises:
         PrivacyError: naming every disagreement. Nothing may be released then.
@@ -73,9 +81,11 @@ def verify(
         faults.append("the accountant was told another noise or sampling rate than planned")
     if sum(evidence.times_drawn.values()) != sum(evidence.drawn):
         faults.append("the patients' own counts do not add up to the batches")
-    chance = stats.binomtest(sum(evidence.drawn), max(1, units * len(evidence.drawn)), sample_rate).pvalue
-    if chance < RARE:
-        faults.append(f"the batches do not look like Poisson sampling at rate {sample_rate} (p = {chance:.1e})")
+    faults += _not_poisson(evidence.drawn, units, sample_rate, "the sizes of batches")
+    faults += _not_poisson(list(evidence.times_drawn.values()), steps, sample_rate, "how often patients were drawn")
+    for (noise, rate), times in Counter(evidence.accounted).items():
+        if noise > 0 and spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
+            faults.append(f"the steps cost more than the ε = {epsilon:.6g} reserved")
     expected = noise_multiplier * max_grad_norm
     # The standard deviation of n Gaussian numbers is known to 1 / sqrt(2 n); fp32 sums add a little.
     tolerance = expected * (stats.norm.isf(RARE / 2) / math.sqrt(2 * values) + 1e-3)
@@ -88,11 +98,25 @@ def verify(
         raise PrivacyError(f"The guarantee cannot be shown, so nothing is released: {'; '.join(faults)}.")
 
 
+def _not_poisson(counts: Sequence[int], trials: int, rate: float, what: str) -> list[str]:
+    """Whether counts of coins, `trials` each, have another sum or another spread than independent coins give."""
+    if not counts or rate >= 1:
+        return []
+    chance = stats.binomtest(sum(counts), trials * len(counts), rate).pvalue
+    if chance < RARE:
+        return [f"{what} do not look like Poisson sampling at rate {rate} (p = {chance:.1e})"]
+    spread = sum((count - trials * rate) ** 2 for count in counts) / (trials * rate * (1 - rate))
+    tail = min(stats.chi2.cdf(spread, len(counts)), stats.chi2.sf(spread, len(counts)))
+    if tail < RARE and trials * rate * (1 - rate) > 5:  # below, a binomial is too skewed for this test
+        return [f"{what} spread otherwise than with Poisson sampling (p = {tail:.1e})"]
+    return []
+
+
 def privacy_report(
     *,
     epsilon: float,
     delta: float,
-    epsilon_check: float,
+    accountants: dict[str, float],
     units: int,
     steps: int,
     sample_rate: float,
@@ -108,9 +132,9 @@ def privacy_report(
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
     Args:
-        epsilon: by the PRV accountant (Gopi et al. 2021, arXiv:2106.02848).
+        epsilon: the larger of what the two accountants say.
         delta: the probability for which ε does not speak.
-        epsilon_check: the same by Google's PLD accountant.
+        accountants: name to its ε.
         units: patients that could be drawn.
         steps: optimizer steps.
         sample_rate: probability to draw a patient in a step.
@@ -144,8 +168,7 @@ def privacy_report(
         "noise_multiplier": noise_multiplier,
         "noise": "Gaussian, fp32, once a step on the clipped sum; generator seeded by the operating system",
         "divided_by": "the expected number of patients",
-        "accountant": "PRV (opacus)",
-        "accountant_check": {"accountant": "PLD (dp-accounting)", "epsilon": epsilon_check},
+        "accountants": accountants,
         "composition": "this training alone; the holders' ledgers add up all spends",
         "spend_id": spend_id,
         "ledgers": ledger_heads,
@@ -179,9 +202,12 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
     for inner in part.rglob("*"):
         if inner.is_file():
             _sync(inner)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(old)  # whole or not at all, never without its report
     part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     _sync(target.parent)
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 
+from helpers.errors import PrivacyError
+
+TWISTER_BYTES = 5056
+"""Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROUNDING = 1e-5
 """Clipping aims this share below the norm, more than fp32 sums over millions of values are off by."""
 
@@ -66,10 +71,27 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
 def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:
     """A generator seeded by the operating system. The seed is kept nowhere, so no noise can be drawn twice.
 
-    Opacus' `secure_mode` needs torchcsprng, which no longer installs beside current torch.
+    Opacus' `secure_mode` needs torchcsprng, which no longer installs beside current torch. On a CPU torch reads 32
+    bits of a seed at most, few enough to try all of them; there the whole state of its Mersenne Twister is drawn.
+
+    Raises:
+        PrivacyError: torch keeps that state in another form than the one known here.
     """
     generator = torch.Generator(device=device)
-    generator.manual_seed(secrets.randbits(63))
+    if generator.device.type != "cpu":
+        generator.manual_seed(secrets.randbits(63))
+        return generator
+    state = generator.get_state()
+    content = state.numpy()  # the same memory
+    if len(content) != TWISTER_BYTES:
+        raise PrivacyError(
+            "This version of torch keeps its generator's state in an unknown form. Install the tested one."
+        )
+    words = np.frombuffer(secrets.token_bytes(624 * 4), dtype=np.uint32)
+    content[24 : 24 + 624 * 8].view(np.uint64)[:] = words
+    content[8:12].view(np.int32)[0] = 1  # words left before the state is stirred: at once
+    content[16:24].view(np.uint64)[0] = 0
+    generator.set_state(state)
     return generator
 
 

@@ -49,10 +49,9 @@ def encode_units(
         rows.setdefault(record["unit"], []).append(tuple(record_tokens(tokenizer, record["text"])))
     if len(rows) < 2:
         raise PrivacyError(f"There is {len(rows)} patient. Privacy needs others to disappear among: join more records.")
-    too_long = sum(len(row) > max_length_tokens for of_unit in rows.values() for row in of_unit)
-    if too_long:
+    if any(len(row) > max_length_tokens for of_unit in rows.values() for row in of_unit):
         raise PrivacyError(
-            f"{too_long} record(s) are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
+            f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or leave long records out when joining; none is cut in silence."
         )
     return [Unit(name, tuple(of_unit)) for name, of_unit in rows.items()]

@@ -422,12 +422,12 @@ def survive_kills(folder: Path, lives: int, seed: int) -> None:
     chooser = random.Random(seed)
     promised: dict[str, set[str]] = {"reserving": set(), "reserved": set(), "committed": set()}
     for life in range(lives):
-        process = child(SPENDER, str(folder), str(life))
-        assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(chooser.randint(1, 15))]
-        time.sleep(chooser.uniform(0, 0.02))
-        os.kill(process.pid, signal.SIGKILL)
-        told += process.communicate()[0].splitlines()
+        with child(SPENDER, str(folder), str(life)) as process:
+            assert process.stdout is not None
+            told = [process.stdout.readline() for _ in range(chooser.randint(1, 15))]
+            time.sleep(chooser.uniform(0, 0.02))
+            os.kill(process.pid, signal.SIGKILL)
+            told += process.stdout.readlines()  # what was still in the pipe counts as told
         assert process.returncode == -signal.SIGKILL
         for line in told:
             action, spend = line.split()

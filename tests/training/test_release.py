@@ -12,6 +12,7 @@ from helpers.training.release import privacy_report, release, report_page, verif
 
 PLAN: dict[str, Any] = {
     "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5, "values": 100_000,
+    "epsilon": 20.0, "delta": 1e-5,
 }  # fmt: skip
 
 
@@ -32,9 +33,19 @@ def test_an_honest_training_passes() -> None:
     verify(honest(), **PLAN)
 
 
-def shuffled(evidence: Evidence) -> None:
+def too_many(evidence: Evidence) -> None:
     evidence.drawn = [40] * 50  # twice as many as the rate allows
-    evidence.times_drawn = {"u0": 2000}
+    evidence.times_drawn = {f"u{n}": 20 for n in range(100)}
+
+
+def shuffled(evidence: Evidence) -> None:
+    evidence.drawn = [20] * 50  # the right number, always the same
+    evidence.times_drawn = {f"u{n}": 10 for n in range(100)}
+
+
+def favourite(evidence: Evidence) -> None:
+    evidence.times_drawn["u0"] += evidence.times_drawn["u1"] + evidence.times_drawn["u2"] + evidence.times_drawn["u3"]
+    evidence.times_drawn |= {"u1": 0, "u2": 0, "u3": 0}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +61,9 @@ def shuffled(evidence: Evidence) -> None:
         (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
         (lambda e: e.noise_stds.__setitem__(7, e.noise_stds[8]), "same noise was used twice"),
         (lambda e: e.times_drawn.__setitem__("u0", 999), "do not add up"),
-        (shuffled, "do not look like Poisson sampling"),
+        (too_many, "the sizes of batches do not look like Poisson sampling"),
+        (shuffled, "the sizes of batches spread otherwise"),
+        (favourite, "how often patients were drawn spread otherwise"),
     ],
 )
 def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
@@ -61,6 +74,11 @@ def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
     assert told in str(caught.value)
 
 
+def test_steps_that_cost_more_than_was_reserved_stop_the_release() -> None:
+    with pytest.raises(PrivacyError, match="cost more than the ε = 3 reserved"):
+        verify(honest(), **{**PLAN, "epsilon": 3.0})
+
+
 def test_a_training_without_any_record_of_itself_is_refused() -> None:
     with pytest.raises(PrivacyError, match="count"):
         verify(Evidence(units=100), **PLAN)
@@ -68,8 +86,9 @@ def test_a_training_without_any_record_of_itself_is_refused() -> None:
 
 def made_report(fictitious: bool) -> dict[str, Any]:
     return privacy_report(
-        epsilon=7.98, delta=1e-5, epsilon_check=7.97, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8,
-        max_grad_norm=0.5, cap=4, not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
+        epsilon=7.98, delta=1e-5, accountants={"PRV (Opacus)": 7.98, "PLD (dp-accounting)": 7.97},
+        units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
+        not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
         fictitious=fictitious, joined=["Rosters: names are masked."],
     )  # fmt: skip
 
