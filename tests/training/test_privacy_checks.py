@@ -279,7 +279,14 @@ def test_a_run_that_stopped_early_is_not_released(tiny: str, tmp_path: Path) -> 
         target_modules="all-linear", learning_rate=1e-3, physical_rows=8, max_length_tokens=64,
         gradient_checkpointing=False, checkpoints=1, seed=0,
     )  # fmt: skip
-    plan = {"units": 20, "sample_rate": 0.5, "noise_multiplier": 1.0, "max_grad_norm": 0.5}
+    plan = {
+        "units": 20,
+        "sample_rate": 0.5,
+        "noise_multiplier": 1.0,
+        "max_grad_norm": 0.5,
+        "epsilon": 100.0,
+        "delta": 1e-3,
+    }
     values = sum(weight.numel() for weight in stopped.model.parameters() if weight.requires_grad)
     verify(stopped.evidence, steps=3, values=values, **plan)
     with pytest.raises(PrivacyError, match=r"count \[3\] steps, planned were 60"):
