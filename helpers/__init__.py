@@ -9,6 +9,7 @@ from helpers.run import Run, open_run
 
 __all__ = ["Config", "HelpersError", "Run", "load_config", "open_run"]
 
-# Both speak of packages that the course does not need, in every notebook.
+# They speak of packages that the course does not need, and of names inside the libraries, in every notebook.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="IProgress not found")
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
