@@ -58,6 +58,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk itself, so that they last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document atomically, readable by people and with stable key order."""
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

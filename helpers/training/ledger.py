@@ -10,56 +10,23 @@ begin it anew: every privacy report therefore keeps the `Ledger.head` of its tim
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import re
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.errors import LedgerError, RunError
-from helpers.files import Record, write_atomic
+from helpers.files import Record, sync, write_atomic
+from helpers.training.ledger_chain import Entry, Head, follow, line_of, read_chain
 
 LOCK_TIMEOUT_S = 60
-RESTORE = (
-    "Nothing was changed, and nothing may be spent: restore the holder's last whole copy, or let the holder begin "
-    "a new file with a grant lowered by all that was spent."
-)
-Amount = Annotated[float, Field(ge=0)]
 State = Literal["new", "reserved", "committed"]
-
-
-class Entry(BaseModel):
-    """One line of a ledger; the amounts are a whole budget in a grant, and None where there is no bound."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    index: int
-    time: str
-    kind: Literal["grant", "reserve", "commit", "unbounded"]
-    spend_id: str | None
-    run: str | None
-    epsilon: Amount | None
-    delta: Amount | None
-    note: str
-    previous: str
-    hash: str
-
-
-class Head(TypedDict):
-    """Where a ledger stood: how many entries it had, and the hash of the last one."""
-
-    entries: int
-    hash: str
 
 
 class Ledger:
@@ -78,27 +45,7 @@ class Ledger:
         Raises:
             LedgerError: the file is missing or damaged; the message names the first bad entry.
         """
-        try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
-        except OSError as error:
-            raise LedgerError(f"The ledger of {self.holder}, {self.path}, cannot be read: {error}. {RESTORE}") from None
-        entries: list[Entry] = []
-        fault = None if lines else "is missing, for the file is empty"
-        for line in lines:
-            try:
-                entry = Entry.model_validate_json(line, strict=True)
-            except ValidationError as error:
-                first = error.errors()[0]
-                fault = f"cannot be read ({first['msg']} at {first['loc']}); received {line[:80]!r}"
-                break
-            previous = entries[-1].hash if entries else _genesis(self.holder)
-            if fault := _break(entry, line, len(entries), previous):
-                break
-            entries.append(entry)
-        if fault:
-            where = f"entry {len(entries)} {fault}"
-            raise LedgerError(f"The ledger of {self.holder}, {self.path}, is damaged: {where}. {RESTORE}")
-        return entries
+        return read_chain(self.path, self.holder)
 
     def grant(self, epsilon: float, delta: float, note: str = "") -> None:
         """Record the holder's decision on a new budget; the holder alone may take it.
@@ -128,15 +75,12 @@ class Ledger:
     def _append(self, entries: Sequence[Entry], kind: str, note: str = "", **spend: Any) -> None:
         """Replace the file by itself and one more entry, durably; the caller holds the lock."""
         fields = {"spend_id": None, "run": None, "epsilon": None, "delta": None, **spend}
-        fields |= {"index": len(entries), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "kind": kind}
-        fields |= {"note": note, "previous": entries[-1].hash if entries else _genesis(self.holder), "hash": ""}
-        entry = Entry(**fields)
-        entry = entry.model_copy(update={"hash": _digest(entry)})
+        entry = follow(entries, self.holder, kind=kind, note=note, **fields)
         try:
             if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
                 raise PermissionError("It is read-only.")  # to replace it would get around that
-            write_atomic(self.path, "".join(_line(each) for each in [*entries, entry]))
-            _sync_folder(self.path.parent)
+            write_atomic(self.path, "".join(line_of(each) for each in [*entries, entry]))
+            sync(self.path.parent)
         except (OSError, RunError) as error:
             raise LedgerError(
                 f"The ledger of {self.holder}, {self.path}, could not be written, so nothing may be trained or "
@@ -353,39 +297,6 @@ def _granted(entries: Sequence[Entry]) -> Entry:
 def _spends(entries: Sequence[Entry]) -> dict[str | None, Entry]:
     """The last entry of each spend: a commit takes the place of its reservation."""
     return {entry.spend_id: entry for entry in entries if entry.kind != "grant"}
-
-
-def _break(entry: Entry, line: bytes, index: int, previous: str) -> str | None:
-    """Why a line cannot stand at this place of the chain, or None."""
-    if entry.index != index:
-        return f"is not here: the line in its place carries index {entry.index}"
-    if entry.hash != _digest(entry) or line != _line(entry).encode():
-        return f"was altered: it carries hash {entry.hash[:12]}, its content has {_digest(entry)[:12]}"
-    if entry.previous != previous:
-        return f"does not follow the one before: it names {entry.previous[:12]}, expected {previous[:12]}"
-    return None
-
-
-def _genesis(holder: str) -> str:
-    """What the first entry follows; it differs by holder, so that one's file cannot stand for another's."""
-    return hashlib.sha256(f"ledger of {holder}".encode()).hexdigest()
-
-
-def _digest(entry: Entry) -> str:
-    return hashlib.sha256(json.dumps(entry.model_dump(exclude={"hash"})).encode()).hexdigest()
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(entry.model_dump()) + "\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut; `write_atomic` has done so for the content."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _check_amounts(epsilon: float, delta: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy import stats
 
 from helpers.errors import PrivacyError
-from helpers.files import write_atomic, write_json
+from helpers.files import sync, write_atomic, write_json
 from helpers.training.accounting import spent
 from helpers.training.private import Evidence
 
@@ -201,19 +200,11 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
         write_atomic(part / "privacy_report.html", report_page(report))
     for inner in part.rglob("*"):
         if inner.is_file():
-            _sync(inner)
+            sync(inner)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)  # whole or not at all, never without its report
     part.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target.parent)
