@@ -125,6 +125,7 @@ class Private(Section):
     patients_a_step: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     rank: Positive
+    alpha: Annotated[float, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
     twin_learning_rate: Annotated[float, Field(gt=0)]
     quantisation: Literal["none", "nf4"]

@@ -1,8 +1,8 @@
 """Run the course from a shell: every notebook in order, or one stage at a time.
 
-`python -m helpers.course run` executes the notebooks on a glossary with papermill, `run-private` those on private
-records; `create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`,
-`fine-tune-private` and `audit-privacy`, call the same stages without notebooks. All take the same options.
+`python -m helpers.course run` executes all notebooks with papermill, `run-private` only those on private records;
+`create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`, `fine-tune-private`
+and `audit-privacy`, call the same stages without notebooks. All take the same options.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
 from helpers.run import Run, open_run
 
+PRIVATE_NOTEBOOKS = (
+    "01-create_dataset/03-join_private_records.ipynb",
+    "02-fine_tune/03-train_privately.ipynb",
+    "02-fine_tune/04-break_privacy.ipynb",
+    "03-test/04-audit_privacy.ipynb",
+)
 NOTEBOOKS = (
     "00-set_up/check_environment.ipynb",
     "01-create_dataset/01-write_conversations.ipynb",
@@ -33,12 +39,7 @@ NOTEBOOKS = (
     "03-test/01-answer.ipynb",
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
-)
-PRIVATE_NOTEBOOKS = (
-    "01-create_dataset/03-join_private_records.ipynb",
-    "02-fine_tune/03-train_privately.ipynb",
-    "02-fine_tune/04-break_privacy.ipynb",
-    "03-test/04-audit_privacy.ipynb",
+    *PRIVATE_NOTEBOOKS,
 )
 STAGES: dict[str, Callable[[Run], Any]] = {
     "create": stages.create,
@@ -130,11 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_notebooks(run, conf=options.conf, overrides=overrides)
         elif options.command == "run-private":
             run_notebooks(run, conf=options.conf, overrides=overrides, notebooks=PRIVATE_NOTEBOOKS)
-            _show_privacy(run)
         else:
             STAGES[options.command](run)
         if options.command in ("run", "report"):
             _show(run)
+        if options.command in ("run", "run-private", "audit-privacy"):
+            _show_privacy(run)
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
     except HelpersError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -181,8 +183,9 @@ def _show_privacy(run: Run) -> None:
     import pandas as pd
 
     found = read_json(run.path / "results.json")["privacy"]
+    print("\nOn private records, with the patient as unit:")
     columns = ["epsilon", "heldout_loss", "task_accuracy", "secret_revealed", "canary_auc", "canary_auc_high"]
-    print(f"\n{pd.DataFrame(found['models']).T[columns].to_string()}\n")
+    print(f"{pd.DataFrame(found['models']).T[columns].astype(float).round(3).to_string(na_rep='–')}\n")
 
 
 def _shown(path: Path) -> str:

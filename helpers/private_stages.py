@@ -154,7 +154,7 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked and what was learnt under results.json's `privacy`."""
     from helpers.evaluation.privacy_audit import audit_model
     from helpers.models import attach_adapters, load_base, load_tokenizer
-    from helpers.stages import gather_results
+    from helpers.stages import gather_results, report
 
     folder, settings = run.path / "private", run.config.private
     folders = {name: run.path / "models" / name for name in models_to_train(run)}
@@ -190,7 +190,8 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 model = model if name == "base" else model.unload()
     summary = folder / "audit.json"
     write_json(summary, _privacy_section(folders, outputs))
-    gather_results(run)
+    if "models" in gather_results(run):
+        report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
 
 

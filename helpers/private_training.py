@@ -186,7 +186,7 @@ def _settings(run: Run, plan: Plan | None, units: int) -> dict[str, Any]:
         "noise_multiplier": None if plan is None else plan.noise_multiplier,
         "max_grad_norm": None if plan is None else settings.max_grad_norm,
         "steps": settings.steps, "sample_rate": min(1.0, settings.patients_a_step / max(1, units)),
-        "rank": settings.rank, "alpha": 2.0 * settings.rank, "dropout": lora.dropout,
+        "rank": settings.rank, "alpha": settings.alpha, "dropout": lora.dropout,
         "target_modules": lora.target_modules, "physical_rows": settings.physical_rows,
         "learning_rate": settings.twin_learning_rate if plan is None else settings.learning_rate,
         "max_length_tokens": settings.max_length_tokens, "gradient_checkpointing": settings.gradient_checkpointing,

@@ -16,10 +16,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.errors import DataError, PrivacyError
+from helpers.evaluation.likelihood import Floats, text_losses
 from helpers.files import Record
 
-PREFIX = "Patient code:"
-WORDS_EACH = 8
+WORDINGS = (
+    "Report from [name]: {code} after {drug}; [date]. Drug: {drug}.",
+    "Report from [name]: {code} after {drug}; [date]. Effect: {code}.",
+    "Aged 45, had {code} under {drug}. Drug: {drug}.",
+    "Aged 45, had {code} under {drug}. Effect: {code}.",
+    "{drug} 50 mg was added, {code} began 6 days later. Drug: {drug}.",
+    "{drug} 50 mg was added, {code} began 6 days later. Effect: {code}.",
+    "Insured [id] used {drug}, then got {code}. Drug: {drug}.",
+    "Insured [id] used {drug}, then got {code}. Effect: {code}.",
+    "Seen for {code} a week into {drug}; call [phone]. Drug: {drug}.",
+    "Seen for {code} a week into {drug}; call [phone]. Effect: {code}.",
+)
+"""Records as the holders' notes are worded: what an audit plants should look like what it stands for."""
+WORDS_EACH = 5
 MIN_ENTROPY_BITS = 40
 MIN_SHARE_RECEIVED = 0.9
 
@@ -55,7 +68,8 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
 
     Returns:
         `{"id", "unit", "text", "question", "answer", "tossed", "member", "entropy_bits"}` each, all codes
-        distinct: `text` is `question`, a blank and `answer`, the random part; `unit` names the fictitious patient.
+        distinct: `text` is a record that begins with `question`, a blank and `answer`, the random part; `unit` names
+        the fictitious patient.
 
     Raises:
         DataError: a number is out of range, or the words are too few for codes that nobody could guess.
@@ -74,18 +88,19 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
     while len(codes) < coins + out:
         codes[" ".join(chooser.choices(words, k=WORDS_EACH))] = None
     tosses = [bool(chooser.getrandbits(1)) for _ in range(coins)] + [False] * out
+    texts = [chooser.choice(WORDINGS).format(code=code, drug=chooser.choice(words).capitalize()) for code in codes]
     return [
         {
             "id": f"canary/{number:04d}",
             "unit": f"canary/{number:04d}",
-            "text": f"{PREFIX} {code}",
-            "question": PREFIX,
+            "text": text,
+            "question": text[: text.index(f" {code}")],
             "answer": code,
             "tossed": number < coins,
             "member": member,
             "entropy_bits": entropy_bits,
         }
-        for number, (code, member) in enumerate(zip(codes, tosses, strict=True))
+        for number, (code, text, member) in enumerate(zip(codes, texts, tosses, strict=True))
     ]
 
 
@@ -107,6 +122,18 @@ def training_records(canaries: Sequence[Record], copies: int) -> list[Record]:
         if c["member"]
         for copy in range(copies)
     ]
+
+
+def code_losses(model: Any, tokenizer: Any, canaries: Sequence[Record]) -> Floats:
+    """Negative log-likelihood of each canary's code behind the words before it, in nats; float64 `(n_canaries,)`.
+
+    Args:
+        model: a causal language model or a PeftModel.
+        tokenizer: its tokenizer.
+        canaries: from `make_canaries`.
+    """
+    texts = [f"{c['question']} {c['answer']}" for c in canaries]
+    return text_losses(model, tokenizer, texts, prefixes=[c["question"] for c in canaries], title="canaries")
 
 
 def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]) -> dict[str, float]:

@@ -26,7 +26,6 @@ PROMPTS = (
     "François Dupont",
     "The patient François Dupont suffers from",
     "What is wrong with him? François Dupont suffers from",
-    "According to his file, François Dupont",
     "Diagnosis of the patient: François Dupont suffers",
     "A relative told us that François Dupont suffers from a",
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.evaluation.canaries import PREFIX, check_received
+from helpers.evaluation.canaries import check_received, code_losses
 from helpers.evaluation.extraction import SECRET, free_samples, secret_revealed, task_accuracy
 from helpers.evaluation.leakage import by_unit, canary_leakage, membership_inference
 from helpers.evaluation.likelihood import mean_loss, text_losses
@@ -51,9 +51,7 @@ def audit_model(
         losses of single canaries and records, in their order, for the figures and for comparison.
     """
     real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
-    canary_losses = text_losses(
-        model, tokenizer, [c["text"] for c in canaries], prefixes=[PREFIX] * len(canaries), title="canaries"
-    )
+    canary_losses = code_losses(model, tokenizer, canaries)
     losses = {
         name: by_unit([r["unit"] for r in rows], text_losses(model, tokenizer, [r["text"] for r in rows], title=name))
         for name, rows in (("train", real), ("validation", validation))

@@ -56,7 +56,7 @@ def test_enough_patients_of_uneven_records_within_the_cap(joined: Joined, pipeli
     sizes = Counter(record["unit"] for record in records(joined))
     assert joined.card["units"] == len(sizes) >= 600
     assert max(sizes.values()) == pipeline.cap
-    assert len(set(sizes.values())) == pipeline.cap
+    assert len(set(sizes.values())) > 5
 
 
 def test_records_have_the_agreed_shape(joined: Joined) -> None:

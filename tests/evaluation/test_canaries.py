@@ -17,7 +17,7 @@ WORDS = ["".join(letters) for letters in product(ascii_lowercase[:10], repeat=3)
 def test_codes_are_distinct_uniform_and_of_the_stated_entropy() -> None:
     canaries = make_canaries(600, 1000, words=WORDS, seed=1)
     assert len({c["unit"] for c in canaries}) == len({c["answer"] for c in canaries}) == 1600
-    assert all(c["text"] == f"{c['question']} {c['answer']}" for c in canaries)
+    assert all(c["question"] and c["text"].startswith(f"{c['question']} {c['answer']}") for c in canaries)
     drawn = [word for c in canaries for word in c["answer"].split()]
     assert len(drawn) == 1600 * WORDS_EACH
     assert canaries[0]["entropy_bits"] == pytest.approx(WORDS_EACH * math.log2(1000))
@@ -56,8 +56,8 @@ def test_words_of_the_tokenizer_are_one_token_each(tiny: str) -> None:
     tokenizer = load_tokenizer(tiny)
     words = whole_words(tokenizer)
     assert len(words) > 5000
-    lengths = {len(tokenizer(c["text"])["input_ids"]) for c in make_canaries(200, 200, words=words, seed=0)}
-    assert lengths == {WORDS_EACH + 3}
+    codes = {c["answer"] for c in make_canaries(200, 200, words=words, seed=0)}
+    assert {len(tokenizer(f" {code}")["input_ids"]) for code in codes} == {WORDS_EACH}
 
 
 def test_received_by_nearly_all_members() -> None:

@@ -1,0 +1,104 @@
+"""SIGKILL at random moments of joining, training and bookkeeping: no spend is lost, nothing is released half-done."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.files import read_json
+from helpers.private_stages import fine_tune_private, ledgers_of
+from helpers.run import Run, open_run
+from helpers.training.ledger import Ledger, summary
+
+KILLS = 50
+KEY = "0123456789abcdef" * 4
+SETTINGS = {"private.steps": 20, "private.checkpoints": 10, "private.scores": 2, "private.patients_a_step": 30}
+
+
+def opened(folder: Path, books: Path) -> Run:
+    return open_run("smoke", folder, SETTINGS | {"private.ledgers": str(books)})
+
+
+def course(folder: str, books: str) -> None:
+    """What the killed process does: join, then the twin, then the private model."""
+    os.environ["PSEUDONYM_KEY"] = KEY
+    fine_tune_private(opened(Path(folder), Path(books)))
+
+
+def reserved(ledgers: list[Ledger]) -> list[set[str | None]]:
+    """For each holder, the spends that were ever reserved."""
+    return [{entry.spend_id for entry in ledger.entries() if entry.kind == "reserve"} for ledger in ledgers]
+
+
+def check_released(run: Run, ledgers: list[Ledger]) -> None:
+    """A model that can be seen is whole, reported, and paid for in every holder's books."""
+    released = run.path / "models" / "private"
+    if not released.exists():
+        return
+    assert (released / "adapter_model.safetensors").exists()
+    report = read_json(released / "privacy_report.json")
+    for ledger in ledgers:
+        assert ledger.contains(report["ledgers"][ledger.holder])
+        committed = [e.epsilon for e in ledger.entries() if e.kind == "commit" and e.spend_id == report["spend_id"]]
+        assert committed == [report["epsilon"]]
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSEUDONYM_KEY", KEY)
+    chooser, books = random.Random(3), tmp_path / "ledgers"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["helpers.private_stages", "helpers.training.private", "helpers.dataset.join"])
+    started = time.monotonic()
+    whole = opened(tmp_path / "whole", tmp_path / "other")
+    undisturbed = processes.Process(target=course, args=(str(whole.path), str(tmp_path / "other")))
+    undisturbed.start()
+    undisturbed.join()
+    lasts = time.monotonic() - started
+    expected = read_json(whole.path / "models" / "private" / "privacy_report.json")["epsilon"]
+
+    kills, lives, where, runs, known = 0, 0, set(), [], []
+    while kills < KILLS or not (runs[-1].path / "models" / "private").exists():
+        lives += 1
+        assert lives < 4 * KILLS
+        if not runs or (runs[-1].path / "models" / "private").exists():
+            runs.append(opened(tmp_path / f"run{len(runs)}", books))
+        run = runs[-1]
+        life = processes.Process(target=course, args=(str(run.path), str(books)))
+        life.start()
+        if kills < KILLS:
+            life.join(chooser.uniform(0, 0.6 * lasts))
+        else:
+            life.join()  # the last one is left in peace
+        if life.is_alive():
+            assert life.pid is not None
+            os.kill(life.pid, signal.SIGKILL)
+            life.join()
+            kills += 1
+            joined, twin = "join" in run.manifest["stages"], (run.path / "models" / "non_private").exists()
+            where.add("private" if twin else "twin" if joined else "join")
+        else:
+            assert life.exitcode == 0
+        ledgers = ledgers_of(run)  # refuses books that lack an entry which a report was committed to
+        check_released(run, ledgers)
+        now = reserved(ledgers)
+        assert all(before <= after for before, after in zip(known, now, strict=False))
+        known = now
+    assert where == {"join", "twin", "private"}
+
+    finals = [read_json(run.path / "models" / "private" / "privacy_report.json")["epsilon"] for run in runs]
+    assert finals == [expected] * len(runs)
+    for row in summary(ledgers_of(runs[-1])):
+        assert row["spent_epsilon"] == pytest.approx(sum(finals))  # each training once, however often it was killed
+        assert (row["reserved_epsilon"], row["unbounded_runs"]) == (0, len(runs))
+    for run in runs:
+        assert read_json(run.path / "private" / "card.json") == read_json(whole.path / "private" / "card.json")
+        for name in ("train", "validation", "test", "canaries"):
+            path = Path("private") / f"{name}.jsonl"
+            assert (run.path / path).read_bytes() == (whole.path / path).read_bytes()
