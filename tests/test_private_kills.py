@@ -16,7 +16,7 @@ from helpers.training.ledger import Ledger, summary
 
 KILLS = 50
 KEY = "0123456789abcdef" * 4
-SETTINGS = {"private.steps": 20, "private.checkpoints": 10, "private.scores": 2, "private.patients_a_step": 30}
+SETTINGS = {"private.steps": 10, "private.checkpoints": 10, "private.scores": 2, "private.patients_a_step": 30}
 
 
 def opened(folder: Path, books: Path) -> Run:
@@ -56,8 +56,8 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["helpers.private_stages", "helpers.training.private", "helpers.dataset.join"])
     started = time.monotonic()
-    whole = opened(tmp_path / "whole", tmp_path / "other")
-    undisturbed = processes.Process(target=course, args=(str(whole.path), str(tmp_path / "other")))
+    whole = opened(tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers")
+    undisturbed = processes.Process(target=course, args=(str(whole.path), str(tmp_path / "alone" / "ledgers")))
     undisturbed.start()
     undisturbed.join()
     lasts = time.monotonic() - started
@@ -68,7 +68,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         lives += 1
         assert lives < 4 * KILLS
         if not runs or (runs[-1].path / "models" / "private").exists():
-            runs.append(opened(tmp_path / f"run{len(runs)}", books))
+            runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", books))
         run = runs[-1]
         life = processes.Process(target=course, args=(str(run.path), str(books)))
         life.start()
