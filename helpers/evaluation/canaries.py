@@ -19,19 +19,15 @@ from helpers.errors import DataError, PrivacyError
 from helpers.evaluation.likelihood import Floats, text_losses
 from helpers.files import Record
 
-WORDINGS = (
-    "Report from [name]: {code} after {drug}; [date]. Drug: {drug}.",
-    "Report from [name]: {code} after {drug}; [date]. Effect: {code}.",
-    "Aged 45, had {code} under {drug}. Drug: {drug}.",
-    "Aged 45, had {code} under {drug}. Effect: {code}.",
-    "{drug} 50 mg was added, {code} began 6 days later. Drug: {drug}.",
-    "{drug} 50 mg was added, {code} began 6 days later. Effect: {code}.",
-    "Insured [id] used {drug}, then got {code}. Drug: {drug}.",
-    "Insured [id] used {drug}, then got {code}. Effect: {code}.",
-    "Seen for {code} a week into {drug}; call [phone]. Drug: {drug}.",
-    "Seen for {code} a week into {drug}; call [phone]. Effect: {code}.",
+NOTES = (
+    "Report from [name]: {code} after {drug}; [date].",
+    "Aged 45, had {code} under {drug}.",
+    "{drug} 50 mg was added, {code} began 6 days later.",
+    "Insured [id] used {drug}, then got {code}.",
+    "Seen for {code} a week into {drug}; call [phone].",
 )
-"""Records as the holders' notes are worded: what an audit plants should look like what it stands for."""
+ENDINGS = ("Drug: {drug}.", "Effect: {code}.")
+"""Records as the holders' are worded: what an audit plants should look like what it stands for."""
 WORDS_EACH = 5
 MIN_ENTROPY_BITS = 40
 MIN_SHARE_RECEIVED = 0.9
@@ -88,7 +84,10 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
     while len(codes) < coins + out:
         codes[" ".join(chooser.choices(words, k=WORDS_EACH))] = None
     tosses = [bool(chooser.getrandbits(1)) for _ in range(coins)] + [False] * out
-    texts = [chooser.choice(WORDINGS).format(code=code, drug=chooser.choice(words).capitalize()) for code in codes]
+    texts = [
+        f"{chooser.choice(NOTES)} {chooser.choice(ENDINGS)}".format(code=code, drug=chooser.choice(words).capitalize())
+        for code in codes
+    ]
     return [
         {
             "id": f"canary/{number:04d}",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def main() -> None:
         write_json(options.out, found)
     units = len({record["unit"] for record in train})
     rate = settings.patients_a_step / units
-    few = test[:: max(1, len(test) // 200)]
+    few = [row["text"] for row in test[:: max(1, len(test) // 200)]]
     for name, epsilon in MODELS.items():
         if name in found:
             continue
@@ -96,8 +95,7 @@ def main() -> None:
             learning_rate=settings.learning_rate if cost else settings.twin_learning_rate,
             physical_rows=settings.physical_rows, max_length_tokens=LONGEST, gradient_checkpointing=False,
             checkpoints=10, seed=SEED, title=name, scores=5,
-            score=partial(lambda model, tokenizer, texts: mean_loss(model, tokenizer, texts),
-                          texts=[row["text"] for row in few]),
+            score=lambda model, tokenizer: mean_loss(model, tokenizer, few),
         )  # fmt: skip
         if cost is not None:
             verify(
