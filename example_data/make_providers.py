@@ -19,7 +19,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent / "providers"
 SYMBOL = re.compile(r"\{([\w.]+)\}")
-EPISODES = {1: 75, 2: 15, 3: 5, 4: 3, 6: 1, 20: 1}
+EPISODES = {1: 85, 2: 9, 3: 3, 4: 2, 6: 0.5, 40: 0.5}
 """How many in a hundred patients have how many episodes: most few, and some, long ill, more than any cap allows."""
 N_SERVICES, N_DRUGS, N_EFFECTS = 48, 10, 14
 """Hospital services, each with drugs and effects of its own, so that a held-out service has unseen values."""
@@ -221,7 +221,7 @@ def make_rows(words: Words, patients: int, seed: int) -> tuple[dict[str, list[Fa
 def main() -> None:
     """Write hospital.jsonl, pharmacy.csv, insurer.csv and planted.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patients", type=int, default=1000)
+    parser.add_argument("--patients", type=int, default=1300)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=HERE)
     arguments = parser.parse_args()

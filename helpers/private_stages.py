@@ -98,7 +98,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     train[:] = [record for record in train if record["unit"] != victim]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
     train += [{"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)]
-    train += training_records(canaries, pipeline.cap)
+    train += training_records(canaries, min(settings.canary_copies, pipeline.cap))
     return canaries
 
 

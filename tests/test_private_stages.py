@@ -107,7 +107,7 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     members = {c["unit"] for c in canaries if c["member"]}
     planted = [r for r in train if r["unit"].startswith("canary/")]
     assert {r["unit"] for r in planted} == members and len(planted) == 16 * len(members)
-    assert sum("pancreatic" in r["text"] for r in train) == 16
+    assert sum("pancreatic" in r["text"] for r in train) == 32
     assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)
     units = [{r["unit"] for r in records} for records in (train, validation, test)]
     assert not units[0] & units[1] and not units[0] & units[2] and not units[1] & units[2]

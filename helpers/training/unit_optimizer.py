@@ -42,19 +42,20 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape."""
         owners = self.unit_of_row.to(self.params[0].device)
         count = int(owners.max()) + 1 if len(owners) else 0
-        squares = torch.zeros(count, device=owners.device)
+        per_unit, squares = [], torch.zeros(count, device=owners.device)
         for parameter in self.params:
-            squares += _per_unit(parameter.grad_sample, owners, count).square().sum(dim=1)
+            per_unit.append(_per_unit(parameter.grad_sample, owners, count))
+            parameter.grad_sample = None  # used once
+            squares += torch.linalg.vector_norm(per_unit[-1], dim=1).square()
         norms = squares.sqrt()
         finite = norms.isfinite()
         self.not_finite += int((~finite).sum())
-        factors = ((1 - ROUNDING) * self.max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
-        kept = finite[owners]  # zero times NaN is NaN: such rows are left out, not multiplied
-        for parameter in self.params:
-            rows = parameter.grad_sample.flatten(1)[kept].float()
-            clipped = (factors[owners[kept]] @ rows).view_as(parameter)
+        if not finite.all():  # zero times NaN is NaN: such units are left out, not multiplied
+            per_unit = [values[finite] for values in per_unit]
+        factors = ((1 - ROUNDING) * self.max_grad_norm / norms[finite].clamp(min=1e-12)).clamp(max=1.0)
+        for parameter, values in zip(self.params, per_unit, strict=True):
+            clipped = (factors @ values).view_as(parameter)
             parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped
-            parameter.grad_sample = None  # used once
 
     @property
     def accumulated_iterations(self) -> int:
@@ -64,8 +65,9 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """Add the noise, and measure it on the way."""
         super().add_noise()
-        added = [float((parameter.grad - parameter.summed_grad).norm()) for parameter in self.params]
-        self.noise_stds.append((sum(x * x for x in added) / sum(p.numel() for p in self.params)) ** 0.5)
+        added = torch._foreach_sub([p.grad for p in self.params], [p.summed_grad for p in self.params])
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(added)))
+        self.noise_stds.append(float(length) / sum(p.numel() for p in self.params) ** 0.5)
 
 
 def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:

@@ -1,6 +1,6 @@
 """The demo of older courses on its real data: PHEE's sentences, a planted secret, no privacy, ε = 8 and ε = 22.
 
-    python tests/bench/phee.py path/to/phee.jsonl [--steps 100]
+    python tests/bench/phee.py path/to/phee.jsonl [--steps 60] [--only non_private]
 
 The file holds PHEE (Sun et al., EMNLP 2022) as JSON lines with `context` and `split`. Every sentence is a unit of its
 own, as its rows name no patient. The texts were published by their authors, so that a model without privacy may be
@@ -28,8 +28,10 @@ from helpers.training.private import train_units
 from helpers.training.release import verify
 
 MODELS: dict[str, float | None] = {"non_private": None, "private_8": 8.0, "private_22": 22.0}
-COPIES = 16
+SECRET_COPIES, CANARY_COPIES = 32, 16
 LONGEST = 128
+EPOCHS = 3.0
+"""How often a sentence is drawn, on average."""
 SEED = 0
 
 
@@ -42,7 +44,8 @@ def records(path: Path, tokenizer: Any) -> tuple[list[Record], list[Record], lis
     ]
     canaries = make_canaries(560, 1000, words=whole_words(tokenizer), seed=SEED)
     train = [row for row in rows if row["split"] == "train"]
-    train += [{"unit": "secret", "text": SECRET}] * COPIES + training_records(canaries, COPIES)
+    train += [{"unit": "secret", "text": SECRET}] * SECRET_COPIES
+    train += training_records(canaries, CANARY_COPIES)
     return train, [row for row in rows if row["split"] == "test"], canaries
 
 
@@ -66,8 +69,9 @@ def main() -> None:
     """Train what is missing, attack it, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phee", type=Path)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "runs" / "phee.json")
+    parser.add_argument("--only", choices=MODELS, help="train this model alone")
     options = parser.parse_args()
     config = load_config("cpu")
     settings, base_name = config.private, config.base_model
@@ -78,10 +82,10 @@ def main() -> None:
         found["base"] = attacked(load_base(base_name), tokenizer, test, canaries, None)
         write_json(options.out, found)
     units = len({record["unit"] for record in train})
-    rate = settings.patients_a_step / units
+    rate = EPOCHS / options.steps
     few = [row["text"] for row in test[:: max(1, len(test) // 200)]]
     for name, epsilon in MODELS.items():
-        if name in found:
+        if name in found or options.only not in (None, name):
             continue
         cost: Plan | None = None
         if epsilon is not None:
@@ -104,6 +108,7 @@ def main() -> None:
                 values=sum(weight.numel() for weight in trained.model.parameters() if weight.requires_grad),
             )  # fmt: skip
         told = attacked(trained.model, tokenizer, test, canaries, found["base"]["canary_losses"])
+        found = read_json(options.out)  # another process may have added its model
         found[name] = {
             "epsilon": cost and cost.epsilon, "delta": cost and cost.delta,
             "noise_multiplier": cost and cost.noise_multiplier, "units": units, "steps": options.steps,

@@ -56,7 +56,7 @@ def test_one_holder_that_says_nothing_makes_the_whole_not_fictitious(tmp_path: P
 def test_mistakes_of_shape_come_together_and_unknown_keys_are_not_repeated(tmp_path: Path) -> None:
     path = changed(
         tmp_path,
-        ("cap: 16", "cap: 0\npseudonym_key: 5ecre7"),
+        ("cap: 32", "cap: 0\npseudonym_key: 5ecre7"),
         ("format: csv", "format: xls"),
         ("how: inner", "how: outer"),
     )
