@@ -170,6 +170,7 @@ def quiet(optimizer: Any) -> None:
     for parameter in optimizer.params:
         parameter.grad = parameter.summed_grad.clone()
     optimizer.noise_stds.append(0.0)
+    optimizer.noise_prints.append(f"{len(optimizer.noise_prints)}")
 
 
 def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

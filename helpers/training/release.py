@@ -69,7 +69,8 @@ def verify(
         PrivacyError: naming every disagreement. Nothing may be released then.
     """
     faults = []
-    lengths = {len(evidence.sample_rates), len(evidence.drawn), len(evidence.noise_stds), len(evidence.accounted)}
+    noted = (evidence.sample_rates, evidence.drawn, evidence.noise_stds, evidence.noise_prints, evidence.accounted)
+    lengths = {len(each) for each in noted}
     if lengths != {steps}:
         faults.append(f"sampler, noise and accountant count {sorted(lengths)} steps, planned were {steps}")
     if evidence.units != units:
@@ -91,10 +92,13 @@ def verify(
     off = [std for std in evidence.noise_stds if not abs(std - expected) <= tolerance]
     if off:
         faults.append(f"in {len(off)} steps the noise had a deviation of {off[0]:.4g} instead of {expected:.4g}")
-    if len(set(evidence.noise_stds)) < len(evidence.noise_stds):
+    if len(set(evidence.noise_prints)) < len(evidence.noise_prints):
         faults.append("the same noise was used twice")
     if faults:
-        raise PrivacyError(f"The guarantee cannot be shown, so nothing is released: {'; '.join(faults)}.")
+        raise PrivacyError(
+            f"The guarantee cannot be shown, so nothing is released: {'; '.join(faults)}. What was spent stays spent. "
+            "Once the cause is found, delete the model's hidden .state folder to train anew, at a new cost."
+        )
 
 
 def _not_poisson(counts: Sequence[int], trials: int, rate: float, what: str) -> list[str]:

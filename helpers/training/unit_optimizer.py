@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import Any
 
@@ -15,6 +16,10 @@ TWISTER_BYTES = 5056
 """Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROUNDING = 1e-5
 """Clipping aims this share below the norm, more than fp32 sums over millions of values are off by."""
+
+PRINTED_SIGNS = 4096
+"""Numbers of a step's noise whose signs tell it from any other's. Rounding to fp32 seldom turns a sign, and
+thousands of coins tell nothing of the numbers themselves."""
 
 
 class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -30,6 +35,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
 
     Attributes:
         noise_stds: for each step so far, the standard deviation of the noise that was really added.
+        noise_prints: for each step so far, a digest of the signs of its first numbers: equal for equal noise.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
@@ -37,6 +43,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.unit_of_row = torch.zeros(0, dtype=torch.long)
         self.not_finite = 0
         self.noise_stds: list[float] = []
+        self.noise_prints: list[str] = []
 
     def clip_and_accumulate(self) -> None:
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape."""
@@ -68,6 +75,8 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         added = torch._foreach_sub([p.grad for p in self.params], [p.summed_grad for p in self.params])
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(added)))
         self.noise_stds.append(float(length) / sum(p.numel() for p in self.params) ** 0.5)
+        signs = torch.cat([values.flatten()[:PRINTED_SIGNS] for values in added])[:PRINTED_SIGNS].sign()
+        self.noise_prints.append(hashlib.sha256(signs.to("cpu", torch.int8).numpy().tobytes()).hexdigest())
 
 
 def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:

@@ -136,7 +136,7 @@ def test_a_killed_private_training_counts_each_step_once(
             train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6)
     evidence = train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6).evidence
     assert len(evidence.drawn) == len(evidence.noise_stds) == len(evidence.accounted) == 6
-    assert len(set(evidence.noise_stds)) == 6  # no noise came twice
+    assert len(set(evidence.noise_prints)) == 6  # no noise came twice
 
 
 def test_a_checkpoint_of_something_else_is_refused(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

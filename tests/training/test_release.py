@@ -26,7 +26,8 @@ def honest() -> Evidence:
         for unit in patients:
             times[unit] += 1
     noise = [0.4 * (1 + chooser.gauss(0, 1) / (2 * 100_000) ** 0.5) for _ in range(50)]
-    return Evidence(100, [0.2] * 50, drawn, noise, [(0.8, 0.2)] * 50, 0, times)
+    prints = [f"{step:064x}" for step in range(50)]
+    return Evidence(100, [0.2] * 50, drawn, noise, prints, [(0.8, 0.2)] * 50, 0, times)
 
 
 def test_an_honest_training_passes() -> None:
@@ -59,7 +60,8 @@ def favourite(evidence: Evidence) -> None:
         (lambda e: e.noise_stds.__setitem__(7, 0.0), "in 1 steps the noise had a deviation of 0 instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, 0.39), "instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
-        (lambda e: e.noise_stds.__setitem__(7, e.noise_stds[8]), "same noise was used twice"),
+        (lambda e: e.noise_prints.pop(), "count"),
+        (lambda e: e.noise_prints.__setitem__(7, e.noise_prints[8]), "same noise was used twice"),
         (lambda e: e.times_drawn.__setitem__("u0", 999), "do not add up"),
         (too_many, "the sizes of batches do not look like Poisson sampling"),
         (shuffled, "the sizes of batches spread otherwise"),
@@ -72,6 +74,12 @@ def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
     with pytest.raises(PrivacyError, match="nothing is released") as caught:
         verify(evidence, **PLAN)
     assert told in str(caught.value)
+
+
+def test_two_noises_of_the_same_deviation_are_two_noises() -> None:
+    evidence = honest()
+    evidence.noise_stds[7] = evidence.noise_stds[8]  # over millions of numbers they often agree to all digits of fp32
+    verify(evidence, **PLAN)
 
 
 def test_steps_that_cost_more_than_was_reserved_stop_the_release() -> None:

@@ -80,6 +80,20 @@ def test_noise_has_the_claimed_deviation_and_comes_once_a_step() -> None:
     assert len(made.noise_stds) == 3
 
 
+def test_equal_noise_is_recognised_whatever_it_was_added_to() -> None:
+    made, weight = optimizer(noise=1.3, norm=0.5)
+    seed = torch.Generator().get_state()
+    for size in (0, 3, 0):
+        made.generator.set_state(seed)
+        weight.grad_sample, made.unit_of_row = torch.randn(size, *SHAPE), torch.arange(size)
+        made.step()
+        made.zero_grad()
+    assert len(set(made.noise_prints)) == 1
+    weight.grad_sample, made.unit_of_row = torch.zeros(0, *SHAPE), torch.arange(0)
+    made.step()
+    assert made.noise_prints[-1] != made.noise_prints[0]
+
+
 def test_steps_never_share_noise_nor_do_restarts() -> None:
     drawn = []
     for _ in range(3):
