@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dotenv import load_dotenv
 
 from helpers.config import PROJECT_ROOT
-from helpers.errors import PrivacyError, RunError
+from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.private_training import (
     TWIN,
@@ -23,17 +23,21 @@ from helpers.private_training import (
     models_to_train,
     pipeline_of,
     planned,
+    require_fictitious,
     train_accounted,
 )
 from helpers.run import Run
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from helpers.dataset.pipeline import Pipeline
     from helpers.training.accounting import Plan
 
 __all__ = [
     "audit_privacy",
     "fine_tune_private",
+    "holders_key",
     "join",
     "ledgers_of",
     "models_to_train",
@@ -52,28 +56,46 @@ def join(run: Run) -> dict[str, Any]:
         The card of the join: counts, reasons and measurements, without any record.
     """
     from helpers.dataset.join import join_providers
-    from helpers.dataset.pseudonyms import read_key
+    from helpers.models import load_tokenizer
+    from helpers.training.units import encode_units
 
     pipeline, folder = pipeline_of(run), run.path / "private"
     outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
     if not run.finished("join", pipeline.files):
         with run.stage("join", pipeline.files, outputs):
-            load_dotenv(PROJECT_ROOT / ".env")
-            key = read_key(os.environ, fictitious=pipeline.fictitious)
-            joined = join_providers(pipeline, key, seed=run.config.seed)
+            joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)
             share = run.config.private.patients_share
             records = {
                 name: [record for record in rows if _chosen(record["unit"], share)]
                 for name, rows in joined.records.get_secret_value().items()
             }
+            own = {record["unit"] for record in records["train"]}
             canaries = _plant(run, records["train"], pipeline) if pipeline.fictitious else []
+            tokenizer = load_tokenizer(run.config.base_model)
+            limit = run.config.private.max_length_tokens
+            units = encode_units(records["train"], tokenizer, max_length_tokens=limit)  # refuses before any spend
+            card = joined.card | {
+                "training": {
+                    "units": len(units),
+                    "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
+                    "planted": len(units) - len(own),
+                }
+            }
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
             for name in SPLITS:
                 write_jsonl(folder / f"{name}.jsonl", records[name])
             write_jsonl(folder / "canaries.jsonl", canaries)
-            write_json(folder / "card.json", joined.card)
+            write_json(folder / "card.json", card)
     return read_json(folder / "card.json")
+
+
+def holders_key(pipeline: Pipeline) -> SecretStr:
+    """The holders' common key, from the environment or `.env`; a throw-away one where all records are fictitious."""
+    from helpers.dataset.pseudonyms import read_key
+
+    load_dotenv(PROJECT_ROOT / ".env")
+    return read_key(os.environ, fictitious=pipeline.fictitious)
 
 
 def _chosen(unit: str, share: float) -> bool:
@@ -124,12 +146,8 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
         LedgerError: a holder's budget does not allow it.
     """
     pipeline = pipeline_of(run)
-    if only == TWIN and not pipeline.fictitious:
-        real = ", ".join(holder.name for holder in pipeline.holders if not holder.fictitious)
-        raise PrivacyError(
-            f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
-            "Train the private one; the twin is for invented records only."
-        )
+    if only == TWIN:
+        require_fictitious(pipeline)
     names = models_to_train(run)
     if only is not None and only not in names:
         raise RunError(f"There is no model '{only}' among {', '.join(names)}.")
@@ -189,7 +207,7 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 write_json(outputs[name], found)
                 model = model if name == "base" else model.unload()
     summary = folder / "audit.json"
-    write_json(summary, _privacy_section(folders, outputs))
+    write_json(summary, _privacy_section(folders, outputs, unit=pipeline_of(run).unit))
     if "models" in gather_results(run):
         report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
@@ -201,7 +219,7 @@ def _delta(folders: dict[str, Path]) -> float:
     return float(next((read_json(path)["delta"] for path in reports if path.exists()), 1e-5))
 
 
-def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
+def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path], *, unit: str) -> dict[str, Any]:
     """What results.json holds: the figures of every audit, without scores of single canaries."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
@@ -211,4 +229,11 @@ def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path]) -> dict
         report = folders.get(name, path) / "privacy_report.json"
         models[name]["epsilon"] = read_json(report)["epsilon"] if report.exists() else None
     private = read_json(folders["private"] / "privacy_report.json") if "private" in folders else {}
-    return {"epsilon": private.get("epsilon"), "delta": private.get("delta"), "unit": "patient", "models": models}
+    twin = models.get(TWIN)
+    return {
+        "epsilon": private.get("epsilon"),
+        "delta": private.get("delta"),
+        "unit": unit,
+        "audit_works": twin["one_run"]["claim"]["refuted"] if twin else None,
+        "models": models,
+    }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json
+from helpers.files import Record, read_json, read_jsonl, sha256, write_atomic, write_json
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def models_to_train(run: Run) -> dict[str, float | None]:
 
 def ledgers_of(run: Run) -> list[Ledger]:
     """The spend ledger of each holder; begun with what the holder grants in the pipeline."""
-    from helpers.training.ledger import Ledger, open_ledger
+    from helpers.training.ledger import Ledger, open_ledger, summary
 
     folder, opened = run.config.private.ledgers, []
     for holder in pipeline_of(run).holders:
@@ -57,10 +57,19 @@ def ledgers_of(run: Run) -> list[Ledger]:
                 f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
                 "Let it write 'grant: {epsilon: ..., delta: ...}' into the pipeline."
             )
-        path = folder / f"{holder.name}.jsonl"
+        path = (folder / f"{holder.name}.jsonl").resolve()
+        if not path.exists():
+            open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta)
+        ledger = Ledger(path, holder.name)
         # The pipeline's grant begins the books; from then on they count, and only the holder changes them.
-        begun = Ledger(path.resolve(), holder.name) if path.exists() else None
-        opened.append(begun or open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta))
+        [row] = summary([ledger])
+        if row["granted_epsilon"] > holder.grant.epsilon or row["granted_delta"] > holder.grant.delta:
+            raise LedgerError(
+                f"The pipeline grants less of {holder.name} than its ledger records: ε {holder.grant.epsilon:g} and δ "
+                f"{holder.grant.delta:g} instead of {row['granted_epsilon']:g} and {row['granted_delta']:g}. Let the "
+                "holder write the lower budget into the ledger with Ledger.grant."
+            )
+        opened.append(ledger)
     for report in sorted(run.path.parent.glob("*/models/*/privacy_report.json")):
         for ledger in opened:
             head = read_json(report)["ledgers"].get(ledger.holder)
@@ -73,11 +82,10 @@ def ledgers_of(run: Run) -> list[Ledger]:
 
 
 def planned(run: Run, name: str) -> Plan:
-    """What a private training will cost, computed before it begins."""
+    """What a private training will cost, computed before it begins and without a look at the records."""
     from helpers.training.accounting import plan
 
-    settings = run.config.private
-    units = len({record["unit"] for record in read_jsonl(run.path / "private" / "train.jsonl")})
+    settings, units = run.config.private, units_to_train(run)
     return plan(
         units,
         settings.steps,
@@ -86,6 +94,25 @@ def planned(run: Run, name: str) -> Plan:
         noise_multiplier=settings.noise_multiplier if name == "private" else None,
         delta=settings.delta,
     )
+
+
+def units_to_train(run: Run) -> int:
+    """How many patients can be drawn, as the join counted them."""
+    return int(read_json(run.path / "private" / "card.json")["training"]["units"])
+
+
+def require_fictitious(pipeline: Pipeline) -> None:
+    """Refuse the twin for records of real people.
+
+    Raises:
+        PrivacyError: naming the holders that did not declare theirs invented.
+    """
+    real = ", ".join(holder.name for holder in pipeline.holders if not holder.fictitious)
+    if real:
+        raise PrivacyError(
+            f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
+            "Train the private one; the twin is for invented records only."
+        )
 
 
 @contextmanager
@@ -107,20 +134,21 @@ def alone(target: Path) -> Iterator[None]:
 
 def train_accounted(run: Run, name: str, target: Path) -> None:
     """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command."""
-    from helpers.models import load_tokenizer
     from helpers.training import ledger, release
-    from helpers.training.units import encode_units
 
     pipeline = pipeline_of(run)
+    if run.config.training_arguments.get("packing"):
+        raise PrivacyError(
+            "training_arguments.packing is on: it puts records of several patients into one row, where none can be "
+            "clipped by itself. Remove it for private training."
+        )
+    if name == TWIN:
+        require_fictitious(pipeline)
     part, states = target.with_name(f".{name}.part"), target.with_name(f".{name}.state")
     plan = planned(run, name) if name != TWIN else None
-    train = read_jsonl(run.path / "private" / "train.jsonl")
-    limit = run.config.private.max_length_tokens
-    units = encode_units(
-        train, load_tokenizer(run.config.base_model), max_length_tokens=limit
-    )  # refuses, before the books
-    chosen = _settings(run, plan, units=len(units))
-    identity = _identity(run, [train, chosen])
+    chosen = _settings(run, plan)
+    # Of the file, not of its records: none of them is read before its cost is reserved.
+    identity = _identity(run, [sha256(run.path / "private" / "train.jsonl"), chosen])
     if not _belongs(target, identity):  # else released by a run that was killed before the manifest was written
         ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
         found = sorted(states.glob("*.pt"))
@@ -140,27 +168,30 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
             )
         if not _belongs(part, identity):
             shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
-            _fit(run, name, part, state, plan, train, chosen, identity)
+            _fit(run, name, part, state, plan, chosen, identity)
+        report = None
         if plan is not None:
-            ledger.commit(ledgers, spend_id, plan.epsilon, plan.delta)
-        report = None if plan is None else _report(run, part, plan, pipeline, spend_id, ledgers)
+            weights = sha256(part / "adapter_model.safetensors")
+            ledger.commit(ledgers, spend_id, plan.epsilon, plan.delta, weights)
+            report = _report(run, part, plan, pipeline, spend_id, ledgers, weights)
         release.release(part, target, report)
     shutil.rmtree(states, ignore_errors=True)
 
 
 def _report(
-    run: Run, part: Path, plan: Plan, pipeline: Pipeline, spend_id: str, ledgers: Sequence[Ledger]
+    run: Run, part: Path, plan: Plan, pipeline: Pipeline, spend_id: str, ledgers: Sequence[Ledger], weights: str
 ) -> dict[str, Any]:
     from helpers.training.release import privacy_report
 
     return privacy_report(
         epsilon=plan.epsilon, delta=plan.delta,
         accountants={"PRV (Opacus)": plan.spent.prv, "PLD (dp-accounting)": plan.spent.pld},
-        units=plan.units, steps=plan.steps, sample_rate=plan.sample_rate, noise_multiplier=plan.noise_multiplier,
-        max_grad_norm=run.config.private.max_grad_norm, cap=pipeline.cap,
+        unit=pipeline.unit, units=plan.units, steps=plan.steps, sample_rate=plan.sample_rate,
+        noise_multiplier=plan.noise_multiplier, max_grad_norm=run.config.private.max_grad_norm, cap=pipeline.cap,
         not_finite=read_json(part / "evidence.json")["not_finite"] if pipeline.fictitious else 0,
         spend_id=spend_id, ledger_heads={each.holder: each.head() for each in ledgers},
         fictitious=pipeline.fictitious, joined=read_json(run.path / "private" / "card.json")["touched"],
+        adapter_sha256=weights,
     )  # fmt: skip
 
 
@@ -178,14 +209,14 @@ def _belongs(folder: Path, identity: str) -> bool:
     return path.exists() and read_json(path)["identity"] == identity
 
 
-def _settings(run: Run, plan: Plan | None, units: int) -> dict[str, Any]:
+def _settings(run: Run, plan: Plan | None) -> dict[str, Any]:
     """What decides the trained weights, but for the records."""
     settings, lora = run.config.private, run.config.lora
     return {
         "base_name": run.config.base_model, "quantisation": settings.quantisation,
         "noise_multiplier": None if plan is None else plan.noise_multiplier,
         "max_grad_norm": None if plan is None else settings.max_grad_norm,
-        "steps": settings.steps, "sample_rate": min(1.0, settings.patients_a_step / max(1, units)),
+        "steps": settings.steps, "sample_rate": min(1.0, settings.patients_a_step / units_to_train(run)),
         "rank": settings.rank, "alpha": settings.alpha, "dropout": lora.dropout,
         "target_modules": lora.target_modules, "physical_rows": settings.physical_rows,
         "learning_rate": settings.twin_learning_rate if plan is None else settings.learning_rate,
@@ -200,7 +231,6 @@ def _fit(
     part: Path,
     state: Path,
     plan: Plan | None,
-    train: list[Record],
     chosen: dict[str, Any],
     identity: str,
 ) -> None:
@@ -210,6 +240,7 @@ def _fit(
     from helpers.training.release import verify
 
     fictitious, scores = pipeline_of(run).fictitious, run.config.private.scores
+    train = read_jsonl(run.path / "private" / "train.jsonl")
     validation = read_jsonl(run.path / "private" / "validation.jsonl") if fictitious else []
     with measured() as cost:
         trained = train_units(

@@ -9,10 +9,10 @@ import pytest
 from helpers import private_stages, private_training
 from helpers.config import PROJECT_ROOT
 from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import read_json, read_jsonl, write_json
+from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, plan_of
 from helpers.run import Run, open_run
-from helpers.training.ledger import summary
+from helpers.training.ledger import Ledger, summary
 
 PROVIDERS = PROJECT_ROOT / "example_data" / "providers"
 
@@ -53,9 +53,11 @@ def test_the_model_comes_with_its_report_and_the_books_agree(trained: Run) -> No
     report = read_json(trained.path / "models" / "private" / "privacy_report.json")
     plan = plan_of(trained)
     assert 0.99 * 8 <= report["epsilon"] == plan.epsilon <= 8
-    assert report["patients"] == len({r["unit"] for r in read_jsonl(trained.path / "private" / "train.jsonl")})
+    assert report["units"] == len({r["unit"] for r in read_jsonl(trained.path / "private" / "train.jsonl")})
     assert spends(trained) == [(name, report["epsilon"], 1) for name in ("hospital", "pharmacy", "insurer")]
+    weights = sha256(trained.path / "models" / "private" / "adapter_model.safetensors")
     for ledger in ledgers_of(trained):
+        assert report["adapter_sha256"] == weights == ledger.entries()[-1].note
         assert ledger.contains(report["ledgers"][ledger.holder])
     assert not (trained.path / "models" / "non_private" / "privacy_report.json").exists()
     assert {path.name for path in (trained.path / "models").glob(".*")} <= {".private.lock", ".non_private.lock"}
@@ -110,6 +112,10 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     assert sum("pancreatic" in r["text"] for r in train) == 32
     assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)
     units = [{r["unit"] for r in records} for records in (train, validation, test)]
+    counted = read_json(folder / "card.json")["training"]
+    assert counted["units"] == len(units[0]) and counted["planted"] == len(members)
+    own = read_json(folder / "card.json")["splits"]["train"]["units"] - counted["left_out_by_patients_share"]
+    assert own + counted["planted"] == counted["units"]
     assert not units[0] & units[1] and not units[0] & units[2] and not units[1] & units[2]
 
 
@@ -119,6 +125,61 @@ def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monk
     with pytest.raises(LedgerError, match="budget of hospital is too small"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
+
+
+def test_a_pipeline_that_grants_less_than_the_books_is_refused(tmp_path: Path) -> None:
+    run = opened(tmp_path, pipeline(tmp_path))
+    ledgers_of(run)
+    path = tmp_path / "providers" / "pipeline.yaml"
+    path.write_text(path.read_text("utf-8").replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"grants less of hospital than its ledger records: ε 9 and δ 0\.01"):
+        ledgers_of(run)
+    for holder in ("hospital", "pharmacy", "insurer"):
+        Ledger((tmp_path / "ledgers" / f"{holder}.jsonl").resolve(), holder).grant(9, 1e-2, note="less trust")
+    assert {row["granted_epsilon"] for row in summary(ledgers_of(run))} == {9}
+
+
+def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    join(run)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.private._note", interrupt)
+        fine_tune_private(run, only="private")
+    copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same books
+    shutil.copytree(run.path, copied.path)
+
+    def meanwhile(*given: Any) -> None:
+        fit(*given)
+        monkeypatch.setattr(private_training, "_fit", fit)
+        fine_tune_private(run, only="private")
+
+    fit = private_training._fit
+    monkeypatch.setattr(private_training, "_fit", meanwhile)
+    with pytest.raises(LedgerError, match="for another result"):
+        fine_tune_private(copied, only="private")
+    assert (run.path / "models" / "private").exists() and not (copied.path / "models" / "private").exists()
+
+
+def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    join(run)
+    monkeypatch.setattr("helpers.training.ledger.reserve", interrupt)
+    monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_private(run, only="private")
+
+
+def test_a_packing_trainer_is_refused(tmp_path: Path) -> None:
+    run = opened(tmp_path, **{"training_arguments": {"packing": True}})
+    with pytest.raises(PrivacyError, match="several patients into one row"):
+        fine_tune_private(run, only="private")
+
+
+def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
+    run = opened(tmp_path, **{"private.max_length_tokens": 8})
+    with pytest.raises(PrivacyError, match=r"longer than private\.max_length_tokens = 8"):
+        join(run)
+    assert not (tmp_path / "ledgers").exists()
 
 
 def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
@@ -135,6 +196,8 @@ def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
     run = opened(tmp_path, pipeline(tmp_path, REAL), **{"private.patients_a_step": 50, "private.steps": 2})
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
         fine_tune_private(run, only="non_private")
+    with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
+        private_training.train_accounted(run, "non_private", run.path / "models" / "non_private")
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
     assert set(summaries["private"]) == {"identity", "steps", "quantisation", "privacy"}

@@ -142,6 +142,11 @@ class Pipeline(Section):
         return all(holder.fictitious for holder in self.holders)
 
     @property
+    def unit(self) -> str:
+        """Whose privacy counts: a patient's, or a single record's where rows belong to nobody."""
+        return "record" if self.holders[0].unit == "row" else "patient"
+
+    @property
     def files(self) -> list[Path]:
         """The configuration and every local file it reads."""
         names = [holder.file for holder in self.holders] + [self.deidentify.planted]

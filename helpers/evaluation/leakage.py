@@ -233,10 +233,15 @@ def by_unit(units: Sequence[str], losses: Floats) -> Floats:
 
 
 def _exposure_summary(members: Floats, candidates: Floats, entropy_bits: float) -> dict[str, float]:
+    from scipy.stats import quantile_test
+
     ranked = exposures(members, candidates)
     extrapolated, fit = extrapolated_exposures(members, candidates, entropy_bits)
+    interval = quantile_test(ranked, p=0.5).confidence_interval(0.95)
     return {
         "median": float(np.median(ranked)),
+        "median_low": float(interval.low),
+        "median_high": float(interval.high),
         "highest": float(ranked.max()),
         "ceiling": float(np.log2(len(candidates) + 1)),
         "extrapolated_median": float(np.median(extrapolated)),

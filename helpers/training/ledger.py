@@ -157,18 +157,22 @@ def reserve(ledgers: Sequence[Ledger], spend_id: str, run: str, epsilon: float, 
     return min(states, key=("new", "reserved", "committed").index)
 
 
-def commit(ledgers: Sequence[Ledger], spend_id: str, epsilon: float, delta: float) -> None:
+def commit(ledgers: Sequence[Ledger], spend_id: str, epsilon: float, delta: float, result: str = "") -> None:
     """Record what a reserved training really cost, before any of it is released; safe to repeat.
+
+    A spend pays for one result. Who copies a run folder in the middle of a training and lets both go on has two,
+    and the second is refused here.
 
     Args:
         ledgers: those of its reservation.
         spend_id: the id of its reservation.
         epsilon: the cost; takes the place of the reservation and is not above it.
         delta: likewise.
+        result: digest of what will be released.
 
     Raises:
-        LedgerError: there is no such reservation, the cost is above it, another cost was committed before, or a
-            ledger is damaged, busy or cannot be written.
+        LedgerError: there is no such reservation, the cost is above it, another cost or result was committed before,
+            or a ledger is damaged, busy or cannot be written.
     """
     with _locked(ledgers) as books:
         found = [_spends(entries).get(spend_id) for _, entries in books]
@@ -180,6 +184,11 @@ def commit(ledgers: Sequence[Ledger], spend_id: str, epsilon: float, delta: floa
                 )
             if spend.kind == "commit" and (spend.epsilon, spend.delta) != (epsilon, delta):
                 raise _conflict(ledger, spend, f"a commit of {_amounts(epsilon, delta)}")
+            if spend.kind == "commit" and spend.note != result:
+                raise LedgerError(
+                    f"Spend {spend_id!r} is committed at {ledger.holder} for another result, {spend.note[:12]!r}; "
+                    f"received {result[:12]!r}. A copy of this training has ended before. One spend releases one model."
+                )
             if not (0 <= epsilon <= spend.epsilon and 0 <= delta <= spend.delta):
                 raise LedgerError(
                     f"Spend {spend_id!r} reserved {_amounts(spend.epsilon, spend.delta)} at {ledger.holder}; received "
@@ -187,7 +196,9 @@ def commit(ledgers: Sequence[Ledger], spend_id: str, epsilon: float, delta: floa
                 )
         for (ledger, entries), spend in zip(books, found, strict=True):
             if spend is not None and spend.kind == "reserve":
-                ledger._append(entries, "commit", spend_id=spend_id, run=spend.run, epsilon=epsilon, delta=delta)
+                ledger._append(
+                    entries, "commit", result, spend_id=spend_id, run=spend.run, epsilon=epsilon, delta=delta
+                )
 
 
 def record_unbounded(ledgers: Sequence[Ledger], spend_id: str, run: str) -> None:

@@ -153,6 +153,8 @@ def train_units(
     units = encode_units(records, tokenizer, max_length_tokens=max_length_tokens)
     set_seed(seed)
     base = load_base(base_name, quantisation=quantisation, threads=threads)
+    if private:
+        _refuse_dropout(base.config.to_dict())
     if base.device.type == "cpu":
         base.set_attn_implementation("eager")  # faster backward on short texts
     # Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
@@ -220,6 +222,16 @@ def train_units(
             bar.update()
     model.eval()
     return trained
+
+
+def _refuse_dropout(settings: dict[str, Any]) -> None:
+    """The masks of the base model's own dropout couple patients as those of an adapter's do."""
+    on = {name: value for name, value in settings.items() if "drop" in name and value}
+    if on:
+        raise PrivacyError(
+            f"The base model drops values at random ({', '.join(f'{n} = {v}' for n, v in on.items())}), which makes "
+            "one patient's share depend on who else was drawn. Set them to 0 in the model's config.json."
+        )
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -295,7 +307,7 @@ def _resume(checkpoint: Path, identity: str, weights: dict[str, Any], optimizer:
     if state.get("identity") != identity:
         raise PrivacyError(
             f"{checkpoint} is damaged, or belongs to other records or settings. Training on from it would void the "
-            "guarantee. Choose another RUN folder, or delete this file to spend the budget anew."
+            "guarantee. Choose another RUN folder, or delete the folder it lies in to train anew, at a new cost."
         )
     for name, weight in weights.items():
         weight.data.copy_(state["weights"][name])

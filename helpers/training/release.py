@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy import stats
 
@@ -21,22 +23,37 @@ RARE = 1e-9
 """Probability below which an honest run is taken for a broken one."""
 
 TOUCHED = (
-    ("Training", "patients drawn by Poisson sampling, clipped, noised", "covered by (ε, δ)"),
-    ("Number of patients", "sets the sampling rate and δ", "not covered; assumed to be public"),
+    ("Training", "{unit}s drawn by Poisson sampling, clipped, noised", "covered by (ε, δ)"),
+    ("Number of {unit}s", "sets the sampling rate and δ", "not covered; assumed to be public"),
     ("Longest record", "compared with a limit fixed in the configuration", "not covered: that the run went on is seen"),
     ("Tokenizer", "that of the public base model; nothing is fitted to records", "nothing to cover"),
-    ("Number of steps, learning rate", "fixed in the configuration beforehand", "nothing to cover"),
-    ("Previews and figures", "synthetic look-alikes only", "nothing to cover"),
+    (
+        "Steps, learning rate and other settings",
+        "fixed in the configuration beforehand",
+        "nothing to cover, unless they were chosen by trials: each of these is a spend of its own in the ledgers",
+    ),
+    (
+        "Early stopping, choice of a checkpoint",
+        "none: what is released is the state after the last step",
+        "nothing to cover",
+    ),
+    ("Previews", "synthetic look-alikes only", "nothing to cover"),
+)
+FICTITIOUS_ONLY = (
+    ("Held-out loss while training", "measured on other patients' records", "not covered; they are fictitious"),
+    ("Choice of this example's settings", "by trials on these records", "not covered; they are fictitious"),
 )
 NOT_COVERED = (
-    "A fact that stands in the records of many patients: it is learnt as common knowledge.",
+    "A fact that stands in the records of many {unit}s: it is learnt as common knowledge.",
     "What the base model knew before: it may name the right disease without having seen any record.",
     "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
     "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
     "Exact arithmetic: noise is drawn in floating point (Mironov 2012), by torch's generator seeded from the system.",
+    "What the holders themselves keep of a {unit}: their rosters decide what is masked in everybody's texts. The "
+    "promise compares two trainings that mask the same names.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
     "boundary. Only this model's folder is made for release.",
-    "Rounding: in 16 bits a patient's presence changes the padding of others by a little, and with it their gradients.",
+    "Rounding: in 16 bits a {unit}'s presence changes the padding of others by a little, and with it their gradients.",
 )
 
 
@@ -108,11 +125,32 @@ def _not_poisson(counts: Sequence[int], trials: int, rate: float, what: str) -> 
     chance = stats.binomtest(sum(counts), trials * len(counts), rate).pvalue
     if chance < RARE:
         return [f"{what} do not look like Poisson sampling at rate {rate} (p = {chance:.1e})"]
-    spread = sum((count - trials * rate) ** 2 for count in counts) / (trials * rate * (1 - rate))
-    tail = min(stats.chi2.cdf(spread, len(counts)), stats.chi2.sf(spread, len(counts)))
-    if tail < RARE and trials * rate * (1 - rate) > 5:  # below, a binomial is too skewed for this test
+    tail = _tail_of_spread(np.array(counts), trials, rate)
+    if tail < RARE:
         return [f"{what} spread otherwise than with Poisson sampling (p = {tail:.1e})"]
     return []
+
+
+def _tail_of_spread(counts: npt.NDArray[np.int64], trials: int, rate: float) -> float:
+    """Chance that binomials spread as little, or as much, as `counts` do around what is expected of them.
+
+    Spread is the sum of squared distances, in steps of 1/32 of a binomial's variance (of 1 where that is less). Its
+    law is that of one count folded with itself, by Fourier transform, and so holds for few counts and rare draws too.
+    """
+    law = stats.binom(trials, rate)
+    possible = np.arange(law.ppf(1e-15), law.isf(1e-15) + 1)
+
+    def steps(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        found: npt.NDArray[np.int64] = np.rint(32 * (values - law.mean()) ** 2 / max(law.var(), 1.0)).astype(np.int64)
+        return found
+
+    size = 2 ** int(np.ceil(np.log2(64 * len(counts) + int(steps(possible).max()) + 4096)))
+    one = np.bincount(steps(possible), weights=law.pmf(possible), minlength=size)
+    whole = np.fft.irfft(np.fft.rfft(one) ** len(counts), size)
+    spread = int(steps(counts).sum())
+    if spread >= size:
+        return 0.0
+    return float(max(0.0, min(whole[: spread + 1].sum(), whole[spread:].sum())))
 
 
 def privacy_report(
@@ -120,6 +158,7 @@ def privacy_report(
     epsilon: float,
     delta: float,
     accountants: dict[str, float],
+    unit: str,
     units: int,
     steps: int,
     sample_rate: float,
@@ -131,6 +170,7 @@ def privacy_report(
     ledger_heads: dict[str, Any],
     fictitious: bool,
     joined: Sequence[str],
+    adapter_sha256: str,
 ) -> dict[str, Any]:
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
@@ -138,47 +178,45 @@ def privacy_report(
         epsilon: the larger of what the two accountants say.
         delta: the probability for which ε does not speak.
         accountants: name to its ε.
-        units: patients that could be drawn.
+        unit: whose privacy: `patient`, or `record` where rows belong to nobody.
+        units: how many could be drawn.
         steps: optimizer steps.
-        sample_rate: probability to draw a patient in a step.
+        sample_rate: probability to draw a unit in a step.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`.
         max_grad_norm: clipping norm.
-        cap: most records of one patient.
+        cap: most records of one unit.
         not_finite: gradients left out because they were not finite.
         spend_id: under which the holders' ledgers know this training.
         ledger_heads: holder to where its ledger stood when the spend was committed.
         fictitious: whether every holder declares its data fictitious; only then are measurements on records shown.
         joined: where the join read records, a sentence each.
+        adapter_sha256: of the released weights; the ledgers name the same.
     """
     shown = {"gradients_left_out_as_not_finite": not_finite} if fictitious else {}
-    measured = (
-        "Held-out loss while training",
-        "measured on other patients' records",
-        "not covered; they are fictitious",
-    )
+    touched = [[text.format(unit=unit) for text in row] for row in TOUCHED + (FICTITIOUS_ONLY if fictitious else ())]
     return {
         "epsilon": epsilon,
         "delta": delta,
-        "unit": "patient",
-        "neighbours": "two data sets that differ in one patient, present with all records or absent",
+        "unit": unit,
+        "neighbours": f"two data sets that differ in one {unit}, present with all records or absent",
         "cap": cap,
-        "patients": units,
-        "sampler": "Poisson: each patient by a coin of its own in each step",
+        "units": units,
+        "sampler": f"Poisson: each {unit} by a coin of its own in each step",
         "sample_rate": sample_rate,
-        "expected_patients_a_step": sample_rate * units,
+        "expected_units_a_step": sample_rate * units,
         "steps": steps,
         "max_grad_norm": max_grad_norm,
         "noise_multiplier": noise_multiplier,
         "noise": "Gaussian, fp32, once a step on the clipped sum; generator seeded by the operating system",
-        "divided_by": "the expected number of patients",
+        "divided_by": f"the expected number of {unit}s",
         "accountants": accountants,
         "composition": "this training alone; the holders' ledgers add up all spends",
         "spend_id": spend_id,
         "ledgers": ledger_heads,
+        "adapter_sha256": adapter_sha256,
         "fictitious": fictitious,
-        "touched": [list(touch) for touch in (*TOUCHED, *([measured] if fictitious else []))]
-        + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
-        "not_covered": list(NOT_COVERED),
+        "touched": touched + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
+        "not_covered": [line.format(unit=unit) for line in NOT_COVERED],
         **shown,
     }
 

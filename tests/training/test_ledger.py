@@ -143,6 +143,16 @@ def test_what_may_not_be_committed(tmp_path: Path) -> None:
         commit([ledger], "a", 1.0, 1e-5)
 
 
+def test_one_spend_releases_one_result(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    reserve([ledger], "a", "run-1", 8.0, 1e-5)
+    commit([ledger], "a", 8.0, 1e-5, "f00d")
+    commit([ledger], "a", 8.0, 1e-5, "f00d")
+    assert ledger.entries()[-1].note == "f00d" and len(ledger.entries()) == 3
+    with pytest.raises(LedgerError, match="for another result, 'f00d'; received 'beef'"):
+        commit([ledger], "a", 8.0, 1e-5, "beef")
+
+
 @pytest.mark.parametrize("amounts", [(0.0, 1e-5), (-1.0, 1e-5), (float("inf"), 1e-5), (float("nan"), 1e-5)])
 @pytest.mark.parametrize("swap", [False, True])
 def test_amounts_out_of_range_are_refused(tmp_path: Path, amounts: tuple[float, float], swap: bool) -> None:

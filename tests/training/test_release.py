@@ -3,12 +3,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.errors import PrivacyError
 from helpers.files import read_json
 from helpers.training.private import Evidence
-from helpers.training.release import privacy_report, release, report_page, verify
+from helpers.training.release import _tail_of_spread, privacy_report, release, report_page, verify
 
 PLAN: dict[str, Any] = {
     "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5, "values": 100_000,
@@ -76,6 +77,15 @@ def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(("units", "steps", "rate"), [(1043, 60, 0.086), (30, 4, 0.5), (5000, 3, 0.001)])
+def test_coins_pass_and_lists_do_not(units: int, steps: int, rate: float) -> None:
+    chooser = np.random.default_rng(0)
+    tails = [_tail_of_spread(chooser.binomial(steps, rate, units), steps, rate) for _ in range(50)]
+    assert min(tails) > 1e-3 and 0.1 < sum(tails) / len(tails) < 0.75  # of two tails the smaller
+    expected = max(1, round(units * rate))
+    assert _tail_of_spread(np.full(60, expected), units, rate) < 1e-9  # the same number in every step
+
+
 def test_two_noises_of_the_same_deviation_are_two_noises() -> None:
     evidence = honest()
     evidence.noise_stds[7] = evidence.noise_stds[8]  # over millions of numbers they often agree to all digits of fp32
@@ -92,12 +102,12 @@ def test_a_training_without_any_record_of_itself_is_refused() -> None:
         verify(Evidence(units=100), **PLAN)
 
 
-def made_report(fictitious: bool) -> dict[str, Any]:
+def made_report(fictitious: bool, unit: str = "patient") -> dict[str, Any]:
     return privacy_report(
         epsilon=7.98, delta=1e-5, accountants={"PRV (Opacus)": 7.98, "PLD (dp-accounting)": 7.97},
-        units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
+        unit=unit, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
         not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
-        fictitious=fictitious, joined=["Rosters: names are masked."],
+        fictitious=fictitious, joined=["Rosters: names are masked."], adapter_sha256="a1b2",
     )  # fmt: skip
 
 
@@ -108,6 +118,14 @@ def test_the_report_says_what_is_and_is_not_covered() -> None:
     assert report["gradients_left_out_as_not_finite"] == 3
     assert "gradients_left_out_as_not_finite" not in made_report(fictitious=False)
     assert any("many patients" in line for line in report["not_covered"])
+    assert any("trials" in row[1] for row in report["touched"])
+    assert not any("on these records" in row[1] for row in made_report(fictitious=False)["touched"])
+
+
+def test_where_records_belong_to_nobody_no_patient_is_promised_anything() -> None:
+    report = made_report(fictitious=False, unit="record")
+    assert report["unit"] == "record" and report["units"] == 100
+    assert "patient" not in report_page(report)
 
 
 @pytest.mark.parametrize("fictitious", [True, False])

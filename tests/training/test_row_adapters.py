@@ -14,9 +14,11 @@ from helpers import precision
 from helpers.errors import PrivacyError
 from helpers.models import load_base
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.units import Unit, unit_losses, unit_of_row
+from helpers.training.unit_optimizer import UnitOptimizer
+from helpers.training.units import Unit, micro_batches, unit_losses, unit_of_row
 
 PAD = 2
+NORM = 2.0
 UNITS = [
     Unit("a", ((1, 40, 41, 42, 43, 2), (1, 50, 2))),
     Unit("b", ((1, 60, 61, 2),)),
@@ -66,6 +68,28 @@ def together(model: Any, units: list[Unit], dtype: torch.dtype = torch.float32) 
     return found
 
 
+def in_parts(model: Any, units: list[Unit], rows: int) -> dict[str, torch.Tensor]:
+    """The same in micro-batches, put back into the order of the units."""
+    parts = list(micro_batches(units, rows))
+    found = [together(model, part) for part in parts]
+    order = sorted(range(len(units)), key=lambda n: [unit.name for part in parts for unit in part][n])
+    return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
+
+
+def clipped_sum(model: Any, units: list[Unit], rows: int = 100) -> torch.Tensor:
+    """What one step adds up before its noise, over all adapters; `(values,)`."""
+    layers = adapter_layers(model)
+    sgd = torch.optim.SGD([layer.weight for layer in layers.values()], lr=1.0)
+    optimizer = UnitOptimizer(sgd, noise_multiplier=0.0, max_grad_norm=NORM, expected_batch_size=1.0)
+    optimizer.zero_grad()
+    for part in micro_batches(units, rows):
+        with own_copies(layers, len(unit_of_row(part)), torch.float32):
+            losses(model, part, torch.float32).sum().backward()
+        optimizer.unit_of_row = unit_of_row(part)
+        optimizer.clip_and_accumulate()
+    return torch.cat([layer.weight.summed_grad.flatten() for layer in layers.values()])
+
+
 def one_by_one(model: Any, units: list[Unit]) -> dict[str, torch.Tensor]:
     """The same by plain autograd and transformers' own loss, a record at a time."""
     layers = adapter_layers(model)
@@ -93,6 +117,8 @@ def test_gradients_of_units_equal_a_loop(adapted: Make, quantisation: str, check
     model = adapted(quantisation, checkpointing=checkpointing)
     wanted = one_by_one(model, UNITS)
     assert error(together(model, UNITS), wanted) < 1e-5
+    for rows in (1, 3, 4):  # patients by themselves, two together, and one part with padding
+        assert error(in_parts(model, UNITS, rows), wanted) < 1e-5
     # Other neighbours mean other padding; a patient's own gradient stays what it was.
     for number, unit in enumerate(UNITS):
         alone = together(model, [unit, UNITS[2]])
@@ -102,9 +128,27 @@ def test_gradients_of_units_equal_a_loop(adapted: Make, quantisation: str, check
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str) -> None:
+def test_a_patient_moves_the_sum_by_its_own_clipped_gradient_and_nothing_else(adapted: Make, quantisation: str) -> None:
+    model = adapted(quantisation)
+    alone = torch.cat([gradient.flatten(1) for gradient in one_by_one(model, UNITS).values()], dim=1)
+    norms = alone.norm(dim=1)
+    assert (norms > NORM).any() and (norms < NORM).any()  # some are clipped, some are not
+    shares = alone * (NORM / norms).clamp(max=1).unsqueeze(1)
+    everybody = clipped_sum(model, UNITS)
+    for number in range(len(UNITS)):
+        others = clipped_sum(model, UNITS[:number] + UNITS[number + 1 :])  # with other padding, in other parts
+        share = everybody - others
+        assert share.norm() <= NORM
+        assert (share - shares[number]).norm() < 5e-5 * NORM
+    for rows in (1, 3, 4):
+        assert (clipped_sum(model, UNITS, rows) - everybody).norm() < 1e-5 * NORM
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str, checkpointing: bool) -> None:
     exact = one_by_one(adapted(quantisation), UNITS)
-    model = adapted(quantisation, bf16=True)
+    model = adapted(quantisation, bf16=True, checkpointing=checkpointing)
     assert model.get_input_embeddings().weight.dtype is torch.bfloat16
     assert error(together(model, UNITS, torch.bfloat16), exact) < 2e-2
 
