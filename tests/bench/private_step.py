@@ -1,12 +1,18 @@
 """What one private step costs against the course's fastest non-private one: the same rows, model and process.
 
+    python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 40]
+
 `make bench` runs it. Time: the two kinds of steps take turns in one process; the median of each counts. Memory: each
 kind runs in a process of its own, and what its peak lies above the loaded model counts. Both ratios go into
 runs/bench.json under `private_step`.
+
+`--model random-1.7b` takes random weights in the shape of SmolLM2-1.7B, which no package ships: time and memory do
+not depend on what weights hold.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -18,6 +24,7 @@ from typing import Any
 
 import psutil
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 
@@ -34,26 +41,43 @@ from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import Unit, encode_units, unit_of_row
 
 ROWS = 8
-ROUNDS = 40
+TOKENIZER = "smollm2-135m-instruct"
+RANDOM = "random-1.7b"
+SHAPE = {
+    "vocab_size": 49152, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+    "num_attention_heads": 32, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
-def parts(tokenizer: Any) -> list[list[Unit]]:
+def prepared(model: str) -> str:
+    """The model's name or folder; the random one is made once, into runs/."""
+    if model != RANDOM:
+        return model
+    folder = PROJECT_ROOT / "runs" / f".{RANDOM}"
+    if not (folder / "tokenizer_config.json").exists():
+        config = transformers.LlamaConfig(**SHAPE)
+        transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+        load_tokenizer(TOKENIZER).save_pretrained(folder)
+    return str(folder)
+
+
+def parts(tokenizer: Any, rounds: int) -> list[list[Unit]]:
     """Micro-batches of eight patients with a record each, from the example holders."""
     pipeline = load_pipeline(load_config("cpu").private.pipeline)
     joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
     units = encode_units(joined.records.get_secret_value()["train"], tokenizer, max_length_tokens=128)
     single = [Unit(unit.name, unit.rows[:1]) for unit in units]
-    return [single[start : start + ROWS] for start in range(0, ROWS * ROUNDS, ROWS)]
+    return [single[start : start + ROWS] for start in range(0, ROWS * rounds, ROWS)]
 
 
 class Steps:
     """A model and its two kinds of steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str, quantisation: str, rounds: int) -> None:
         settings = load_config("cpu").private
-        self.tokenizer = load_tokenizer("smollm2-135m-instruct")
-        self.parts = parts(self.tokenizer)
-        base = load_base("smollm2-135m-instruct")
+        self.tokenizer = load_tokenizer(model)
+        self.parts = parts(self.tokenizer, rounds)
+        base = load_base(model, quantisation=quantisation)
         if base.device.type == "cpu":
             base.set_attn_implementation("eager")
         shape = LoraConfig(r=settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -86,9 +110,8 @@ class Steps:
         return disable_input_dtype_casting(self.model, active=self.dtype is torch.bfloat16)
 
 
-def measure_time() -> dict[str, float]:
+def measure_time(steps: Steps) -> dict[str, float]:
     """Median seconds of each kind of step, taking turns."""
-    steps = Steps()
     seconds: dict[str, list[float]] = {"non_private": [], "with_privacy": []}
     with steps.casting():
         for number, part in enumerate(steps.parts):
@@ -97,14 +120,13 @@ def measure_time() -> dict[str, float]:
                 getattr(steps, name)(part)
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
-                if number >= 5:  # the first ones warm up
+                if number >= len(steps.parts) // 8:  # the first ones warm up
                     taken.append(time.perf_counter() - started)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def measure_memory(name: str) -> float:
+def measure_memory(steps: Steps, name: str) -> float:
     """Peak MB above the loaded model over some steps of one kind."""
-    steps = Steps()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         loaded = torch.cuda.memory_allocated()
@@ -129,13 +151,23 @@ def measure_memory(name: str) -> float:
 
 def main() -> None:
     """Measure both, print and keep the ratios."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure_memory(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=TOKENIZER)
+    parser.add_argument("--quantisation", default="none", choices=("none", "nf4"))
+    parser.add_argument("--rounds", type=int, default=40, help="steps of each kind")
+    parser.add_argument("--memory-of", choices=("non_private", "with_privacy"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    steps = Steps(prepared(options.model), options.quantisation, options.rounds)
+    if options.memory_of:
+        print(json.dumps(measure_memory(steps, options.memory_of)))
         return
-    seconds = measure_time()
+    seconds = measure_time(steps)
+    del steps
     memory = {}
     for name in seconds:
-        told = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
+        told = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--memory-of", name], check=True, capture_output=True, text=True
+        )
         memory[name] = float(told.stdout.splitlines()[-1])
     found = {
         "time_ratio": seconds["with_privacy"] / seconds["non_private"],
@@ -143,11 +175,15 @@ def main() -> None:
         "seconds": seconds,
         "peak_mb_above_model": memory,
         "rows": ROWS,
+        "model": options.model,
+        "quantisation": options.quantisation,
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "dtype": str(compute_dtype("cuda" if torch.cuda.is_available() else "cpu")),
     }
     path = PROJECT_ROOT / "runs" / "bench.json"
-    write_json(path, {**(read_json(path) if path.exists() else {}), "private_step": found})
+    usual = (options.model, options.quantisation) == (TOKENIZER, "none")
+    section = "private_step" if usual else f"private_step {options.model} {options.quantisation}"
+    write_json(path, {**(read_json(path) if path.exists() else {}), section: found})
     print(json.dumps(found, indent=2))
     print(Path(path).relative_to(PROJECT_ROOT))
 
