@@ -24,13 +24,14 @@ from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
 from helpers.run import Run, open_run
 
+AUDIT = "03-test/04-audit_privacy.ipynb"
 PRIVATE_NOTEBOOKS = (
     "01-create_dataset/03-join_private_records.ipynb",
     "02-fine_tune/03-train_privately.ipynb",
     "02-fine_tune/04-break_privacy.ipynb",
-    "03-test/04-audit_privacy.ipynb",
+    AUDIT,
 )
-NOTEBOOKS = (
+GLOSSARY_NOTEBOOKS = (
     "00-set_up/check_environment.ipynb",
     "01-create_dataset/01-write_conversations.ipynb",
     "01-create_dataset/02-prepare_dataset.ipynb",
@@ -39,8 +40,8 @@ NOTEBOOKS = (
     "03-test/01-answer.ipynb",
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
-    *PRIVATE_NOTEBOOKS,
 )
+NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
 STAGES: dict[str, Callable[[Run], Any]] = {
     "create": stages.create,
     "prepare": stages.prepare,
@@ -128,14 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = open_run(options.conf, Path(options.run).resolve() if options.run else None, overrides)
         if options.command == "run":
             stages.glossary_entries(run)  # a glossary with mistakes stops here, not minutes later
-            run_notebooks(run, conf=options.conf, overrides=overrides)
-        elif options.command == "run-private":
-            run_notebooks(run, conf=options.conf, overrides=overrides, notebooks=PRIVATE_NOTEBOOKS)
+        notebooks = _notebooks(options.command, run, own_glossary=bool(options.glossary))
+        if notebooks:
+            run_notebooks(run, conf=options.conf, overrides=overrides, notebooks=notebooks)
         else:
             STAGES[options.command](run)
         if options.command in ("run", "report"):
             _show(run)
-        if options.command in ("run", "run-private", "audit-privacy"):
+        if {*PRIVATE_NOTEBOOKS} & {*notebooks} or options.command == "audit-privacy":
             _show_privacy(run)
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
     except HelpersError as error:
@@ -151,6 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
+    """What a command executes; nothing where it is a single stage."""
+    chosen: tuple[str, ...] = {"run": NOTEBOOKS, "run-private": PRIVATE_NOTEBOOKS}.get(command, ())
+    if command == "run" and own_glossary:
+        chosen = GLOSSARY_NOTEBOOKS
+    if AUDIT in chosen and not private_stages.pipeline_of(run).fictitious:
+        print(f"{AUDIT} is left out: it attacks secrets planted in fictitious records, and these are real.")
+        return [name for name in chosen if name != AUDIT]
+    return list(chosen)
 
 
 def _overrides(pairs: Sequence[str], glossary: str | None) -> dict[str, Any]:
@@ -182,8 +194,12 @@ def _show(run: Run) -> None:
 def _show_privacy(run: Run) -> None:
     import pandas as pd
 
+    if not private_stages.pipeline_of(run).fictitious:
+        for page in sorted(run.path.glob("models/*/privacy_report.html")):
+            print(f"\nPrivacy report: {_shown(page)}")
+        return
     found = read_json(run.path / "results.json")["privacy"]
-    print("\nOn private records, with the patient as unit:")
+    print(f"\nOn private records, with the {found['unit']} as unit:")
     columns = ["epsilon", "heldout_loss", "task_accuracy", "secret_revealed", "canary_auc", "canary_auc_high"]
     print(f"{pd.DataFrame(found['models']).T[columns].astype(float).round(3).to_string(na_rep='–')}\n")
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dotenv import load_dotenv
+from filelock import FileLock
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import RunError
-from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
+from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.private_training import (
     TWIN,
     alone,
@@ -55,39 +58,45 @@ def join(run: Run) -> dict[str, Any]:
     Returns:
         The card of the join: counts, reasons and measurements, without any record.
     """
+    pipeline, folder = pipeline_of(run), run.path / "private"
+    outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(folder / ".lock"):  # two trainings that begin at once join once
+        if not (folder / "salt").exists():
+            write_atomic(folder / "salt", secrets.token_hex(32))
+        if not run.finished("join", pipeline.files):
+            _join(run, pipeline, folder, outputs)
+    return read_json(folder / "card.json")
+
+
+def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -> None:
+    """Write the splits and the card; refuse what no training could use, before anything is paid for."""
     from helpers.dataset.join import join_providers
     from helpers.models import load_tokenizer
     from helpers.training.units import encode_units
 
-    pipeline, folder = pipeline_of(run), run.path / "private"
-    outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
-    if not run.finished("join", pipeline.files):
-        with run.stage("join", pipeline.files, outputs):
-            joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)
-            share = run.config.private.patients_share
-            records = {
-                name: [record for record in rows if _chosen(record["unit"], share)]
-                for name, rows in joined.records.get_secret_value().items()
+    with run.stage("join", pipeline.files, outputs):
+        joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)
+        share = run.config.private.patients_share
+        records = {
+            name: [record for record in rows if _chosen(record["unit"], share)]
+            for name, rows in joined.records.get_secret_value().items()
+        }
+        own = {record["unit"] for record in records["train"]}
+        canaries = _plant(run, records["train"], pipeline) if pipeline.fictitious else []
+        tokenizer = load_tokenizer(run.config.base_model)
+        units = encode_units(records["train"], tokenizer, max_length_tokens=run.config.private.max_length_tokens)
+        card = joined.card | {
+            "training": {
+                "units": len(units),
+                "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
+                "planted": len(units) - len(own),
             }
-            own = {record["unit"] for record in records["train"]}
-            canaries = _plant(run, records["train"], pipeline) if pipeline.fictitious else []
-            tokenizer = load_tokenizer(run.config.base_model)
-            limit = run.config.private.max_length_tokens
-            units = encode_units(records["train"], tokenizer, max_length_tokens=limit)  # refuses before any spend
-            card = joined.card | {
-                "training": {
-                    "units": len(units),
-                    "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
-                    "planted": len(units) - len(own),
-                }
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            for name in SPLITS:
-                write_jsonl(folder / f"{name}.jsonl", records[name])
-            write_jsonl(folder / "canaries.jsonl", canaries)
-            write_json(folder / "card.json", card)
-    return read_json(folder / "card.json")
+        }
+        for name in SPLITS:
+            write_jsonl(folder / f"{name}.jsonl", records[name])
+        write_jsonl(folder / "canaries.jsonl", canaries)
+        write_json(folder / "card.json", card)
 
 
 def holders_key(pipeline: Pipeline) -> SecretStr:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import secrets
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import Record, read_json, read_jsonl, sha256, write_atomic, write_json
+from helpers.files import Record, read_json, read_jsonl, sha256, sync, write_atomic, write_json
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -70,9 +69,10 @@ def ledgers_of(run: Run) -> list[Ledger]:
                 "holder write the lower budget into the ledger with Ledger.grant."
             )
         opened.append(ledger)
-    for report in sorted(run.path.parent.glob("*/models/*/privacy_report.json")):
+    for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
+        heads = read_json(report)["ledgers"]
         for ledger in opened:
-            head = read_json(report)["ledgers"].get(ledger.holder)
+            head = heads.get(ledger.holder)
             if head is not None and not ledger.contains(head):
                 raise LedgerError(
                     f"The ledger of {ledger.holder} lacks an entry that {report} was committed to: it was cut off, or "
@@ -135,6 +135,7 @@ def alone(target: Path) -> Iterator[None]:
 def train_accounted(run: Run, name: str, target: Path) -> None:
     """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command."""
     from helpers.training import ledger, release
+    from helpers.training.private_model import check_model
 
     pipeline = pipeline_of(run)
     if run.config.training_arguments.get("packing"):
@@ -144,19 +145,23 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
         )
     if name == TWIN:
         require_fictitious(pipeline)
+    else:
+        check_model(
+            run.config.base_model, target_modules=run.config.lora.target_modules, dropout=run.config.lora.dropout
+        )
     part, states = target.with_name(f".{name}.part"), target.with_name(f".{name}.state")
     plan = planned(run, name) if name != TWIN else None
     chosen = _settings(run, plan)
     # Of the file, not of its records: none of them is read before its cost is reserved.
     identity = _identity(run, [sha256(run.path / "private" / "train.jsonl"), chosen])
-    if not _belongs(target, identity):  # else released by a run that was killed before the manifest was written
+    if not _released(target, identity, name):  # else by a run that was killed before the manifest was written
         ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
         found = sorted(states.glob("*.pt"))
         spend_id = found[0].stem if found else uuid.uuid4().hex
         state = states / f"{spend_id}.pt"
         if not found:
+            states.mkdir(mode=0o700, exist_ok=True)
             write_atomic(state, b"")  # before the books: a kill between the two leaves no spend that nobody knows
-            states.chmod(0o700)
         if plan is None:
             ledger.record_unbounded(ledgers, spend_id, who)
         elif ledger.reserve(ledgers, spend_id, who, plan.epsilon, plan.delta) == "committed" and not _belongs(
@@ -197,10 +202,29 @@ def _report(
 
 def _identity(run: Run, value: Any) -> str:
     """A digest that nobody can compare with guesses: it is salted, and the salt stays in the run folder."""
-    path = run.path / "private" / "salt"
-    if not path.exists():
-        write_atomic(path, secrets.token_hex(32))
-    return hmac.new(path.read_bytes(), json.dumps(value, sort_keys=True).encode(), "sha256").hexdigest()
+    return hmac.new(
+        (run.path / "private" / "salt").read_bytes(), json.dumps(value, sort_keys=True).encode(), "sha256"
+    ).hexdigest()
+
+
+def _released(target: Path, identity: str, name: str) -> bool:
+    """Whether this very training was released before.
+
+    Raises:
+        PrivacyError: a private model lies there that is another's, lost its report or was altered. To train over it
+            would spend anew without a word.
+    """
+    if not target.exists() or name == TWIN:
+        return _belongs(target, identity)
+    report = target / "privacy_report.json"
+    told = read_json(report)["adapter_sha256"] if report.exists() else None
+    weights = target / "adapter_model.safetensors"
+    if _belongs(target, identity) and weights.exists() and told == sha256(weights):
+        return True
+    raise PrivacyError(
+        f"{target} holds a model that these records and settings did not make, or one that lost its report or was "
+        "altered since. Move it away to train anew, at a new cost, or choose another RUN folder."
+    )
 
 
 def _belongs(folder: Path, identity: str) -> bool:
@@ -240,7 +264,10 @@ def _fit(
     from helpers.training.release import verify
 
     fictitious, scores = pipeline_of(run).fictitious, run.config.private.scores
-    train = read_jsonl(run.path / "private" / "train.jsonl")
+    records = run.path / "private" / "train.jsonl"
+    train = read_jsonl(records)
+    if _identity(run, [sha256(records), chosen]) != identity:
+        raise RunError(f"{records} was replaced while its cost was reserved. Run the same command again.")
     validation = read_jsonl(run.path / "private" / "validation.jsonl") if fictitious else []
     with measured() as cost:
         trained = train_units(
@@ -255,9 +282,12 @@ def _fit(
             values=sum(p.numel() for p in trained.model.parameters() if p.requires_grad),
         )  # fmt: skip
     _save(part, trained, run.config.base_model, with_best=plan is None)
+    for inner in part.rglob("*"):
+        if inner.is_file():
+            sync(inner)  # whole on disk before training.json says so
     told = {"identity": identity, "steps": chosen["steps"], "quantisation": chosen["quantisation"]}
     told["privacy"] = None if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta}
-    if fictitious:  # on real records, losses, times and who was drawn would be one more look
+    if fictitious:  # of real records, losses and who was drawn would be one more look
         write_json(part / "evidence.json", asdict(trained.evidence))
         told |= {
             "tokens": trained.tokens,

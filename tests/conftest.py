@@ -41,7 +41,8 @@ SmokeRun = Callable[..., Run]
 @pytest.fixture(autouse=True)
 def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep stages from reading the developer's .env into this process."""
-    monkeypatch.setattr("helpers.stages.load_dotenv", lambda *_: False)
+    for module in ("helpers.stages", "helpers.private_stages"):
+        monkeypatch.setattr(f"{module}.load_dotenv", lambda *_: False)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The command line: every stage, its errors, and what a kill leaves behind."""
 
+import html
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from scripted_server import Response, ScriptedServer, failure, web_page
 from talker import Talker
 
+from helpers.config import PROJECT_ROOT
 from helpers.course import main
 from helpers.files import read_jsonl
 
@@ -277,3 +280,25 @@ def test_every_stage_is_a_command(whole_course: Callable[[str], Path], capsys: p
     assert card["model_share"] >= 0.5
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     assert all(stage["outputs"] for stage in manifest["stages"].values())
+
+
+def test_real_records_are_learnt_privately_and_none_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(PROJECT_ROOT / "example_data" / "providers", tmp_path / "holders")
+    pipeline = tmp_path / "holders" / "pipeline.yaml"
+    pipeline.write_text(pipeline.read_text("utf-8").replace("fictitious: true", "fictitious: false"), encoding="utf-8")
+    monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
+    options = [f"private.pipeline={pipeline}", f"private.ledgers={tmp_path / 'ledgers'}", "private.patients_a_step=50"]
+    command = ["run-private", "--conf", "smoke", "--run", str(tmp_path / "run")]
+    assert main([*command, *(word for option in options for word in ("--set", option))]) == 0
+    told = capsys.readouterr().out
+    assert "04-audit_privacy.ipynb is left out" in told and "models/private/privacy_report.html" in told
+    shown = "".join(path.read_text("utf-8") for path in (tmp_path / "run" / "notebooks").iterdir())
+    records = [
+        r for name in ("train", "validation", "test") for r in read_jsonl(tmp_path / f"run/private/{name}.jsonl")
+    ]
+    assert len(records) > 100
+    texts = {record["text"] for record in records}
+    assert not any(form in shown for text in texts for form in (text, html.escape(text), json.dumps(text)[1:-1]))
+    assert "0123456789abcdef" not in shown

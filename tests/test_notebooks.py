@@ -9,10 +9,12 @@ from typing import Any
 import nbformat
 import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
-TESTING = [path for path in NOTEBOOKS if path.parent.name == "03-test"]
+AUDIT = ROOT / "03-test" / "04-audit_privacy.ipynb"
+TESTING = [path for path in NOTEBOOKS if path.parent.name == "03-test" and path != AUDIT]
 LONGEST_CELL = 15
 
 
@@ -77,6 +79,11 @@ def test_notebook_is_clean(path: Path) -> None:
         assert len(lines) <= LONGEST_CELL, cell.source
         if "sandbox" not in cell.metadata.get("tags", []):
             assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), cell.source
+
+
+def test_the_audit_alone_says_what_to_run_first(tmp_path: Path) -> None:
+    with pytest.raises(PapermillExecutionError, match=r"Run 02-fine_tune/03-train_privately\.ipynb"):
+        execute(AUDIT, tmp_path / "run")
 
 
 @pytest.mark.slow

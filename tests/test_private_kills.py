@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.files import read_json
+from helpers.files import read_json, sha256
 from helpers.private_stages import fine_tune_private, ledgers_of
 from helpers.run import Run, open_run
 from helpers.training.ledger import Ledger, summary
@@ -41,10 +41,11 @@ def check_released(run: Run, ledgers: list[Ledger]) -> None:
         return
     assert (released / "adapter_model.safetensors").exists()
     report = read_json(released / "privacy_report.json")
+    assert report["adapter_sha256"] == sha256(released / "adapter_model.safetensors")
     for ledger in ledgers:
         assert ledger.contains(report["ledgers"][ledger.holder])
-        committed = [e.epsilon for e in ledger.entries() if e.kind == "commit" and e.spend_id == report["spend_id"]]
-        assert committed == [report["epsilon"]]
+        own = [e for e in ledger.entries() if e.kind == "commit" and e.spend_id == report["spend_id"]]
+        assert [(e.epsilon, e.note) for e in own] == [(report["epsilon"], report["adapter_sha256"])]
 
 
 @pytest.mark.slow

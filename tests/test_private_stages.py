@@ -86,6 +86,7 @@ def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: P
 
 def test_the_audit_attacks_every_model(trained: Run) -> None:
     found = audit_privacy(trained)
+    assert found["audit_works"] is found["models"]["non_private"]["one_run"]["claim"]["refuted"]
     assert found["unit"] == "patient" and found["delta"] == plan_of(trained).delta
     assert list(found["models"]) == ["base", "non_private", "private", "non_private_best"]
     for name, model in found["models"].items():
@@ -169,10 +170,40 @@ def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pyte
         fine_tune_private(run, only="private")
 
 
-def test_a_packing_trainer_is_refused(tmp_path: Path) -> None:
-    run = opened(tmp_path, **{"training_arguments": {"packing": True}})
-    with pytest.raises(PrivacyError, match="several patients into one row"):
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"training_arguments": {"packing": True}}, "several patients into one row"),
+        ({"lora.dropout": 0.1}, "drops values at random"),
+        ({"lora.target_modules": ["embed_tokens"]}, "embed_tokens"),
+    ],
+)
+def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(
+    tmp_path: Path, setting: dict[str, Any], told: str
+) -> None:
+    run = opened(tmp_path, **setting)
+    with pytest.raises(PrivacyError, match=told):
         fine_tune_private(run, only="private")
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}  # the grant alone
+
+
+def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_released(
+    trained: Run, tmp_path: Path
+) -> None:
+    def unreported(folder: Path) -> None:
+        (folder / "privacy_report.json").unlink()
+
+    def swapped(folder: Path) -> None:
+        shutil.copy(folder.with_name("non_private") / "adapter_model.safetensors", folder)
+
+    for number, change in enumerate((unreported, swapped)):
+        run = Run(tmp_path / str(number), trained.config)
+        shutil.copytree(trained.path, run.path)
+        before = spends(trained)
+        change(run.path / "models" / "private")
+        with pytest.raises(PrivacyError, match="lost its report or was altered"):
+            fine_tune_private(run, only="private")
+        assert spends(trained) == before
 
 
 def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from helpers.dataset.pipeline import SLOT, Pipeline
 class Candidate:
     """A joined row in words; no display shows it.
 
-    `rows`: holder to the number of its row. `place`: 0 to 1, where its patient lies among the splits. `group`: value
-    of `split.by`. `values`: what the test set must not share with training, lower case. `order`: 0 to 1, its place
-    among its patient's records. `reason`: why it is left out, if it is.
+    `rows`: holder to the number of its row. `place`: 0 to 1, decides whether it goes to the test; `own_place`: 0 to 1,
+    where its patient lies between training and validation. `group`: value of `split.by`. `values`: what the test set
+    must not share with training, lower case. `order`: 0 to 1, its place among its patient's records. `reason`: why it
+    is left out, if it is.
     """
 
     unit: str
@@ -25,6 +26,7 @@ class Candidate:
     text: str
     rows: dict[str, int]
     place: float
+    own_place: float
     group: str
     values: list[str]
     order: float
@@ -41,7 +43,7 @@ def make_candidate(
         fields: `holder.column` to its text, empty where a left join found nothing.
         rows: holder to row number.
         unit: the pseudonym.
-        place: of the patient's own draw, for pipelines without `split.by`.
+        place: of the patient's own draw, 0 to 1; with `split.by` the group draws for the test.
         pipeline: templates and split.
         seed: of the draws.
     """
@@ -57,6 +59,7 @@ def make_candidate(
         text=fill(template.text, {**fields, "question": question, "answer": answer}),
         rows=rows,
         place=draw(seed, "split", fields[by]) if by else place,
+        own_place=draw(seed, "validation", repr(place)),
         group=fields[by] if by else "",
         values=[fields[name].casefold() for name in pipeline.split.values if fields[name]],
         order=draw(seed, "order", content),

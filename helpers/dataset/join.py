@@ -75,7 +75,9 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int, progress: b
         joined = _merge(joined, frames[join.right], join, fates)
     candidates = _make_candidates(joined, pipeline, seed)
     split_units(candidates, pipeline.split, cap=pipeline.cap)
-    return Joined(_release(candidates), make_join_card(fates, candidates, quality, cap=pipeline.cap))
+    return Joined(
+        _release(candidates), make_join_card(fates, candidates, quality, cap=pipeline.cap, unit=pipeline.unit)
+    )
 
 
 def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progress: bool) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from helpers.dataset.unit_splits import kept_in
 
 SPLITS = ("train", "validation", "test")
 TOUCHED = (
-    "Rosters: the names of every holder's patients are masked in all texts, so that a text can depend on whether "
-    "another patient's name is on a roster.",
-    "Wordings, cap and splits: a patient's own records, key or group (split.by) decide, with the seed.",
+    "Rosters: the names on every holder's roster are masked in all texts, so that a text can depend on whether a name "
+    "of another {unit} is on a roster.",
+    "Wordings, cap and splits: a {unit}'s own content, key or group (split.by) decide, with the seed.",
     "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
     "depend on the test set.",
     "This card: its counts are exact and carry no noise.",
@@ -22,7 +22,12 @@ TOUCHED = (
 
 
 def make_join_card(
-    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any], *, cap: int
+    fates: Mapping[str, Sequence[str]],
+    candidates: Sequence[Candidate],
+    quality: Mapping[str, Any],
+    *,
+    cap: int,
+    unit: str = "patient",
 ) -> dict[str, Any]:
     """Count rows and records, kept and left out.
 
@@ -31,6 +36,7 @@ def make_join_card(
         candidates: after the split.
         quality: what the de-identification masked and how well.
         cap: records of one unit, at most.
+        unit: what counts as one: `patient` or `record`.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
@@ -49,7 +55,7 @@ def make_join_card(
         "cap": cap,
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
         "deidentify": dict(quality),
-        "touched": list(TOUCHED),
+        "touched": [place.format(unit=unit) for place in TOUCHED],
     }
 
 

@@ -13,6 +13,9 @@ from helpers.errors import DataError
 def split_units(candidates: Sequence[Candidate], split: Split, *, cap: int) -> None:
     """Set the `split` of each candidate, or the `reason` why it is left out.
 
+    Whole groups go to the test, where values are to be new. Validation units are drawn among the others one by one,
+    so that they differ from training units in nothing but having been left out: membership inference needs that.
+
     What becomes of a training unit depends on its own records only, so that adding or removing another unit changes
     that unit's share and nothing else. Test records give way where a value of theirs stands in a training record: the
     test set depends on the training set, never the other way round.
@@ -52,8 +55,10 @@ def kept_in(split: str, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _settle(own: Sequence[Candidate], split: Split, cap: int) -> None:
     """Place one unit whole: its first record decides."""
-    place, group = own[0].place, own[0].group
-    name = "test" if place < split.test else "validation" if place < split.test + split.validation else "train"
+    first, group = own[0], own[0].group
+    name = "validation" if first.own_place < split.validation / (1 - split.test) else "train"
+    if first.place < split.test:
+        name = "test"
     kept = 0
     for candidate in own:
         candidate.split = name

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from tqdm import tqdm
 from transformers import set_seed
 
 from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
-from helpers.models import load_base, load_tokenizer
+from helpers.models import load_tokenizer
 from helpers.precision import compute_dtype
+from helpers.training.private_model import adapted_model, refuse_dropout
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import Unit, draw, encode_units, micro_batches, unit_losses, unit_of_row
@@ -144,31 +144,17 @@ def train_units(
             f"{noise_multiplier}. Give both, or neither for the non-private twin."
         )
     private = noise_multiplier is not None
-    if private and dropout:
-        raise PrivacyError(
-            f"lora.dropout is {dropout}: its masks depend on who else was drawn, so that one patient would change "
-            "every other's share. Set it to 0 for private training."
-        )
     tokenizer = load_tokenizer(base_name)
     units = encode_units(records, tokenizer, max_length_tokens=max_length_tokens)
     set_seed(seed)
-    base = load_base(base_name, quantisation=quantisation, threads=threads)
+    model = adapted_model(
+        base_name, quantisation=quantisation, rank=rank, alpha=alpha, dropout=dropout, target_modules=target_modules,
+        gradient_checkpointing=gradient_checkpointing, threads=threads,
+    )  # fmt: skip
     if private:
-        _refuse_dropout(base.config.to_dict())
-    if base.device.type == "cpu":
-        base.set_attn_implementation("eager")  # faster backward on short texts
-    # Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
-    lora = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(base, lora).train()
-    if gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": True})
+        refuse_dropout(model)
     layers = adapter_layers(model)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for weight in weights.values():
-        weight.data = weight.data.float()
     trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
     optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
     expected = sample_rate * len(units)
@@ -178,13 +164,13 @@ def train_units(
             noise_multiplier=noise_multiplier,
             max_grad_norm=max_grad_norm,
             expected_batch_size=expected,
-            generator=secure_generator(base.device),
+            generator=secure_generator(model.device),
         )
         optimizer.attach_step_hook(  # the accountant's own record, of what the optimizer really used
             lambda used: trained.evidence.accounted.append((used.noise_multiplier, sample_rate))
         )
     coins = secure_generator() if private else torch.Generator()
-    dtype = compute_dtype(base.device.type)
+    dtype = compute_dtype(model.device.type)
     began = _resume(checkpoint, identity, weights, optimizer, trained)
     with (
         disable_input_dtype_casting(model, active=dtype is torch.bfloat16),
@@ -222,16 +208,6 @@ def train_units(
             bar.update()
     model.eval()
     return trained
-
-
-def _refuse_dropout(settings: dict[str, Any]) -> None:
-    """The masks of the base model's own dropout couple patients as those of an adapter's do."""
-    on = {name: value for name, value in settings.items() if "drop" in name and value}
-    if on:
-        raise PrivacyError(
-            f"The base model drops values at random ({', '.join(f'{n} = {v}' for n, v in on.items())}), which makes "
-            "one patient's share depend on who else was drawn. Set them to 0 in the model's config.json."
-        )
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -41,7 +41,11 @@ TOUCHED = (
 )
 FICTITIOUS_ONLY = (
     ("Held-out loss while training", "measured on other patients' records", "not covered; they are fictitious"),
-    ("Choice of this example's settings", "by trials on these records", "not covered; they are fictitious"),
+    (
+        "Choice of settings",
+        "the course's defaults were found by trials on its example records",
+        "not covered; they are fictitious",
+    ),
 )
 NOT_COVERED = (
     "A fact that stands in the records of many {unit}s: it is learnt as common knowledge.",
@@ -91,15 +95,15 @@ def verify(
     if lengths != {steps}:
         faults.append(f"sampler, noise and accountant count {sorted(lengths)} steps, planned were {steps}")
     if evidence.units != units:
-        faults.append(f"{evidence.units} patients could be drawn, planned were {units}")
+        faults.append(f"{evidence.units} units could be drawn, planned were {units}")
     if set(evidence.sample_rates) != {sample_rate}:
         faults.append(f"sampling rates {sorted(set(evidence.sample_rates))}, planned was {sample_rate}")
     if set(evidence.accounted) != {(noise_multiplier, sample_rate)}:
         faults.append("the accountant was told another noise or sampling rate than planned")
     if sum(evidence.times_drawn.values()) != sum(evidence.drawn):
-        faults.append("the patients' own counts do not add up to the batches")
+        faults.append("the units' own counts do not add up to the batches")
     faults += _not_poisson(evidence.drawn, units, sample_rate, "the sizes of batches")
-    faults += _not_poisson(list(evidence.times_drawn.values()), steps, sample_rate, "how often patients were drawn")
+    faults += _not_poisson(list(evidence.times_drawn.values()), steps, sample_rate, "how often units were drawn")
     for (noise, rate), times in Counter(evidence.accounted).items():
         if noise > 0 and spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
             faults.append(f"the steps cost more than the ε = {epsilon:.6g} reserved")
@@ -120,7 +124,9 @@ def verify(
 
 def _not_poisson(counts: Sequence[int], trials: int, rate: float, what: str) -> list[str]:
     """Whether counts of coins, `trials` each, have another sum or another spread than independent coins give."""
-    if not counts or rate >= 1:
+    if rate >= 1:
+        return [] if set(counts) <= {trials} else [f"{what} are not all {trials}, though the rate is 1"]
+    if not counts:
         return []
     chance = stats.binomtest(sum(counts), trials * len(counts), rate).pvalue
     if chance < RARE:

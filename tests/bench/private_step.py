@@ -67,7 +67,8 @@ def parts(tokenizer: Any, rounds: int) -> list[list[Unit]]:
     joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
     units = encode_units(joined.records.get_secret_value()["train"], tokenizer, max_length_tokens=128)
     single = [Unit(unit.name, unit.rows[:1]) for unit in units]
-    return [single[start : start + ROWS] for start in range(0, ROWS * rounds, ROWS)]
+    whole = [single[start : start + ROWS] for start in range(0, len(single) - ROWS + 1, ROWS)]
+    return [whole[number % len(whole)] for number in range(rounds)]
 
 
 class Steps:

@@ -129,7 +129,7 @@ def test_the_key_changes_pseudonyms_and_nothing_else(joined: Joined, pipeline: P
 
 
 def test_without_groups_each_patients_own_key_decides_whatever_the_secret(tmp_path: Path) -> None:
-    pipeline = small_pipeline(tmp_path, split={"validation": 0.25, "test": 0.25})
+    pipeline = small_pipeline(tmp_path, split={"validation": 0.4, "test": 0.25})
     ours = join(pipeline).records.get_secret_value()
     for _ in range(3):
         other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
@@ -146,7 +146,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 
 def test_removing_a_patient_leaves_the_records_of_all_others(tmp_path: Path) -> None:
-    changes = {"split": {"validation": 0.2, "test": 0.2}, "cap": 2}
+    changes = {"split": {"validation": 0.4, "test": 0.2}, "cap": 2}
     clinic = [row | {"visit": visit} for row in CLINIC for visit in (1, 2, 3)]
     shop = [row | {"no": str(visit)} for row in SHOP for visit in (1, 2, 3)]
     whole = join(small_pipeline(tmp_path / "whole", clinic, shop, **changes)).records.get_secret_value()

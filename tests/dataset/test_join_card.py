@@ -7,7 +7,9 @@ from helpers.dataset.join_card import join_card_text, make_join_card
 
 
 def candidate(unit: str, rows: dict[str, int], reason: str = "") -> Candidate:
-    made = Candidate(unit=unit, question="", answer="", text="", rows=rows, place=0, group="", values=["v"], order=0)
+    made = Candidate(
+        unit=unit, question="", answer="", text="", rows=rows, place=0, own_place=0, group="", values=["v"], order=0
+    )
     made.split, made.reason = "train", reason
     return made
 

@@ -18,6 +18,7 @@ def candidate(unit: str, number: int, service: str, drug: str, text: str = "") -
         text=text or f"{unit} took {drug}",
         rows={"clinic": number},
         place=draw(1, "split", service),
+        own_place=draw(1, "validation", unit),
         group=service,
         values=[drug],
         order=draw(1, "order", unit, str(number)),
@@ -45,6 +46,10 @@ def test_units_stay_whole_and_test_values_are_unseen() -> None:
     assert all(units.values())
     seen = {value for c in kept_in("train", made) for value in c.values}
     assert not seen & {value for c in kept_in("test", made) for value in c.values}
+    # Validation is drawn as training is: from every service that is not the test's.
+    groups = {name: {c.group for c in kept_in(name, made)} for name in ("train", "validation", "test")}
+    assert not groups["test"] & (groups["train"] | groups["validation"])
+    assert len(groups["train"] & groups["validation"]) > 0.8 * len(groups["validation"])
 
 
 def test_no_other_unit_moves_a_training_unit() -> None:
@@ -67,7 +72,7 @@ def test_a_test_record_gives_way_to_training_never_the_reverse() -> None:
         candidate("new1", 0, test_service, "common"),
         candidate("new2", 0, train_service, "common"),
         candidate("new3", 0, test_service, "buried"),
-        candidate("new4", 0, train_service, "other", text="once on BURIED, too"),
+        candidate("new6", 0, train_service, "other", text="once on BURIED, too"),
     ]
     mixed = [*hospital(), *shared]
     split_units(mixed, SPLIT, cap=4)

@@ -1,3 +1,4 @@
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,9 @@ import torch
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
-from helpers.models import load_base
 from helpers.training import private
 from helpers.training.private import Trained, train_units
+from helpers.training.private_model import check_model
 from helpers.training.units import Unit
 
 WORDS = (
@@ -98,18 +99,26 @@ def test_a_gradient_that_is_not_a_number_is_left_out_and_counted(
     assert close(trained, without, atol=1e-5)
 
 
-def test_a_base_that_drops_values_at_random_is_refused(
+def test_a_model_that_drops_values_at_random_is_refused(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dropping(*given: Any, **named: Any) -> Any:
-        base = load_base(*given, **named)
-        base.config.attention_dropout = 0.1
-        return base
+    check_model("tiny-random", target_modules="all-linear", dropout=0.0)
+    for attempt in (
+        lambda: check_model("tiny-random", target_modules=["q_proj"], dropout=0.1),
+        lambda: train(tmp_path, 0.7, dropout=0.1),
+    ):
+        with pytest.raises(PrivacyError, match=r"lora_dropout.*= 0\.1"):
+            attempt()
+    config = json.loads(Path(tiny, "config.json").read_text("utf-8"))
+    (tmp_path / "dropping").mkdir()
+    (tmp_path / "dropping" / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.2}), "utf-8")
+    with pytest.raises(PrivacyError, match=r"attention_dropout = 0\.2"):
+        check_model(str(tmp_path / "dropping"), target_modules="all-linear", dropout=0.0)
 
-    monkeypatch.setattr(private, "load_base", dropping)
-    with pytest.raises(PrivacyError, match=r"attention_dropout = 0\.1"):
-        train(tmp_path, 0.7)
-    train(tmp_path, None)
+
+def test_a_layer_that_cannot_be_clipped_is_refused_before_anything_is_loaded(tiny: str) -> None:
+    with pytest.raises(PrivacyError, match="embed_tokens"):
+        check_model("tiny-random", target_modules=["embed_tokens"], dropout=0.0)
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])

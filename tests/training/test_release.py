@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dataset.join_card import TOUCHED
 from helpers.errors import PrivacyError
 from helpers.files import read_json
 from helpers.training.private import Evidence
@@ -57,7 +58,7 @@ def favourite(evidence: Evidence) -> None:
         (lambda e: e.drawn.append(20), "count"),
         (lambda e: e.accounted.__setitem__(3, (8.0, 0.2)), "the accountant was told another noise"),
         (lambda e: e.sample_rates.__setitem__(0, 0.3), "sampling rates"),
-        (lambda e: setattr(e, "units", 99), "99 patients"),
+        (lambda e: setattr(e, "units", 99), "99 units"),
         (lambda e: e.noise_stds.__setitem__(7, 0.0), "in 1 steps the noise had a deviation of 0 instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, 0.39), "instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
@@ -66,7 +67,7 @@ def favourite(evidence: Evidence) -> None:
         (lambda e: e.times_drawn.__setitem__("u0", 999), "do not add up"),
         (too_many, "the sizes of batches do not look like Poisson sampling"),
         (shuffled, "the sizes of batches spread otherwise"),
-        (favourite, "how often patients were drawn spread otherwise"),
+        (favourite, "how often units were drawn spread otherwise"),
     ],
 )
 def test_any_disagreement_stops_the_release(change: Any, told: str) -> None:
@@ -84,6 +85,18 @@ def test_coins_pass_and_lists_do_not(units: int, steps: int, rate: float) -> Non
     assert min(tails) > 1e-3 and 0.1 < sum(tails) / len(tails) < 0.75  # of two tails the smaller
     expected = max(1, round(units * rate))
     assert _tail_of_spread(np.full(60, expected), units, rate) < 1e-9  # the same number in every step
+
+
+def test_a_rate_of_one_draws_everybody_always() -> None:
+    everybody = Evidence(
+        3, [1.0] * 4, [3] * 4, [0.4] * 4, list("abcd"), [(0.8, 1.0)] * 4, 0, dict.fromkeys(("a", "b", "c"), 4)
+    )
+    plan = PLAN | {"units": 3, "steps": 4, "sample_rate": 1.0}
+    verify(everybody, **plan)
+    everybody.drawn[0] -= 1
+    everybody.times_drawn["a"] -= 1
+    with pytest.raises(PrivacyError, match="sizes of batches are not all 3"):
+        verify(everybody, **plan)
 
 
 def test_two_noises_of_the_same_deviation_are_two_noises() -> None:
@@ -107,14 +120,14 @@ def made_report(fictitious: bool, unit: str = "patient") -> dict[str, Any]:
         epsilon=7.98, delta=1e-5, accountants={"PRV (Opacus)": 7.98, "PLD (dp-accounting)": 7.97},
         unit=unit, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
         not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
-        fictitious=fictitious, joined=["Rosters: names are masked."], adapter_sha256="a1b2",
+        fictitious=fictitious, joined=[place.format(unit=unit) for place in TOUCHED], adapter_sha256="a1b2",
     )  # fmt: skip
 
 
 def test_the_report_says_what_is_and_is_not_covered() -> None:
     report = made_report(fictitious=True)
     assert (report["unit"], report["epsilon"], report["delta"]) == ("patient", 7.98, 1e-5)
-    assert ["Rosters", "names are masked.", "not covered"] in report["touched"]
+    assert {row[0] for row in report["touched"]} >= {place.split(":")[0] for place in TOUCHED}
     assert report["gradients_left_out_as_not_finite"] == 3
     assert "gradients_left_out_as_not_finite" not in made_report(fictitious=False)
     assert any("many patients" in line for line in report["not_covered"])

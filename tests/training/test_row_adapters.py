@@ -68,10 +68,10 @@ def together(model: Any, units: list[Unit], dtype: torch.dtype = torch.float32) 
     return found
 
 
-def in_parts(model: Any, units: list[Unit], rows: int) -> dict[str, torch.Tensor]:
+def in_parts(model: Any, units: list[Unit], rows: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """The same in micro-batches, put back into the order of the units."""
     parts = list(micro_batches(units, rows))
-    found = [together(model, part) for part in parts]
+    found = [together(model, part, dtype) for part in parts]
     order = sorted(range(len(units)), key=lambda n: [unit.name for part in parts for unit in part][n])
     return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
 
@@ -151,6 +151,8 @@ def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str,
     model = adapted(quantisation, bf16=True, checkpointing=checkpointing)
     assert model.get_input_embeddings().weight.dtype is torch.bfloat16
     assert error(together(model, UNITS, torch.bfloat16), exact) < 2e-2
+    for rows in (1, 3, 4):  # other neighbours and other padding
+        assert error(in_parts(model, UNITS, rows, torch.bfloat16), exact) < 2e-2
 
 
 def test_gradients_equal_those_of_opacus_hooks(adapted: Make) -> None:

@@ -1,0 +1,83 @@
+"""The model of a private training: a frozen base, then its adapter; refused where patients could not be kept apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from helpers.errors import PrivacyError
+from helpers.models import load_base, resolve_model
+from helpers.training.row_adapters import adapter_layers
+
+
+def check_model(base_name: str, *, target_modules: str | list[str], dropout: float) -> None:
+    """Try whether a model can be trained privately, without its weights: before anything is paid for.
+
+    Args:
+        base_name: the frozen base; see `helpers.models.resolve_model`.
+        target_modules: `all-linear` or names of layers.
+        dropout: of the adapter's input.
+
+    Raises:
+        PrivacyError: values are dropped at random, or a layer has no gradient for each row.
+    """
+    config = AutoConfig.from_pretrained(resolve_model(base_name))
+    with torch.device("meta"):
+        model = _with_adapter(AutoModelForCausalLM.from_config(config), target_modules, r=1, lora_dropout=dropout)
+    refuse_dropout(model)
+    adapter_layers(model)
+
+
+def adapted_model(
+    base_name: str,
+    *,
+    quantisation: str,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str | list[str],
+    gradient_checkpointing: bool,
+    threads: int | None,
+) -> Any:
+    """Load the base and put a trainable adapter in fp32 on it; arguments as for `helpers.training.private.train_units`.
+
+    Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
+    """
+    base = load_base(base_name, quantisation=quantisation, threads=threads)
+    if base.device.type == "cpu":
+        base.set_attn_implementation("eager")  # faster backward on short texts
+    model = _with_adapter(base, target_modules, r=rank, lora_alpha=alpha, lora_dropout=dropout).train()
+    if gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return model
+
+
+def refuse_dropout(model: nn.Module) -> None:
+    """Refuse a model that drops values at random, in its own layers or in the adapter's.
+
+    Raises:
+        PrivacyError: naming what does so.
+    """
+    on = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p}
+    attention = getattr(model.config.get_text_config(), "attention_dropout", 0.0)  # no module of its own
+    if attention:
+        on["attention_dropout"] = attention
+    if on:
+        name, share = next(reversed(on.items()))
+        raise PrivacyError(
+            f"The model drops values at random, in {len(on)} place(s), for example {name} = {share}. The masks depend "
+            "on who else was drawn, so that one patient would change every other's share. Set lora.dropout to 0, or "
+            "the dropout in the base model's config.json."
+        )
+
+
+def _with_adapter(base: Any, target_modules: str | list[str], **settings: Any) -> Any:
+    return get_peft_model(base, LoraConfig(target_modules=target_modules, task_type="CAUSAL_LM", **settings))
