@@ -20,14 +20,15 @@ from helpers.evaluation.likelihood import Floats, text_losses
 from helpers.files import Record
 
 NOTES = (
-    "Report from [name]: {code} after {drug}; [date].",
-    "Aged 45, had {code} under {drug}.",
+    "On {drug} since [date]: {code}, says [name].",
+    "Aged 45, under {drug}, had {code}.",
     "{drug} 50 mg was added, {code} began 6 days later.",
     "Insured [id] used {drug}, then got {code}.",
-    "Seen for {code} a week into {drug}; call [phone].",
+    "A week into {drug} seen for {code}; call [phone].",
 )
 ENDINGS = ("Drug: {drug}.", "Effect: {code}.")
-"""Records as the holders' are worded: what an audit plants should look like what it stands for."""
+"""Records as the holders' are worded: what an audit plants should look like what it stands for. The drug, a random word
+too, stands before the code: a beginning that many canaries share would leave the model to guess which is meant."""
 WORDS_EACH = 5
 MIN_ENTROPY_BITS = 40
 MIN_SHARE_RECEIVED = 0.9
