@@ -9,7 +9,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 install: ## install what is missing into the active environment, else into .venv
 	@bash 00-set_up/install.sh
-run: install ## run the whole course: make run CONF=cpu [GLOSSARY=file] [RUN=name]
+run: install ## run the whole course; with a GLOSSARY of your own, that half: make run CONF=cpu [GLOSSARY=file] [RUN=name]
 	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(RUN),--run "$(RUN)")
 run-private: install ## the same for the notebooks on private records: CONF and RUN as above
 	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")

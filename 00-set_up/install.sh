@@ -161,8 +161,6 @@ leave or delete that environment, then run this again"
         trap "rm -f '$wanted'" EXIT
         "$python" "$here/keep_installed.py" "$root/pyproject.toml" "$constraints" >"$wanted"
     fi
-    # Before 23.1 pip searches for minutes among versions that do not fit: Debian 12 brings 23.0.1.
-    step "pip" pip install -qq "pip>=24"
     # With its own index torch comes alone: that index holds old versions of what torch needs.
     # -qq keeps errors only: warnings about mirrors and a newer pip would bury them.
     step "torch" pip install -qq -c "$wanted" ${TORCH_INDEX_URL:+--no-deps --index-url "$TORCH_INDEX_URL"} torch

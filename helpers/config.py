@@ -172,14 +172,21 @@ class Config(Section):
     def fingerprint(self) -> str:
         """Eight hex digits of everything that can change a result: the keys, and the bytes of glossary and pipeline."""
         payload = self.as_dict() | {"glossary": None}  # the files' bytes count, not their places
-        payload["private"] |= {"pipeline": None, "ledgers": None}
-        for transport in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"):
-            del payload["endpoint"][transport]
+        for section, keys in WITHOUT_EFFECT.items():
+            for key in keys:
+                del payload[section][key]
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
         for path in (self.glossary, self.private.pipeline):
             if path.is_file():
                 digest.update(path.read_bytes())
         return digest.hexdigest()[:8]
+
+
+WITHOUT_EFFECT = {
+    "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
+    "private": ("pipeline", "ledgers", "physical_rows", "gradient_checkpointing", "checkpoints"),
+}
+"""Keys that change no result, or whose files' contents count instead: a run goes on when they are changed."""
 
 
 def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:

@@ -19,6 +19,7 @@ from transformers import (
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -120,6 +121,17 @@ def load_base(name: str, *, quantisation: str = "none", threads: int | None = No
     model.generation_config.do_sample = False
     model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
     return model.eval()
+
+
+def load_architecture(name: str) -> PretrainedConfig:
+    """The configuration of a model, from which it can be built without its weights.
+
+    Raises:
+        ModelError: it cannot be found, or is gated.
+    """
+    where = resolve_model(name)
+    config: PretrainedConfig = _fetch(lambda: AutoConfig.from_pretrained(where, token=_token()), name)
+    return config
 
 
 def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: str) -> PeftModel:

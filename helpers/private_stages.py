@@ -17,18 +17,18 @@ from dotenv import load_dotenv
 from filelock import FileLock
 
 from helpers.config import PROJECT_ROOT
-from helpers.errors import RunError
+from helpers.errors import DataError, RunError
 from helpers.files import Record, read_json, read_jsonl, sha256, write_atomic, write_json, write_jsonl
-from helpers.private_training import (
+from helpers.private_plan import (
     TWIN,
-    alone,
+    check_trainable,
     ledgers_of,
     models_to_train,
     pipeline_of,
     planned,
     require_fictitious,
-    train_accounted,
 )
+from helpers.private_training import alone, train_accounted
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def join(run: Run) -> dict[str, Any]:
     Returns:
         The card of the join: counts, reasons and measurements, without any record.
     """
+    load_dotenv(PROJECT_ROOT / ".env")  # the key, and for models of the hub a token
     pipeline, folder = pipeline_of(run), run.path / "private"
     outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -119,6 +120,10 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     from helpers.models import load_tokenizer
 
     settings = run.config.private
+    if not train:
+        raise DataError(
+            f"No patient is left to train on: private.patients_share is {settings.patients_share}. Raise it."
+        )
     canaries = make_canaries(
         settings.canary_coins,
         settings.canaries_out,
@@ -161,6 +166,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     if only is not None and only not in names:
         raise RunError(f"There is no model '{only}' among {', '.join(names)}.")
     join(run)
+    check_trainable(run)
     for name in names:
         if name != TWIN:
             plan_of(run, name)  # an impossible one is refused before anything is trained

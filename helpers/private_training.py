@@ -17,8 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import LedgerError, PrivacyError, RunError
+from helpers.config import WITHOUT_EFFECT
+from helpers.errors import PrivacyError, RunError
 from helpers.files import Record, read_json, read_jsonl, sha256, sync, write_atomic, write_json
+from helpers.private_plan import (
+    TWIN,
+    check_trainable,
+    ledgers_of,
+    pipeline_of,
+    planned,
+    require_fictitious,
+    units_to_train,
+)
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -26,93 +36,6 @@ if TYPE_CHECKING:
     from helpers.training.accounting import Plan
     from helpers.training.ledger import Ledger
     from helpers.training.private import Trained
-
-TWIN = "non_private"
-
-
-def pipeline_of(run: Run) -> Pipeline:
-    """The pipeline of private records that the configuration names, checked."""
-    from helpers.dataset.pipeline import load_pipeline
-
-    return load_pipeline(run.config.private.pipeline)
-
-
-def models_to_train(run: Run) -> dict[str, float | None]:
-    """Name to target ε of every model to train; None where the noise is given, or there is none (the twin)."""
-    settings = run.config.private
-    further = {f"private_{epsilon:g}": epsilon for epsilon in settings.further_epsilons}
-    twin = {TWIN: None} if pipeline_of(run).fictitious else {}
-    return {**twin, "private": settings.target_epsilon, **further}
-
-
-def ledgers_of(run: Run) -> list[Ledger]:
-    """The spend ledger of each holder; begun with what the holder grants in the pipeline."""
-    from helpers.training.ledger import Ledger, open_ledger, summary
-
-    folder, opened = run.config.private.ledgers, []
-    for holder in pipeline_of(run).holders:
-        if holder.grant is None:
-            raise PrivacyError(
-                f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
-                "Let it write 'grant: {epsilon: ..., delta: ...}' into the pipeline."
-            )
-        path = (folder / f"{holder.name}.jsonl").resolve()
-        if not path.exists():
-            open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta)
-        ledger = Ledger(path, holder.name)
-        # The pipeline's grant begins the books; from then on they count, and only the holder changes them.
-        [row] = summary([ledger])
-        if row["granted_epsilon"] > holder.grant.epsilon or row["granted_delta"] > holder.grant.delta:
-            raise LedgerError(
-                f"The pipeline grants less of {holder.name} than its ledger records: ε {holder.grant.epsilon:g} and δ "
-                f"{holder.grant.delta:g} instead of {row['granted_epsilon']:g} and {row['granted_delta']:g}. Let the "
-                "holder write the lower budget into the ledger with Ledger.grant."
-            )
-        opened.append(ledger)
-    for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
-        heads = read_json(report)["ledgers"]
-        for ledger in opened:
-            head = heads.get(ledger.holder)
-            if head is not None and not ledger.contains(head):
-                raise LedgerError(
-                    f"The ledger of {ledger.holder} lacks an entry that {report} was committed to: it was cut off, or "
-                    "begun anew. Restore it, or set private.ledgers to the folder where it lies."
-                )
-    return opened
-
-
-def planned(run: Run, name: str) -> Plan:
-    """What a private training will cost, computed before it begins and without a look at the records."""
-    from helpers.training.accounting import plan
-
-    settings, units = run.config.private, units_to_train(run)
-    return plan(
-        units,
-        settings.steps,
-        min(1.0, settings.patients_a_step / max(1, units)),
-        target_epsilon=models_to_train(run)[name],
-        noise_multiplier=settings.noise_multiplier if name == "private" else None,
-        delta=settings.delta,
-    )
-
-
-def units_to_train(run: Run) -> int:
-    """How many patients can be drawn, as the join counted them."""
-    return int(read_json(run.path / "private" / "card.json")["training"]["units"])
-
-
-def require_fictitious(pipeline: Pipeline) -> None:
-    """Refuse the twin for records of real people.
-
-    Raises:
-        PrivacyError: naming the holders that did not declare theirs invented.
-    """
-    real = ", ".join(holder.name for holder in pipeline.holders if not holder.fictitious)
-    if real:
-        raise PrivacyError(
-            f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
-            "Train the private one; the twin is for invented records only."
-        )
 
 
 @contextmanager
@@ -135,27 +58,18 @@ def alone(target: Path) -> Iterator[None]:
 def train_accounted(run: Run, name: str, target: Path) -> None:
     """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command."""
     from helpers.training import ledger, release
-    from helpers.training.private_model import check_model
 
     pipeline = pipeline_of(run)
-    if run.config.training_arguments.get("packing"):
-        raise PrivacyError(
-            "training_arguments.packing is on: it puts records of several patients into one row, where none can be "
-            "clipped by itself. Remove it for private training."
-        )
     if name == TWIN:
         require_fictitious(pipeline)
     else:
-        check_model(
-            run.config.base_model, target_modules=run.config.lora.target_modules, dropout=run.config.lora.dropout
-        )
+        check_trainable(run)
     part, states = target.with_name(f".{name}.part"), target.with_name(f".{name}.state")
     plan = planned(run, name) if name != TWIN else None
     chosen = _settings(run, plan)
-    # Of the file, not of its records: none of them is read before its cost is reserved.
-    identity = _identity(run, [sha256(run.path / "private" / "train.jsonl"), chosen])
-    if not _released(target, identity, name):  # else by a run that was killed before the manifest was written
-        ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
+    identity = _identity(run, chosen)
+    ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
+    if not _released(target, identity, plan, ledgers):  # else by a run that was killed before the manifest was written
         found = sorted(states.glob("*.pt"))
         spend_id = found[0].stem if found else uuid.uuid4().hex
         state = states / f"{spend_id}.pt"
@@ -165,15 +79,15 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
         if plan is None:
             ledger.record_unbounded(ledgers, spend_id, who)
         elif ledger.reserve(ledgers, spend_id, who, plan.epsilon, plan.delta) == "committed" and not _belongs(
-            part, identity
+            part, identity, spend_id
         ):
             raise PrivacyError(
                 f"The training {spend_id} has ended, but its result in {part} is gone. Its last steps may not be drawn "
                 f"again for the same ε. Delete {states} to train anew, at a new cost."
             )
-        if not _belongs(part, identity):
+        if not _belongs(part, identity, spend_id):
             shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
-            _fit(run, name, part, state, plan, chosen, identity)
+            _fit(run, name, part, state, plan, chosen, identity, spend_id)
         report = None
         if plan is not None:
             weights = sha256(part / "adapter_model.safetensors")
@@ -200,26 +114,32 @@ def _report(
     )  # fmt: skip
 
 
-def _identity(run: Run, value: Any) -> str:
-    """A digest that nobody can compare with guesses: it is salted, and the salt stays in the run folder."""
-    return hmac.new(
-        (run.path / "private" / "salt").read_bytes(), json.dumps(value, sort_keys=True).encode(), "sha256"
-    ).hexdigest()
+def _identity(run: Run, chosen: dict[str, Any]) -> str:
+    """Digest of the training file and of what decides the result, salted: nobody can compare it with guesses.
+
+    The file's bytes are hashed and no record is read: that comes after its cost is reserved.
+    """
+    deciding = {key: value for key, value in chosen.items() if key not in WITHOUT_EFFECT["private"]}
+    content = json.dumps([sha256(run.path / "private" / "train.jsonl"), deciding], sort_keys=True)
+    return hmac.new((run.path / "private" / "salt").read_bytes(), content.encode(), "sha256").hexdigest()
 
 
-def _released(target: Path, identity: str, name: str) -> bool:
-    """Whether this very training was released before.
+def _released(target: Path, identity: str, plan: Plan | None, ledgers: Sequence[Ledger]) -> bool:
+    """Whether this very training was released before, as every holder's ledger has it.
 
     Raises:
         PrivacyError: a private model lies there that is another's, lost its report or was altered. To train over it
             would spend anew without a word.
     """
-    if not target.exists() or name == TWIN:
+    if not target.exists() or plan is None:
         return _belongs(target, identity)
-    report = target / "privacy_report.json"
-    told = read_json(report)["adapter_sha256"] if report.exists() else None
-    weights = target / "adapter_model.safetensors"
-    if _belongs(target, identity) and weights.exists() and told == sha256(weights):
+    path = target / "privacy_report.json"
+    report = read_json(path) if path.exists() and path.with_suffix(".html").exists() else {"spend_id": "none"}
+    paid = ("commit", report["spend_id"], report.get("epsilon"), report.get("delta"), report.get("adapter_sha256"))
+    if _belongs(target, identity, report["spend_id"]) and all(
+        paid in {(each.kind, each.spend_id, each.epsilon, each.delta, each.note) for each in ledger.entries()}
+        for ledger in ledgers
+    ):
         return True
     raise PrivacyError(
         f"{target} holds a model that these records and settings did not make, or one that lost its report or was "
@@ -227,10 +147,17 @@ def _released(target: Path, identity: str, name: str) -> bool:
     )
 
 
-def _belongs(folder: Path, identity: str) -> bool:
-    """Whether a folder holds a finished training on these records with these settings."""
-    path = folder / "training.json"
-    return path.exists() and read_json(path)["identity"] == identity
+def _belongs(folder: Path, identity: str, spend_id: str | None = None) -> bool:
+    """Whether a folder holds a finished training on these records with these settings, its weights as they were."""
+    path, weights = folder / "training.json", folder / "adapter_model.safetensors"
+    if not path.exists() or not weights.exists():
+        return False
+    told = read_json(path)
+    return (
+        told["identity"] == identity
+        and told["adapter_sha256"] == sha256(weights)
+        and spend_id in (None, told["spend_id"])
+    )
 
 
 def _settings(run: Run, plan: Plan | None) -> dict[str, Any]:
@@ -257,6 +184,7 @@ def _fit(
     plan: Plan | None,
     chosen: dict[str, Any],
     identity: str,
+    spend_id: str,
 ) -> None:
     """Train into `part`; its training.json, written last, says that the adapter there was verified."""
     from helpers.run import measured
@@ -266,8 +194,11 @@ def _fit(
     fictitious, scores = pipeline_of(run).fictitious, run.config.private.scores
     records = run.path / "private" / "train.jsonl"
     train = read_jsonl(records)
-    if _identity(run, [sha256(records), chosen]) != identity:
-        raise RunError(f"{records} was replaced while its cost was reserved. Run the same command again.")
+    if _identity(run, chosen) != identity:
+        raise RunError(
+            f"{records} was replaced while its cost was reserved. Delete {state.parent} and run the same command "
+            "again; what was reserved stays spent."
+        )
     validation = read_jsonl(run.path / "private" / "validation.jsonl") if fictitious else []
     with measured() as cost:
         trained = train_units(
@@ -285,8 +216,14 @@ def _fit(
     for inner in part.rglob("*"):
         if inner.is_file():
             sync(inner)  # whole on disk before training.json says so
-    told = {"identity": identity, "steps": chosen["steps"], "quantisation": chosen["quantisation"]}
-    told["privacy"] = None if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta}
+    told: dict[str, Any] = {
+        "identity": identity,
+        "spend_id": spend_id,
+        "adapter_sha256": sha256(part / "adapter_model.safetensors"),
+        "steps": chosen["steps"],
+        "quantisation": chosen["quantisation"],
+        "privacy": None if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta},
+    }
     if fictitious:  # of real records, losses and who was drawn would be one more look
         write_json(part / "evidence.json", asdict(trained.evidence))
         told |= {

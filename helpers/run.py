@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
-from helpers.config import PROJECT_ROOT, Config, load_config
+from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.errors import RunError
 from helpers.files import clear_disk_errors, sha256, write_atomic, write_json
 
@@ -151,10 +151,9 @@ def open_run(
 def _refuse_other(path: Path, config: Config) -> None:
     stored = dict(_walk(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
     current = dict(_walk(config.as_dict()))
-    transport = {f"endpoint.{key}" for key in ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests")}
-    transport |= {"glossary", "private.pipeline", "private.ledgers"}  # contents count, and the fingerprint holds them
+    free = {"glossary"} | {f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys}
     keys = sorted(stored.keys() | current.keys())
-    differing = [key for key in keys if key not in transport and stored.get(key) != current.get(key)]
+    differing = [key for key in keys if key not in free and stored.get(key) != current.get(key)]
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     if not differing and manifest["fingerprint"] != config.fingerprint():
         differing = ["glossary or pipeline"]

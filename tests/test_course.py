@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from scripted_server import Response, ScriptedServer, failure, web_page
 from talker import Talker
@@ -294,11 +296,15 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     assert main([*command, *(word for option in options for word in ("--set", option))]) == 0
     told = capsys.readouterr().out
     assert "04-audit_privacy.ipynb is left out" in told and "models/private/privacy_report.html" in told
-    shown = "".join(path.read_text("utf-8") for path in (tmp_path / "run" / "notebooks").iterdir())
+    cells = [c for path in (tmp_path / "run" / "notebooks").iterdir() for c in nbformat.read(path, 4).cells]
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = html.unescape("".join([told, *map(str, chain.from_iterable(output.values() for output in outputs))]))
     records = [
         r for name in ("train", "validation", "test") for r in read_jsonl(tmp_path / f"run/private/{name}.jsonl")
     ]
-    assert len(records) > 100
-    texts = {record["text"] for record in records}
-    assert not any(form in shown for text in texts for form in (text, html.escape(text), json.dumps(text)[1:-1]))
+    raw = read_jsonl(tmp_path / "holders" / "hospital.jsonl")
+    assert len(records) > 100 and len(raw) > 1000 and "synthetic look-alikes" in shown
+    starts = {record["text"][:45] for record in records} | {row["note"][:45] for row in raw}  # a table cuts at 50
+    assert not [start for start in starts if start in shown]
+    assert not [row["mobile"] for row in raw if str(row["mobile"]) in shown]
     assert "0123456789abcdef" not in shown

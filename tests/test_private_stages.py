@@ -8,11 +8,11 @@ import pytest
 
 from helpers import private_stages, private_training
 from helpers.config import PROJECT_ROOT
-from helpers.errors import LedgerError, PrivacyError, RunError
+from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, plan_of
 from helpers.run import Run, open_run
-from helpers.training.ledger import Ledger, summary
+from helpers.training.ledger import reserve, summary
 
 PROVIDERS = PROJECT_ROOT / "example_data" / "providers"
 
@@ -128,15 +128,19 @@ def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monk
     assert not (run.path / "models" / "private").exists()
 
 
-def test_a_pipeline_that_grants_less_than_the_books_is_refused(tmp_path: Path) -> None:
+def test_a_budget_changes_in_the_ledger_and_not_in_the_pipeline(tmp_path: Path) -> None:
     run = opened(tmp_path, pipeline(tmp_path))
-    ledgers_of(run)
+    ledgers = ledgers_of(run)
     path = tmp_path / "providers" / "pipeline.yaml"
-    path.write_text(path.read_text("utf-8").replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
-    with pytest.raises(LedgerError, match=r"grants less of hospital than its ledger records: ε 9 and δ 0\.01"):
+    as_it_was = path.read_text("utf-8")
+    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
+    with pytest.raises(
+        LedgerError, match=r"grants ε 9 and δ 0\.01 of hospital; its ledger was begun with 1000 and 0\.01"
+    ):
         ledgers_of(run)
-    for holder in ("hospital", "pharmacy", "insurer"):
-        Ledger((tmp_path / "ledgers" / f"{holder}.jsonl").resolve(), holder).grant(9, 1e-2, note="less trust")
+    path.write_text(as_it_was, encoding="utf-8")
+    for ledger in ledgers:
+        ledger.grant(9, 1e-2, note="less trust")
     assert {row["granted_epsilon"] for row in summary(ledgers_of(run))} == {9}
 
 
@@ -196,7 +200,11 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
     def swapped(folder: Path) -> None:
         shutil.copy(folder.with_name("non_private") / "adapter_model.safetensors", folder)
 
-    for number, change in enumerate((unreported, swapped)):
+    def flattered(folder: Path) -> None:
+        report = folder / "privacy_report.json"
+        write_json(report, read_json(report) | {"epsilon": 0.1})
+
+    for number, change in enumerate((unreported, swapped, flattered)):
         run = Run(tmp_path / str(number), trained.config)
         shutil.copytree(trained.path, run.path)
         before = spends(trained)
@@ -204,6 +212,43 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
         with pytest.raises(PrivacyError, match="lost its report or was altered"):
             fine_tune_private(run, only="private")
         assert spends(trained) == before
+
+
+def test_records_that_change_after_they_were_paid_for_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tmp_path)
+    join(run)
+
+    def changing(*given: Any) -> str:
+        with (run.path / "private" / "train.jsonl").open("a", encoding="utf-8") as file:
+            file.write('{"unit": "late", "text": "late"}\n')
+        return reserve(*given)
+
+    monkeypatch.setattr("helpers.training.ledger.reserve", changing)
+    with pytest.raises(RunError, match="was replaced while its cost was reserved"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+
+
+def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("helpers.training.private.backward_part", out_of_memory)
+        fine_tune_private(run, only="private")
+    smaller = opened(tmp_path, **{"private.physical_rows": 4, "private.gradient_checkpointing": True})
+    fine_tune_private(smaller, only="private")
+    assert {row["spent_epsilon"] for row in summary(ledgers_of(run))} == {plan_of(run).epsilon}
+    assert {row["reserved_epsilon"] for row in summary(ledgers_of(run))} == {0}
+
+
+def out_of_memory(*_: Any) -> None:
+    raise MemoryError
+
+
+def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"private\.patients_share is 1e-09"):
+        join(opened(tmp_path, **{"private.patients_share": 1e-9}))
 
 
 def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
@@ -231,7 +276,9 @@ def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
         private_training.train_accounted(run, "non_private", run.path / "models" / "non_private")
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
-    assert set(summaries["private"]) == {"identity", "steps", "quantisation", "privacy"}
+    assert set(summaries["private"]) == {
+        "identity", "spend_id", "adapter_sha256", "steps", "quantisation", "privacy"
+    }  # fmt: skip
     assert read_jsonl(run.path / "private" / "canaries.jsonl") == []
     assert not any("pancreatic" in r["text"] for r in read_jsonl(run.path / "private" / "train.jsonl"))
     assert not (run.path / "models" / "private" / "evidence.json").exists()

@@ -11,11 +11,16 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from helpers.environment import read_pins
 
 ROOT = Path(__file__).resolve().parent.parent
 SET_UP = ROOT / "00-set_up"
@@ -347,3 +352,13 @@ def test_shell_scripts_are_clean() -> None:
     scripts = [*sorted(SET_UP.glob("*.sh")), ROOT / ".ci/run"]
     done = subprocess.run([tool, *scripts], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_pinned_version_runs_on_the_oldest_python_that_is_promised() -> None:
+    # Debian 12 brings 3.11.2: a pin that wants a later 3.11 lets pip search for minutes, then fail.
+    pins = read_pins(SET_UP / "constraints.txt")
+    for distribution in distributions():
+        wanted = distribution.metadata.get("Requires-Python")
+        if pins.get(canonicalize_name(distribution.name)) == distribution.version and wanted:
+            allowed = SpecifierSet(wanted)
+            assert all(python in allowed for python in ("3.11.0", "3.12.0", "3.13.0")), distribution.name

@@ -319,7 +319,8 @@ def _conflict(ledger: Ledger, entry: Entry, asked: str) -> LedgerError:
     amounts = "without a bound" if entry.epsilon is None else f"of {_amounts(entry.epsilon, entry.delta)}"
     return LedgerError(
         f"Spend {entry.spend_id!r} at {ledger.holder} is recorded as {entry.kind} {amounts} by {entry.run!r}; received "
-        f"{asked}. Another training needs another id."
+        f"{asked}. Another training needs another id; the course keeps an id in the model's hidden .state folder, "
+        "deleted only to train anew, at a new cost."
     )
 
 

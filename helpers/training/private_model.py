@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from helpers.errors import PrivacyError
-from helpers.models import load_base, resolve_model
+from helpers.models import load_architecture, load_base
 from helpers.training.row_adapters import adapter_layers
 
 
@@ -25,7 +25,7 @@ def check_model(base_name: str, *, target_modules: str | list[str], dropout: flo
     Raises:
         PrivacyError: values are dropped at random, or a layer has no gradient for each row.
     """
-    config = AutoConfig.from_pretrained(resolve_model(base_name))
+    config = load_architecture(base_name)
     with torch.device("meta"):
         model = _with_adapter(AutoModelForCausalLM.from_config(config), target_modules, r=1, lora_dropout=dropout)
     refuse_dropout(model)
@@ -67,9 +67,9 @@ def refuse_dropout(model: nn.Module) -> None:
         PrivacyError: naming what does so.
     """
     on = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p}
-    attention = getattr(model.config.get_text_config(), "attention_dropout", 0.0)  # no module of its own
-    if attention:
-        on["attention_dropout"] = attention
+    for name, share in model.config.to_dict().items():  # some models drop without a module of their own
+        if "drop" in name and share and not name.startswith(("classifier_", "summary_")):
+            on[name] = share
     if on:
         name, share = next(reversed(on.items()))
         raise PrivacyError(

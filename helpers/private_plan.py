@@ -1,0 +1,120 @@
+"""What a run's private trainings are, what they need and cost: read from configuration, pipeline, card and ledgers.
+
+Nothing here reads a record. `helpers.private_training` carries out what is planned here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helpers.errors import LedgerError, PrivacyError
+from helpers.files import read_json
+from helpers.run import Run
+
+if TYPE_CHECKING:
+    from helpers.dataset.pipeline import Pipeline
+    from helpers.training.accounting import Plan
+    from helpers.training.ledger import Ledger
+
+TWIN = "non_private"
+
+
+def pipeline_of(run: Run) -> Pipeline:
+    """The pipeline of private records that the configuration names, checked."""
+    from helpers.dataset.pipeline import load_pipeline
+
+    return load_pipeline(run.config.private.pipeline)
+
+
+def models_to_train(run: Run) -> dict[str, float | None]:
+    """Name to target ε of every model to train; None where the noise is given, or there is none (the twin)."""
+    settings = run.config.private
+    further = {f"private_{epsilon:g}": epsilon for epsilon in settings.further_epsilons}
+    twin = {TWIN: None} if pipeline_of(run).fictitious else {}
+    return {**twin, "private": settings.target_epsilon, **further}
+
+
+def ledgers_of(run: Run) -> list[Ledger]:
+    """The spend ledger of each holder; begun with what the holder grants in the pipeline."""
+    from helpers.training.ledger import Ledger, open_ledger
+
+    folder, opened = run.config.private.ledgers, []
+    for holder in pipeline_of(run).holders:
+        if holder.grant is None:
+            raise PrivacyError(
+                f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
+                "Let it write 'grant: {epsilon: ..., delta: ...}' into the pipeline."
+            )
+        path = (folder / f"{holder.name}.jsonl").resolve()
+        if not path.exists():
+            open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta)
+        ledger = Ledger(path, holder.name)
+        # The pipeline's grant begins the books; from then on they count, and only the holder changes them.
+        first = ledger.entries()[0]
+        if (first.epsilon, first.delta) != (holder.grant.epsilon, holder.grant.delta):
+            raise LedgerError(
+                f"The pipeline grants ε {holder.grant.epsilon:g} and δ {holder.grant.delta:g} of {holder.name}; its "
+                f"ledger was begun with {first.epsilon:g} and {first.delta:g}. Put these back: a budget is changed in "
+                "the ledger, by its holder, with Ledger.grant."
+            )
+        opened.append(ledger)
+    for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
+        heads = read_json(report)["ledgers"]
+        for ledger in opened:
+            head = heads.get(ledger.holder)
+            if head is not None and not ledger.contains(head):
+                raise LedgerError(
+                    f"The ledger of {ledger.holder} lacks an entry that {report} was committed to: it was cut off, or "
+                    "begun anew. Restore it, or set private.ledgers to the folder where it lies."
+                )
+    return opened
+
+
+def planned(run: Run, name: str) -> Plan:
+    """What a private training will cost, computed before it begins and without a look at the records."""
+    from helpers.training.accounting import plan
+
+    settings, units = run.config.private, units_to_train(run)
+    return plan(
+        units,
+        settings.steps,
+        min(1.0, settings.patients_a_step / max(1, units)),
+        target_epsilon=models_to_train(run)[name],
+        noise_multiplier=settings.noise_multiplier if name == "private" else None,
+        delta=settings.delta,
+    )
+
+
+def units_to_train(run: Run) -> int:
+    """How many patients can be drawn, as the join counted them."""
+    return int(read_json(run.path / "private" / "card.json")["training"]["units"])
+
+
+def require_fictitious(pipeline: Pipeline) -> None:
+    """Refuse the twin for records of real people.
+
+    Raises:
+        PrivacyError: naming the holders that did not declare theirs invented.
+    """
+    real = ", ".join(holder.name for holder in pipeline.holders if not holder.fictitious)
+    if real:
+        raise PrivacyError(
+            f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
+            "Train the private one; the twin is for invented records only."
+        )
+
+
+def check_trainable(run: Run) -> None:
+    """Refuse, before anything is trained or paid for, a configuration with which no training could be private.
+
+    Raises:
+        PrivacyError: packing is on, values are dropped at random, or a layer has no gradient for each row.
+    """
+    from helpers.training.private_model import check_model
+
+    if run.config.training_arguments.get("packing"):
+        raise PrivacyError(
+            "training_arguments.packing is on: it puts records of several patients into one row, where none can be "
+            "clipped by itself. Remove it for private training."
+        )
+    check_model(run.config.base_model, target_modules=run.config.lora.target_modules, dropout=run.config.lora.dropout)
