@@ -1,8 +1,8 @@
 """Run the course from a shell: every notebook in order, or one stage at a time.
 
 `python -m helpers.course run` executes all notebooks with papermill, `run-private` only those on private records;
-`create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`, `fine-tune-private`
-and `audit-privacy`, call the same stages without notebooks. All take the same options.
+`create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`, `begin-ledgers`,
+`fine-tune-private` and `audit-privacy`, call the same stages without notebooks. All take the same options.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ STAGES: dict[str, Callable[[Run], Any]] = {
     "score": stages.score,
     "report": stages.report,
     "join": private_stages.join,
+    "begin-ledgers": partial(private_stages.ledgers_of, begin=True),
     "fine-tune-private": private_stages.fine_tune_private,
     "audit-privacy": private_stages.audit_privacy,
 }

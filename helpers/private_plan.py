@@ -34,8 +34,18 @@ def models_to_train(run: Run) -> dict[str, float | None]:
     return {**twin, "private": settings.target_epsilon, **further}
 
 
-def ledgers_of(run: Run) -> list[Ledger]:
-    """The spend ledger of each holder; begun with what the holder grants in the pipeline."""
+def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
+    """The spend ledger of each holder.
+
+    Args:
+        run: its configuration names pipeline and folder of ledgers.
+        begin: begin missing ledgers with what the holders grant in the pipeline; those of fictitious records always
+            are. Nobody else's begins by itself: a lost one would come back with its whole budget.
+
+    Raises:
+        LedgerError: a ledger is missing, damaged, begun with another grant or behind a released model's report.
+        PrivacyError: a holder grants nothing.
+    """
     from helpers.training.ledger import Ledger, open_ledger
 
     folder, opened = run.config.private.ledgers, []
@@ -47,6 +57,12 @@ def ledgers_of(run: Run) -> list[Ledger]:
             )
         path = (folder / f"{holder.name}.jsonl").resolve()
         if not path.exists():
+            if not (begin or holder.fictitious):
+                raise LedgerError(
+                    f"{holder.name} has no ledger at {path}. If there was one, restore it, or set private.ledgers to "
+                    "its folder. If nothing was ever trained on this holder's records, begin it, once, with "
+                    "'python -m helpers.course begin-ledgers' and the same --conf and --set as the training."
+                )
             open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta)
         ledger = Ledger(path, holder.name)
         # The pipeline's grant begins the books; from then on they count, and only the holder changes them.

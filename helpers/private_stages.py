@@ -218,8 +218,8 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 if name != "base":
                     model = attach_adapters(model, {name: folders[name]}, run.config.base_model)
                     model.set_adapter(name)
-                home = folders[TWIN] if name == BEST else folders.get(name)
-                evidence = read_json(home / "evidence.json") if home else None
+                # The best checkpoint's draws are unknown: the record counts those of all steps.
+                evidence = read_json(folders[name] / "evidence.json") if name not in ("base", BEST) else None
                 reference = read_json(outputs["base"]) if name != "base" else None
                 found = attack(model, *splits, evidence=evidence, reference=reference)
                 write_json(outputs[name], found)

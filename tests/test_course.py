@@ -292,8 +292,8 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     pipeline.write_text(pipeline.read_text("utf-8").replace("fictitious: true", "fictitious: false"), encoding="utf-8")
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
     options = [f"private.pipeline={pipeline}", f"private.ledgers={tmp_path / 'ledgers'}", "private.patients_a_step=50"]
-    command = ["run-private", "--conf", "smoke", "--run", str(tmp_path / "run")]
-    assert main([*command, *(word for option in options for word in ("--set", option))]) == 0
+    given = ["--conf", "smoke", "--run", str(tmp_path / "run"), *(w for option in options for w in ("--set", option))]
+    assert main(["begin-ledgers", *given]) == main(["run-private", *given]) == 0
     told = capsys.readouterr().out
     assert "04-audit_privacy.ipynb is left out" in told and "models/private/privacy_report.html" in told
     cells = [c for path in (tmp_path / "run" / "notebooks").iterdir() for c in nbformat.read(path, 4).cells]

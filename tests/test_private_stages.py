@@ -274,6 +274,10 @@ def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
         fine_tune_private(run, only="non_private")
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
         private_training.train_accounted(run, "non_private", run.path / "models" / "non_private")
+    with pytest.raises(LedgerError, match=r"has no ledger.*begin-ledgers"):  # lost, or never begun: nobody can tell
+        fine_tune_private(run)
+    assert not (tmp_path / "ledgers").exists()
+    ledgers_of(run, begin=True)
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
     assert set(summaries["private"]) == {

@@ -97,12 +97,11 @@ def _load_dataset(holder: Holder, folder: Path) -> pd.DataFrame:
     from datasets import load_dataset
 
     arguments = {"split": "train"} | (holder.load_dataset or {})
-    # Arrow copies of local files go when they are read; those of the hub are public and stay in its cache.
+    if arguments.get("path") in LOCAL_BUILDERS and "data_files" in arguments:
+        arguments["data_files"] = str(folder / str(arguments["data_files"]))
+    # Whatever is read leaves no Arrow copy: a folder of files, or a set that only its owner's token opens, is private.
     with tempfile.TemporaryDirectory() as cache:
-        if arguments.get("path") in LOCAL_BUILDERS:
-            arguments = {"cache_dir": cache, "keep_in_memory": True} | arguments
-            if "data_files" in arguments:
-                arguments["data_files"] = str(folder / str(arguments["data_files"]))
+        arguments |= {"cache_dir": cache, "keep_in_memory": True}
         try:
             return load_dataset(**arguments).to_pandas()  # type: ignore[no-any-return]
         except Exception as error:  # whatever a hub, a file or a builder raises; it may quote a row

@@ -49,6 +49,8 @@ FICTITIOUS_ONLY = (
 )
 NOT_COVERED = (
     "A fact that stands in the records of many {unit}s: it is learnt as common knowledge.",
+    "A person who stands in the records as two {unit}s, or in the text of another's record: each {unit} is protected "
+    "by its own.",
     "What the base model knew before: it may name the right disease without having seen any record.",
     "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
     "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
@@ -57,7 +59,8 @@ NOT_COVERED = (
     "promise compares two trainings that mask the same names.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
     "boundary. Only this model's folder is made for release.",
-    "Rounding: in 16 bits a {unit}'s presence changes the padding of others by a little, and with it their gradients.",
+    "Rounding: a {unit}'s presence changes the padding of others. On a CPU their clipped gradients then changed by "
+    "2e-6 of the clipping norm, all together; other processors were not measured.",
 )
 
 

@@ -1,4 +1,5 @@
 import copy
+import random
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -76,15 +77,15 @@ def in_parts(model: Any, units: list[Unit], rows: int, dtype: torch.dtype = torc
     return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
 
 
-def clipped_sum(model: Any, units: list[Unit], rows: int = 100) -> torch.Tensor:
+def clipped_sum(model: Any, units: list[Unit], rows: int = 100, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """What one step adds up before its noise, over all adapters; `(values,)`."""
     layers = adapter_layers(model)
     sgd = torch.optim.SGD([layer.weight for layer in layers.values()], lr=1.0)
     optimizer = UnitOptimizer(sgd, noise_multiplier=0.0, max_grad_norm=NORM, expected_batch_size=1.0)
     optimizer.zero_grad()
     for part in micro_batches(units, rows):
-        with own_copies(layers, len(unit_of_row(part)), torch.float32):
-            losses(model, part, torch.float32).sum().backward()
+        with own_copies(layers, len(unit_of_row(part)), dtype):
+            losses(model, part, dtype).sum().backward()
         optimizer.unit_of_row = unit_of_row(part)
         optimizer.clip_and_accumulate()
     return torch.cat([layer.weight.summed_grad.flatten() for layer in layers.values()])
@@ -142,6 +143,17 @@ def test_a_patient_moves_the_sum_by_its_own_clipped_gradient_and_nothing_else(ad
         assert (share - shares[number]).norm() < 5e-5 * NORM
     for rows in (1, 3, 4):
         assert (clipped_sum(model, UNITS, rows) - everybody).norm() < 1e-5 * NORM
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_in_bf16_too_nobody_moves_the_sum_by_more_than_the_norm(adapted: Make, quantisation: str) -> None:
+    model, chooser = adapted(quantisation, bf16=True), random.Random(0)
+    crowd = [Unit(f"{n}", (tuple(chooser.choices(range(40, 900), k=chooser.randint(3, 60))),)) for n in range(100)]
+    everybody = clipped_sum(model, crowd, 8, torch.bfloat16)
+    for number in (0, 33, 99):  # the parts, and the padding of those who stay, are others without it
+        share = everybody - clipped_sum(model, crowd[:number] + crowd[number + 1 :], 8, torch.bfloat16)
+        assert share.norm() <= NORM
+        assert (share - clipped_sum(model, [crowd[number]], 8, torch.bfloat16)).norm() < 1e-4 * NORM
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

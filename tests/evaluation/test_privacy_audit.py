@@ -1,0 +1,31 @@
+"""The audit itself on trial: a training whose noise was left out, and which claims ε = 1, has to be found out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.evaluation.canaries import code_losses, make_canaries, training_records, whole_words
+from helpers.evaluation.one_run_audit import refutes
+from helpers.models import load_base, load_tokenizer
+from helpers.training.private import train_units
+
+BASE = "smollm2-135m-instruct"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise_multiplier", "refuted"), [(0.0, True), (3.0, False)])
+def test_noise_left_out_is_found_out(tmp_path: Path, noise_multiplier: float, refuted: bool) -> None:
+    tokenizer = load_tokenizer(BASE)
+    canaries = make_canaries(80, 0, words=whole_words(tokenizer), seed=0)
+    trained = train_units(
+        tmp_path / "state.pt", identity="x", base_name=BASE, quantisation="none",
+        records=training_records(canaries, 16), noise_multiplier=noise_multiplier, max_grad_norm=0.5, steps=24,
+        sample_rate=0.5, rank=8, alpha=256, dropout=0.0, target_modules="all-linear", learning_rate=1e-3,
+        physical_rows=16, max_length_tokens=128, gradient_checkpointing=False, checkpoints=1, seed=0,
+    )  # fmt: skip
+    base = code_losses(load_base(BASE), tokenizer, canaries)
+    gained = base - code_losses(trained.model, tokenizer, canaries)
+    coins = np.array([canary["member"] for canary in canaries])
+    found = refutes(gained, coins, claimed_epsilon=1.0, delta=1e-5)
+    assert found["refuted"] is refuted, found["p_value"]
