@@ -81,7 +81,7 @@ def test_formats_agree(tmp_path: Path, kind: str) -> None:
     assert (table[KEY], table["note"], table["number"]) == (["A", "B"], ["NA", "x, y"], ["7", "8"])
 
 
-@pytest.mark.parametrize("arguments", [{"path": "json", "data_files": "rows.json"}, {"path": "."}])
+@pytest.mark.parametrize("arguments", [{"path": "json", "data_files": "rows.json"}, {"path": "{folder}"}])
 def test_a_loaded_set_leaves_no_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str]
 ) -> None:
@@ -91,8 +91,8 @@ def test_a_loaded_set_leaves_no_copy(
     place.mkdir()
     (place / "rows.json").write_text(json.dumps({"who": "A", "note": "Quistine", "n": 1}), encoding="utf-8")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home)
-    monkeypatch.chdir(place)
-    assert opened(read_holder(holder(file=None, format=None, load_dataset=arguments), place))["note"] == ["Quistine"]
+    given = {key: value.format(folder=place) for key, value in arguments.items()}
+    assert opened(read_holder(holder(file=None, format=None, load_dataset=given), place))["note"] == ["Quistine"]
     assert not [path for path in home.rglob("*") if path.is_file() and b"Quistine" in path.read_bytes()]
 
 
