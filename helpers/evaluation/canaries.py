@@ -29,7 +29,7 @@ NOTES = (
 ENDINGS = ("Drug: {drug}.", "Effect: {code}.")
 """Records as the holders' are worded: what an audit plants should look like what it stands for. The drug, a random word
 too, stands before the code: a beginning that many canaries share would leave the model to guess which is meant."""
-WORDS_EACH = 10
+WORDS_EACH = 8
 """Each word is one more thing to remember, and one more look at whether it was: with five, canaries drawn three times
 in a training without privacy were told from others with an AUC of 0.90 only (docs/decisions/0007)."""
 MIN_ENTROPY_BITS = 40
