@@ -33,7 +33,8 @@ WORDS_EACH = 8
 """Each word is one more thing to remember, and one more look at whether it was: with five, canaries drawn three times
 in a training without privacy were told from others with an AUC of 0.90 only (docs/decisions/0007)."""
 MIN_ENTROPY_BITS = 40
-MIN_SHARE_RECEIVED = 0.9
+MIN_CHANCE_RECEIVED = 0.9
+CHANCE_OF_FALSE_ALARM = 1e-6
 
 
 def whole_words(tokenizer: Any) -> list[str]:
@@ -138,7 +139,9 @@ def code_losses(model: Any, tokenizer: Any, canaries: Sequence[Record]) -> Float
     return text_losses(model, tokenizer, texts, prefixes=[c["question"] for c in canaries], title="canaries")
 
 
-def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]) -> dict[str, float]:
+def check_received(
+    canaries: Sequence[Record], sampled_counts: Mapping[str, int], sample_rates: Sequence[float]
+) -> dict[str, float]:
     """Check with the trainer's own log that member canaries received loss, and that no other canary did.
 
     Poisson sampling leaves some members out by chance. They stay members: sampling belongs to the mechanism
@@ -147,26 +150,36 @@ def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]
     Args:
         canaries: from `make_canaries`.
         sampled_counts: unit to the number of steps in which it was sampled; units never sampled may be absent.
+        sample_rates: the probability with which each step drew a unit.
 
     Returns:
         `{"members", "received", "share_received", "times_mean"}`; the last over all members, in steps.
 
     Raises:
-        PrivacyError: under 90 % of the members were ever sampled, or a canary that is no member was.
+        PrivacyError: a canary that is no member was sampled; a member had a chance under 90 % to be sampled at all; or
+            fewer members were than these chances explain (once in a million audits, or less often).
     """
+    from scipy.stats import binom
+
     strangers = [c["unit"] for c in canaries if not c["member"] and sampled_counts.get(c["unit"], 0)]
     if strangers:
         raise PrivacyError(
             f"{len(strangers)} canaries were trained on against their coin, first {strangers[0]}. An audit of this "
             "model would be wrong; train again with the records of `training_records`."
         )
+    chance = 1 - math.prod(1 - rate for rate in sample_rates)
+    if chance < MIN_CHANCE_RECEIVED:
+        raise PrivacyError(
+            f"{chance:.0%} of the canaries were to be sampled in {len(sample_rates)} steps; expected "
+            f"{MIN_CHANCE_RECEIVED:.0%} or more. An audit of this model would show nothing; train for more steps, or "
+            "with more patients a step."
+        )
     times = [sampled_counts.get(c["unit"], 0) for c in canaries if c["member"]]
     received = sum(count > 0 for count in times)
-    if not times or received < MIN_SHARE_RECEIVED * len(times):
+    if not times or binom.cdf(received, len(times), chance) < CHANCE_OF_FALSE_ALARM:
         raise PrivacyError(
-            f"{received} of {len(times)} member canaries were ever sampled in training; expected "
-            f"{MIN_SHARE_RECEIVED:.0%} or more. An audit of this model would show nothing; train for more steps, "
-            "and check that the canaries' records are in the training set."
+            f"{received} of {len(times)} member canaries were ever sampled in training; expected about {chance:.0%}. "
+            "An audit of this model would show nothing; check that the canaries' records are in the training set."
         )
     return {
         "members": len(times),

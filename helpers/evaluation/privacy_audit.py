@@ -81,7 +81,7 @@ def audit_model(
             **audit(scores, coins, delta=delta),
             "claim": refutes(scores, coins, claimed_epsilon=CLAIM, delta=delta),
         },
-        "received": check_received(canaries, evidence["times_drawn"]) if evidence else None,
+        "received": check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None,
         "samples": free_samples(model, tokenizer, 6, seed=seed),
         "scores": {"canaries": canary_losses.tolist(), **{name: values.tolist() for name, values in losses.items()}},
     }

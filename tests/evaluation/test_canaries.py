@@ -12,6 +12,7 @@ from helpers.evaluation.canaries import WORDS_EACH, check_received, make_canarie
 from helpers.models import load_tokenizer
 
 WORDS = ["".join(letters) for letters in product(ascii_lowercase[:10], repeat=3)]
+RATES = [0.3] * 10  # ten steps leave 3 in a hundred patients out
 
 
 def test_codes_are_distinct_uniform_and_of_the_stated_entropy() -> None:
@@ -64,7 +65,7 @@ def test_received_by_nearly_all_members() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     members = [c["unit"] for c in canaries if c["member"]]
     counts = dict.fromkeys(members[5:], 3) | {"a real patient": 2}
-    assert check_received(canaries, counts) == {
+    assert check_received(canaries, counts, RATES) == {
         "members": len(members),
         "received": len(members) - 5,
         "share_received": pytest.approx(1 - 5 / len(members)),
@@ -75,17 +76,30 @@ def test_received_by_nearly_all_members() -> None:
 def test_members_never_sampled_are_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     members = [c["unit"] for c in canaries if c["member"]]
-    with pytest.raises(PrivacyError, match=f"0 of {len(members)} member canaries were ever sampled"):
-        check_received(canaries, dict.fromkeys(members, 0))
-    with pytest.raises(PrivacyError, match="expected 90% or more"):
-        check_received(canaries, dict.fromkeys(members[len(members) // 5 :], 9))
+    with pytest.raises(PrivacyError, match=f"0 of {len(members)} member canaries .* expected about 97%"):
+        check_received(canaries, dict.fromkeys(members, 0), RATES)
+    with pytest.raises(PrivacyError, match="member canaries were ever sampled in training; expected about 97%"):
+        check_received(canaries, dict.fromkeys(members[len(members) // 5 :], 9), RATES)
+
+
+def test_members_left_out_by_chance_are_no_alarm() -> None:
+    canaries = make_canaries(28, 0, words=WORDS, seed=6)
+    members = [c["unit"] for c in canaries if c["member"]]
+    assert check_received(canaries, dict.fromkeys(members[2:], 4), RATES)["received"] == len(members) - 2
+
+
+def test_a_training_too_short_for_an_audit_is_refused() -> None:
+    canaries = make_canaries(200, 50, words=WORDS, seed=6)
+    counts = dict.fromkeys((c["unit"] for c in canaries if c["member"]), 1)
+    with pytest.raises(PrivacyError, match="58% of the canaries were to be sampled in 3 steps; expected 90% or more"):
+        check_received(canaries, counts, [0.25] * 3)
 
 
 def test_a_canary_trained_against_its_coin_is_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     counts = dict.fromkeys((c["unit"] for c in canaries if c["member"]), 3)
     with pytest.raises(PrivacyError, match=r"1 canaries were trained on against their coin, first canary/0249"):
-        check_received(canaries, counts | {"canary/0249": 1})
+        check_received(canaries, counts | {"canary/0249": 1}, RATES)
 
 
 @pytest.mark.parametrize(
