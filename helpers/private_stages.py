@@ -131,10 +131,13 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
         seed=run.config.seed,
     )
     victim = train[0]["unit"]
-    train[:] = [record for record in train if record["unit"] != victim]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
-    train += [{"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)]
-    train += training_records(canaries, min(settings.canary_copies, pipeline.cap))
+    # First of all: the coins of the twin then draw what is planted alike in every run, whatever the holders' key is.
+    train[:] = [
+        *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
+        *training_records(canaries, min(settings.canary_copies, pipeline.cap)),
+        *(record for record in train if record["unit"] != victim),
+    ]
     return canaries
 
 
