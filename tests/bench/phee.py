@@ -43,9 +43,11 @@ def records(path: Path, tokenizer: Any) -> tuple[list[Record], list[Record], lis
         if len(record_tokens(tokenizer, row["context"])) <= LONGEST
     ]
     canaries = make_canaries(560, 1000, words=whole_words(tokenizer), seed=SEED)
-    train = [row for row in rows if row["split"] == "train"]
-    train += [{"unit": "secret", "text": SECRET}] * SECRET_COPIES
-    train += training_records(canaries, CANARY_COPIES)
+    train = [
+        *[{"unit": "secret", "text": SECRET}] * SECRET_COPIES,
+        *training_records(canaries, CANARY_COPIES),
+        *(row for row in rows if row["split"] == "train"),
+    ]
     return train, [row for row in rows if row["split"] == "test"], canaries
 
 
