@@ -117,7 +117,8 @@ def train_units(
         quantisation: `none` or `nf4`.
         records: rows with `unit` and `text`.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`; None for the twin.
-        max_grad_norm: longest gradient a patient may contribute to a step; None for the twin.
+        max_grad_norm: longest gradient a patient may contribute to a step; for the twin, longest gradient of a whole
+            batch, or None to take it as it is.
         steps: optimizer steps, empty batches included.
         sample_rate: probability that a step draws a patient, above 0 and up to 1.
         rank: columns of each adapter matrix.
@@ -138,10 +139,10 @@ def train_units(
     Raises:
         PrivacyError: the records, the model or the checkpoint cannot be used.
     """
-    if (noise_multiplier is None) != (max_grad_norm is None):
+    if noise_multiplier is not None and max_grad_norm is None:
         raise PrivacyError(
-            f"Clipping and noise go together; received max_grad_norm = {max_grad_norm} and noise_multiplier = "
-            f"{noise_multiplier}. Give both, or neither for the non-private twin."
+            f"Clipping and noise go together; received max_grad_norm = None and noise_multiplier = {noise_multiplier}. "
+            "Say how much a patient may add to a step."
         )
     private = noise_multiplier is not None
     tokenizer = load_tokenizer(base_name)
@@ -191,6 +192,8 @@ def train_units(
                     backward_part(model, part, tokenizer, dtype, expected)
                     if not last:
                         continue
+                    if max_grad_norm is not None:
+                        torch.nn.utils.clip_grad_norm_(weights.values(), max_grad_norm)
                 else:
                     with own_copies(layers, len(unit_of_row(part)), dtype):
                         backward_part(model, part, tokenizer, dtype, 1.0)

@@ -231,6 +231,21 @@ def test_the_best_state_is_that_of_the_lowest_loss(tiny: str, tmp_path: Path) ->
     assert any(not torch.equal(weight, last[name]) for name, weight in trained.best.items())
 
 
-def test_clipping_without_noise_is_refused(tiny: str, tmp_path: Path) -> None:
+def test_noise_without_clipping_is_refused(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="go together"):
-        train(tmp_path, None, max_grad_norm=0.5)
+        train(tmp_path, 0.7, max_grad_norm=None)
+
+
+def test_a_batch_of_the_twin_moves_no_further_than_its_norm(
+    tiny: str, tmp_path: Path, fp32: None, descent: None
+) -> None:
+    once = EVERYBODY | {"steps": 1}
+    start = adapter(train(tmp_path / "a", None, **once | {"learning_rate": 0.0}))
+
+    def moved(trained: Trained) -> float:
+        return sum(float((w - start[n]).square().sum()) for n, w in adapter(trained).items()) ** 0.5
+
+    assert moved(train(tmp_path / "b", None, **once)) > 0.1
+    cut = [train(tmp_path / f"c{rows}", None, max_grad_norm=0.02, physical_rows=rows, **once) for rows in (1, 4, 100)]
+    assert [moved(trained) for trained in cut] == pytest.approx([0.5 * 0.02] * 3, rel=1e-3)
+    assert close(cut[0], cut[2], atol=1e-6)
