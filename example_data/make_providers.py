@@ -19,7 +19,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent / "providers"
 SYMBOL = re.compile(r"\{([\w.]+)\}")
-EPISODES = {1: 85, 2: 9, 3: 3, 4: 2, 6: 0.7, 80: 0.3}
+EPISODES = {1: 85, 2: 9, 3: 3, 4: 2, 6: 0.5, 40: 0.5}
 """How many in a hundred patients have how many episodes: most few, and some, long ill, more than any cap allows."""
 N_SERVICES, N_DRUGS, N_EFFECTS = 48, 10, 14
 """Hospital services, each with drugs and effects of its own, so that a held-out service has unseen values."""
