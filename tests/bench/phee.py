@@ -10,6 +10,7 @@ trained on them. Figures go into runs/phee.json, after every model; models that 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,9 @@ def main() -> None:
         if epsilon is not None:
             cost = plan(units, options.steps, rate, target_epsilon=epsilon, noise_multiplier=None, delta=None)
         started = time.monotonic()
+        identity = hashlib.sha256(f"{name} {options.steps} {settings} {config.lora}".encode()).hexdigest()
         trained = train_units(
-            options.out.with_name(f".phee-{name}.pt"), identity=name, base_name=base_name, quantisation="none",
+            options.out.with_name(f".phee-{name}.pt"), identity=identity, base_name=base_name, quantisation="none",
             records=train, noise_multiplier=cost.noise_multiplier if cost else None,
             max_grad_norm=settings.max_grad_norm if cost else settings.twin_max_grad_norm,
             steps=options.steps, sample_rate=rate, rank=settings.rank, alpha=settings.alpha, dropout=0.0,
