@@ -21,7 +21,7 @@ def text_losses(
     tokenizer: Any,
     texts: Sequence[str],
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
     prefixes: Sequence[str] | None = None,
     per_token: bool = False,
     title: str = "losses",
@@ -101,6 +101,6 @@ def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floa
     return summed
 
 
-def mean_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 32) -> float:
+def mean_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 16) -> float:
     """Mean over texts of the mean negative log-likelihood of their tokens, in nats; arguments as for `text_losses`."""
     return float(text_losses(model, tokenizer, texts, batch_size=batch_size, per_token=True).mean())
