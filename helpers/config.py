@@ -24,8 +24,10 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer )\S{8,}")
-SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|password|secret)$", re.IGNORECASE)
+SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer )\S{8,}|^[0-9a-fA-F]{64,}$")
+SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|pseudonym_key|password|secret)$", re.IGNORECASE)
+LONGEST_SHOWN = 40
+"""A mistaken value of more characters is not repeated in the message."""
 
 
 class Section(BaseModel):
@@ -117,10 +119,10 @@ class Private(Section):
     pipeline: Path
     ledgers: Path
     patients_share: Annotated[float, Field(gt=0, le=1)]
-    target_epsilon: float | None
-    noise_multiplier: float | None
-    further_epsilons: tuple[float, ...]
-    delta: float | None
+    target_epsilon: Annotated[float, Field(gt=0)] | None
+    noise_multiplier: Annotated[float, Field(gt=0)] | None
+    further_epsilons: tuple[Annotated[float, Field(gt=0)], ...]
+    delta: Annotated[float, Field(gt=0, lt=1)] | None
     steps: Positive
     patients_a_step: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
@@ -295,19 +297,29 @@ def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
         named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
         if named or SECRET_SHAPE.search(str(value)):
             name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
+            if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
+                name = "PSEUDONYM_KEY"
             raise ConfigError(
                 f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
                 f"'{name}=...' into the file .env instead; git ignores that file."
             )
 
 
+def described(mistake: Any) -> str:
+    """One of pydantic's mistakes in words. What stands under an unknown key, or is long, may be a secret: not shown."""
+    if mistake["type"] == "extra_forbidden":
+        return "unknown key"
+    received = repr(mistake["input"])
+    if mistake["type"] == "missing" or len(received) > LONGEST_SHOWN:
+        return str(mistake["msg"])
+    return f"{mistake['msg']}; received {received}"
+
+
 def _explain(error: ValidationError, path: Path) -> str:
     lines = []
     for mistake in error.errors():
         key = ".".join(str(part) for part in mistake["loc"]) or "configuration"
-        received = "" if mistake["type"] in {"missing"} else f"; received {mistake['input']!r}"
-        message = "unknown key" if mistake["type"] == "extra_forbidden" else mistake["msg"]
-        lines.append(f"  {key}: {message}{received}")
+        lines.append(f"  {key}: {described(mistake)}")
     count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
     remedy = f"Edit conf/{path.name}, or pass overrides={{'key': value}}; conf/conf.yaml explains every key."
     return f"The configuration '{path.stem}' has {count}:\n" + "\n".join(lines) + f"\n{remedy}"

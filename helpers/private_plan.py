@@ -133,4 +133,7 @@ def check_trainable(run: Run) -> None:
             "training_arguments.packing is on: it puts records of several patients into one row, where none can be "
             "clipped by itself. Remove it for private training."
         )
-    check_model(run.config.base_model, target_modules=run.config.lora.target_modules, dropout=run.config.lora.dropout)
+    check_model(
+        run.config.base_model, target_modules=run.config.lora.target_modules, dropout=run.config.lora.dropout,
+        max_length_tokens=run.config.private.max_length_tokens,
+    )  # fmt: skip

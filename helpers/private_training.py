@@ -87,6 +87,7 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
             )
         if not _belongs(part, identity, spend_id):
             shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
+            part.mkdir(mode=0o700)  # not released yet, and never if its spend is refused
             _fit(run, name, part, state, plan, chosen, identity, spend_id)
         report = None
         if plan is not None:

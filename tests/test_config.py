@@ -34,6 +34,12 @@ def test_all_mistakes_in_one_message() -> None:
         assert part in message
 
 
+def test_what_may_be_a_secret_is_not_repeated() -> None:
+    message = mistake(overrides={"sede": "my-5ecre7", "lora.rank": "a long text that nobody meant to show to anyone"})
+    assert "sede: unknown key" in message and "lora.rank: Input should be" in message
+    assert "5ecre7" not in message and "nobody" not in message
+
+
 def test_dotted_overrides_leave_their_neighbours() -> None:
     default, config = load_config("smoke"), load_config("smoke", {"lora.rank": 3, "endpoint.model": "x"})
     assert (config.lora.rank, config.lora.alpha) == (3, default.lora.alpha)
@@ -63,6 +69,8 @@ def test_overrides_are_not_changed_and_may_overlap() -> None:
         ("training_arguments.hub_token", "hf_abcdefgh12345678", "HF_TOKEN"),
         ("lora.target_modules", ["q_proj", "hf_abcdefgh12345678"], "HF_TOKEN"),
         ("endpoint.base_url", "Bearer abcdefgh12345678", "OWUI_TOKEN"),
+        ("private.pseudonym_key", "5ecre7", "PSEUDONYM_KEY"),
+        ("private.key", "9f8e7d6c" * 8, "PSEUDONYM_KEY"),
     ],
 )
 def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:

@@ -164,6 +164,8 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
     with pytest.raises(LedgerError, match="for another result"):
         fine_tune_private(copied, only="private")
     assert (run.path / "models" / "private").exists() and not (copied.path / "models" / "private").exists()
+    refused, released = (copied.path / "models" / ".private.part").stat(), (run.path / "models" / "private").stat()
+    assert (refused.st_mode & 0o777, released.st_mode & 0o777) == (0o700, 0o755)
 
 
 def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ patterns are taken. A spaCy model adds names and places that stand on no roster,
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -25,6 +26,7 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from helpers.dataset.roster import RosterRecognizer, roster_words
+from helpers.errors import PrivacyError
 
 PATTERNS = Path(__file__).with_name("recognizers.yaml")
 THRESHOLD = 0.4
@@ -52,6 +54,21 @@ class Span(NamedTuple):
     start: int
     end: int
     kind: str
+
+
+class _RefuseTimeouts(logging.Filter):
+    """Presidio skips a pattern that takes a minute, and says so in its log only: the text would stay unmasked."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "timed out" in record.msg:
+            raise PrivacyError(
+                "Presidio gave up on a pattern that took too long on one text (not shown), which would have stayed "
+                "unmasked. Shorten very long texts, or simplify the patterns; nothing was joined."
+            ) from None
+        return True
+
+
+logging.getLogger("presidio-analyzer").addFilter(_RefuseTimeouts())
 
 
 def make_analyzer(

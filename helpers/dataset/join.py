@@ -85,6 +85,8 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
     settings = pipeline.deidentify
     frames = {name: table.get_secret_value() for name, table in tables.items()}
     rosters = [frame[column] for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
+    # A patient number in a note is masked like one on a roster; phone numbers are found in any spelling as it is.
+    rosters += [frames[holder.name][KEY] for holder in pipeline.holders if holder.key and holder.key.kind == "text"]
     analyzer = make_analyzer(
         {cell for column in rosters for cell in column},
         phone_regions=settings.phone_regions,
@@ -99,7 +101,8 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
     found = [known[text] for text in texts]
     for (name, row, column), text, spans in zip(cells, texts, found, strict=True):
         frames[name].at[row, column] = mask(text, spans)
-    quality: dict[str, Any] = {"masked": dict(Counter(span.kind for spans in found for span in spans).most_common())}
+    quality: dict[str, Any] = {"measured": bool(settings.planted)}
+    quality |= {"masked": dict(Counter(span.kind for spans in found for span in spans).most_common())}
     if settings.ner:
         quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
     if settings.planted:
@@ -136,7 +139,10 @@ def _pseudonymise(
     if holder.key is None:
         normal = _row_names(holder, frame)
     else:
-        usable = {value: normalise_key(value, holder.key.kind, holder.key.region) for value in frame[KEY]}
+        usable = {
+            value: normalise_key(_named_by(value, holder.key.before), holder.key.kind, holder.key.region)
+            for value in frame[KEY]
+        }
         normal = {value: name for value, name in usable.items() if name}
     kept = frame[holder.names].add_prefix(f"{holder.name}.")
     kept[PATIENT] = frame[KEY].map({value: pseudonym(name, key) for value, name in normal.items()})
@@ -145,6 +151,10 @@ def _pseudonymise(
     known = kept[PATIENT].notna()
     _note(fates, kept[~known], [holder.name], "no usable key")
     return kept[known]
+
+
+def _named_by(value: str, sign: str | None) -> str:
+    return value.split(sign)[0] if sign else value
 
 
 def _row_names(holder: Holder, frame: pd.DataFrame) -> dict[str, str]:

@@ -18,6 +18,9 @@ TOUCHED = (
     "depend on the test set.",
     "This card: its counts are exact and carry no noise.",
 )
+NOT_MEASURED = (
+    "De-identification: no planted spans are known (deidentify.planted), so nobody measured how much it misses."
+)
 """Where private data was read before training, for the privacy report."""
 
 
@@ -55,7 +58,7 @@ def make_join_card(
         "cap": cap,
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
         "deidentify": dict(quality),
-        "touched": [place.format(unit=unit) for place in TOUCHED],
+        "touched": [place.format(unit=unit) for place in TOUCHED] + [NOT_MEASURED] * (not quality["measured"]),
     }
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from helpers.config import Positive, Section, Share
+from helpers.config import Positive, Section, Share, described
 from helpers.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -22,6 +24,8 @@ PATIENT = "patient"
 """The name that `joins.on` uses for the pseudonymous key."""
 SLOT = re.compile(r"\{([\w.]+)\}")
 BOOLEAN = "tag:yaml.org,2002:bool"
+LOCAL_BUILDERS = ("csv", "json", "parquet", "text")
+"""Those of `datasets` that read a file beside the pipeline."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,9 +41,10 @@ _Loader.add_implicit_resolver(BOOLEAN, re.compile("true|false"), list("tf"))
 
 
 class Key(Section):
-    """The column that tells whose row it is."""
+    """The column that tells whose row it is; of its text, only what stands `before` a sign, if one is given."""
 
     column: str
+    before: Annotated[str, Field(min_length=1)] | None = None
     kind: Literal["text", "phone"] = "text"
     region: Region | None = None
 
@@ -73,6 +78,12 @@ class Holder(Section):
     json_column: JsonColumn | None = None
     coded: tuple[Name, ...] = ()
     roster: tuple[str, ...] = ()
+
+    @property
+    def local_set(self) -> str | None:
+        """The file that `load_dataset` reads where it is a local one."""
+        loaded = self.load_dataset or {}
+        return str(loaded["data_files"]) if loaded.get("path") in LOCAL_BUILDERS and "data_files" in loaded else None
 
     @property
     def names(self) -> list[str]:
@@ -150,7 +161,9 @@ class Pipeline(Section):
     def files(self) -> list[Path]:
         """The configuration and every local file it reads."""
         names = [holder.file for holder in self.holders] + [self.deidentify.planted]
-        return [self.path, *(self.path.parent / name for name in names if name)]
+        patterns = [str(self.path.parent / holder.local_set) for holder in self.holders if holder.local_set]
+        sets = map(glob, patterns)  # not Path.glob, which refuses absolute ones
+        return [self.path, *(self.path.parent / name for name in names if name), *map(Path, sorted(chain(*sets)))]
 
     @model_validator(mode="after")
     def _consistent(self) -> Pipeline:
@@ -258,10 +271,7 @@ def _explain(error: ValidationError, name: str) -> str:
         key = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "value_error":
             lines += str(mistake["ctx"]["error"]).split("\n  ")
-        elif mistake["type"] == "extra_forbidden":  # what stands there is not repeated: it may be a secret
-            lines.append(f"{key}: unknown key")
         else:
-            received = "" if mistake["type"] == "missing" else f"; received {mistake['input']!r}"[:80]
-            lines.append(f"{key}: {mistake['msg']}{received}")
+            lines.append(f"{key}: {described(mistake)}")
     count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
     return f"The pipeline {name} has {count}:\n  " + "\n  ".join(lines)

@@ -18,7 +18,6 @@ from helpers.errors import DataError
 
 KEY = "#key"
 ROSTER = "#roster/"
-LOCAL_BUILDERS = ("csv", "json", "parquet", "text")
 
 
 class PrivateTable(Secret[pd.DataFrame]):
@@ -97,9 +96,9 @@ def _load_dataset(holder: Holder, folder: Path) -> pd.DataFrame:
     from datasets import load_dataset
 
     arguments = {"split": "train"} | (holder.load_dataset or {})
-    if arguments.get("path") in LOCAL_BUILDERS and "data_files" in arguments:
-        arguments["data_files"] = str(folder / str(arguments["data_files"]))
-    # Whatever is read leaves no Arrow copy: a folder of files, or a set that only its owner's token opens, is private.
+    if holder.local_set:
+        arguments["data_files"] = str(folder / holder.local_set)
+    # No Arrow copy stays. The files of a set on the hub do, where the hub puts all of its files (HF_HUB_CACHE).
     with tempfile.TemporaryDirectory() as cache:
         arguments |= {"cache_dir": cache, "keep_in_memory": True}
         try:

@@ -24,7 +24,7 @@ from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
 from helpers.models import load_tokenizer
 from helpers.precision import compute_dtype
-from helpers.training.private_model import adapted_model, refuse_dropout
+from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import Unit, draw, encode_units, micro_batches, unit_losses, unit_of_row
@@ -154,6 +154,7 @@ def train_units(
     )  # fmt: skip
     if private:
         refuse_dropout(model)
+        refuse_shared_positions(model.config, max_length_tokens)
     layers = adapter_layers(model)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))

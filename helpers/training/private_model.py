@@ -7,25 +7,28 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from helpers.errors import PrivacyError
 from helpers.models import load_architecture, load_base
 from helpers.training.row_adapters import adapter_layers
 
 
-def check_model(base_name: str, *, target_modules: str | list[str], dropout: float) -> None:
+def check_model(base_name: str, *, target_modules: str | list[str], dropout: float, max_length_tokens: int) -> None:
     """Try whether a model can be trained privately, without its weights: before anything is paid for.
 
     Args:
         base_name: the frozen base; see `helpers.models.resolve_model`.
         target_modules: `all-linear` or names of layers.
         dropout: of the adapter's input.
+        max_length_tokens: longest record.
 
     Raises:
-        PrivacyError: values are dropped at random, or a layer has no gradient for each row.
+        PrivacyError: values are dropped at random, positions depend on other rows, or a layer has no gradient for
+            each row.
     """
     config = load_architecture(base_name)
+    refuse_shared_positions(config, max_length_tokens)
     with torch.device("meta"):
         model = _with_adapter(AutoModelForCausalLM.from_config(config), target_modules, r=1, lora_dropout=dropout)
     refuse_dropout(model)
@@ -77,6 +80,23 @@ def refuse_dropout(model: nn.Module) -> None:
             "on who else was drawn, so that one patient would change every other's share. Set lora.dropout to 0, or "
             "the dropout in the base model's config.json."
         )
+
+
+def refuse_shared_positions(config: PretrainedConfig, max_length_tokens: int) -> None:
+    """Refuse rotary positions that the longest row of a batch decides for all rows (dynamic NTK, LongRoPE).
+
+    Raises:
+        PrivacyError: naming the kind, and the length up to which it is harmless.
+    """
+    rope = config.to_dict().get("rope_parameters") or {}
+    for kind in [rope, *(value for value in rope.values() if isinstance(value, dict))]:  # some have one a layer type
+        longest = kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        if kind.get("rope_type") in ("dynamic", "longrope") and max_length_tokens > longest:
+            raise PrivacyError(
+                f"The model's positions are of the kind {kind['rope_type']!r}: one record of more than {longest} "
+                "tokens changes those of every patient in its batch. Received private.max_length_tokens = "
+                f"{max_length_tokens}; set it to {longest} or less."
+            )
 
 
 def _with_adapter(base: Any, target_modules: str | list[str], **settings: Any) -> Any:

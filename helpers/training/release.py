@@ -256,6 +256,7 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)  # whole or not at all, never without its report
+    part.chmod(0o755)  # its owner's alone until now
     part.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     sync(target.parent)

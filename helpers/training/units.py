@@ -52,7 +52,7 @@ def encode_units(
     if any(len(row) > max_length_tokens for of_unit in rows.values() for row in of_unit):
         raise PrivacyError(
             f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
-            "or leave long records out when joining; none is cut in silence."
+            "or take long records out of the holders' files; none is cut in silence."
         )
     return [Unit(name, tuple(of_unit)) for name, of_unit in rows.items()]
 

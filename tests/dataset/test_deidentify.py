@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import spacy
-from presidio_analyzer import AnalyzerEngine
+from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer
 
 from helpers.dataset.deidentify import Span, find_identifiers, fold, make_analyzer, mask, ner_installed
 from helpers.dataset.redaction_score import parse_marked, score_spans
+from helpers.errors import PrivacyError
 from helpers.run import EXAMPLES
 
 ROSTER = ["Solène", "de Kervigny", "Oscar", "Belinot-Marrec", "Rose", "AX-204-1187", "17 quai Vert"]
@@ -140,3 +141,13 @@ def test_another_style_of_writing_is_masked_in_part_only(analyzer: AnalyzerEngin
     assert 0.3 < score["recall"] < 0.8  # so the planted secret of the course is no stretch: lines do get through
     assert score["precision"] > 0.9
     assert set(score["missed"]) >= {"PERSON", "DATE_TIME", "LOCATION"}
+
+
+def test_a_pattern_that_takes_too_long_stops_the_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("presidio_analyzer.pattern_recognizer.REGEX_TIMEOUT_SECONDS", 0.01)
+    analyzer = make_analyzer([], phone_regions=["FR"], keep=[])
+    slow = Pattern("slow", r"(z|zz)+[0-9]{3}!", 0.9)
+    analyzer.registry.add_recognizer(PatternRecognizer("ID", patterns=[slow]))
+    with pytest.raises(PrivacyError, match="took too long") as raised:
+        find_identifiers(analyzer, f"5ecre7 {'z' * 60} 123!")
+    assert "5ecre7" not in str(raised.value) and raised.value.__cause__ is None

@@ -264,3 +264,18 @@ def test_every_column_that_is_not_coded_is_masked(tmp_path: Path) -> None:
     shop = [row | {"article": f"for {CLINIC[n]['name']}"} for n, row in enumerate(SHOP)]
     texts = [record["text"] for record in records(join(small_pipeline(tmp_path, clinic, shop, holders=holders)))]
     assert texts == ["[name] was here on [date] Drug: for [name]."] * 12
+
+
+def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first_part(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"P{n // 2}7731_{n % 2}", "note": f"File P{n // 2}7731_{n % 2}, gout {n}."}
+              for n, row in enumerate(CLINIC)]  # fmt: skip
+    settings = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone", "before": "_"}}],
+        "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }
+    joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1, progress=False)
+    assert sorted(r["text"] for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
+    assert len({record["unit"] for record in records(joined)}) == 6
+    assert not joined.card["deidentify"]["measured"]
+    assert any(place.startswith("De-identification: no planted spans") for place in joined.card["touched"])

@@ -21,7 +21,9 @@ def test_a_row_counts_once_whatever_its_records() -> None:
         candidate("b", {"clinic": 1, "shop": 2}, "empty"),
     ]
     fates = {"clinic": ["", "", "no usable key"], "shop": ["", "", ""]}
-    card = make_join_card(fates, candidates, {"masked": {"PERSON": 3}, "recall": 0.995, "precision": 1.0}, cap=4)
+    card = make_join_card(
+        fates, candidates, {"measured": True, "masked": {"PERSON": 3}, "recall": 0.995, "precision": 1.0}, cap=4
+    )
     assert card["holders"] == {
         "clinic": {"given": 3, "kept": 1, "left_out": {"empty": 1, "no usable key": 1}},
         "shop": {"given": 3, "kept": 1, "left_out": {"over the cap": 1, "empty": 1}},
@@ -37,4 +39,4 @@ def test_a_row_counts_once_whatever_its_records() -> None:
 def test_a_row_that_nothing_explains_is_an_error() -> None:
     fates = {"clinic": ["", ""]}
     with pytest.raises(AssertionError, match="rows of clinic were lost: 2 given, 1 kept, 0 left out"):
-        make_join_card(fates, [candidate("a", {"clinic": 0})], {"masked": {}}, cap=1)
+        make_join_card(fates, [candidate("a", {"clinic": 0})], {"measured": True, "masked": {}}, cap=1)

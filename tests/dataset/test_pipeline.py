@@ -41,7 +41,7 @@ def test_the_example_is_read() -> None:
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "providers" / "public").glob("*.yaml")), ids=lambda path: path.stem)
 def test_public_sets_are_declared_row_by_row_and_not_fictitious(path: Path) -> None:
     pipeline = load_pipeline(path)
-    assert [holder.unit for holder in pipeline.holders] == ["row"]
+    assert [holder.unit for holder in pipeline.holders] == ["patient" if path.stem == "phee" else "row"]
     assert not pipeline.fictitious
 
 
@@ -68,6 +68,13 @@ def test_mistakes_of_shape_come_together_and_unknown_keys_are_not_repeated(tmp_p
         assert part in message
     assert "5ecre7" not in message
     assert raised.value.__cause__ is None
+
+
+def test_a_key_in_place_of_the_key_column_is_not_repeated(tmp_path: Path) -> None:
+    path = changed(tmp_path, ("key: {column: telephone, kind: phone, region: FR}", f"key: '{'9f8e7d6c' * 8}'"))
+    with pytest.raises(ConfigError, match=r"holders\.1\.key: ") as raised:
+        load_pipeline(path)
+    assert "9f8e" not in str(raised.value)
 
 
 def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
@@ -131,3 +138,10 @@ def test_a_file_that_is_no_pipeline(tmp_path: Path, content: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
         load_pipeline(tmp_path / "nowhere.yaml")
+
+
+def test_a_local_set_is_among_the_files_that_decide(tmp_path: Path) -> None:
+    path = tmp_path / "phee.yaml"
+    path.write_text((EXAMPLES / "providers" / "public" / "phee.yaml").read_text("utf-8"), encoding="utf-8")
+    (tmp_path / "phee.jsonl").write_text("{}\n", encoding="utf-8")
+    assert [file.name for file in load_pipeline(path).files] == ["phee.yaml", "phee.jsonl"]

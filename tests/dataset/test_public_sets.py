@@ -15,7 +15,8 @@ from helpers.run import EXAMPLES
 PUBLIC = EXAMPLES / "providers" / "public"
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "phee": [
-        {"id": f"{n}_1", "context": f"CASE {n}: a rash after zelmorin 20 mg.\n", "split": "train"} for n in range(40)
+        {"id": f"{n // 2}_{n % 2}", "context": f"CASE {n}: a rash after zelmorin 20 mg.\n", "split": "train"}
+        for n in range(40)
     ],
     "medquad": [
         {"qtype": "treatment", "Question": f"How is zelmoritis {n} treated ?", "Answer": f"By rest {n}."}
@@ -63,7 +64,8 @@ def test_a_public_set(tmp_path: Path, name: str) -> None:
     joined = join_providers(local(name, tmp_path), KEY, seed=1, progress=False)
     made = [record for part in joined.records.get_secret_value().values() for record in part]
     assert joined.card["joined"] == {"given": 40, "kept": 40, "left_out": {}}
-    assert len({record["unit"] for record in made}) == 40  # each row its own unit, as declared
+    units = len({record["unit"] for record in made})
+    assert units == (20 if name == "phee" else 40)  # two sentences of each report; elsewhere each row its own unit
     assert TEXTS[name] in {record["text"] for record in made}
     for record in made:
         assert record["text"].startswith(record["question"])

@@ -1,14 +1,17 @@
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
+from helpers.private_training import _save
 from helpers.training import private
 from helpers.training.private import Trained, train_units
 from helpers.training.private_model import check_model
@@ -102,9 +105,9 @@ def test_a_gradient_that_is_not_a_number_is_left_out_and_counted(
 def test_a_model_that_drops_values_at_random_is_refused(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_model("tiny-random", target_modules="all-linear", dropout=0.0)
+    check_model("tiny-random", target_modules="all-linear", dropout=0.0, max_length_tokens=64)
     for attempt in (
-        lambda: check_model("tiny-random", target_modules=["q_proj"], dropout=0.1),
+        lambda: check_model("tiny-random", target_modules=["q_proj"], dropout=0.1, max_length_tokens=64),
         lambda: train(tmp_path, 0.7, dropout=0.1),
     ):
         with pytest.raises(PrivacyError, match=r"lora_dropout.*= 0\.1"):
@@ -113,12 +116,37 @@ def test_a_model_that_drops_values_at_random_is_refused(
     (tmp_path / "dropping").mkdir()
     (tmp_path / "dropping" / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.2}), "utf-8")
     with pytest.raises(PrivacyError, match=r"attention_dropout = 0\.2"):
-        check_model(str(tmp_path / "dropping"), target_modules="all-linear", dropout=0.0)
+        check_model(str(tmp_path / "dropping"), target_modules="all-linear", dropout=0.0, max_length_tokens=64)
+
+
+def test_positions_that_the_longest_row_decides_are_refused(tiny: str, tmp_path: Path) -> None:
+    config = json.loads(Path(tiny, "config.json").read_text("utf-8"))
+    factors = {"original_max_position_embeddings": 32, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    for kind, longest, own in (("dynamic", 2048, {}), ("longrope", 32, factors)):
+        rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **own}
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}), "utf-8")
+        check = partial(check_model, str(folder), target_modules="all-linear", dropout=0.0)
+        check(max_length_tokens=longest)
+        with pytest.raises(PrivacyError, match=f"{kind}.*more than {longest} tokens"):
+            check(max_length_tokens=longest + 1)
 
 
 def test_a_layer_that_cannot_be_clipped_is_refused_before_anything_is_loaded(tiny: str) -> None:
     with pytest.raises(PrivacyError, match="embed_tokens"):
-        check_model("tiny-random", target_modules=["embed_tokens"], dropout=0.0)
+        check_model("tiny-random", target_modules=["embed_tokens"], dropout=0.0, max_length_tokens=64)
+
+
+def test_what_is_saved_of_a_private_training_is_its_last_step_whatever_was_best(tmp_path: Path) -> None:
+    losses = iter([1.0, 2.0, 3.0, 4.0])
+    trained = train(tmp_path, 0.5, score=lambda *_: next(losses), scores=4)
+    last = adapter(trained)
+    assert any(not torch.equal(best, last[name]) for name, best in trained.best.items())
+    _save(tmp_path / "part", trained, "tiny-random", with_best=False)
+    saved = load_file(tmp_path / "part" / "adapter_model.safetensors")
+    assert sorted(float(w.float().norm()) for w in saved.values()) == sorted(float(w.norm()) for w in last.values())
+    assert not (tmp_path / "part" / "best").exists()
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
