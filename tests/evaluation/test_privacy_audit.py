@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluation.canaries import code_losses, make_canaries, training_records, whole_words
+from helpers.evaluation.leakage import canary_leakage
 from helpers.evaluation.one_run_audit import refutes
 from helpers.models import load_base, load_tokenizer
 from helpers.training.private import train_units
@@ -29,3 +30,22 @@ def test_noise_left_out_is_found_out(tmp_path: Path, noise_multiplier: float, re
     coins = np.array([canary["member"] for canary in canaries])
     found = refutes(gained, coins, claimed_epsilon=1.0, delta=1e-5)
     assert found["refuted"] is refuted, found["p_value"]
+
+
+def test_a_training_without_privacy_is_found_out(tmp_path: Path) -> None:
+    base_name = "tiny-random"
+    tokenizer = load_tokenizer(base_name)
+    canaries = make_canaries(60, 100, words=whole_words(tokenizer), seed=0)
+    trained = train_units(
+        tmp_path / "state.pt", identity="x", base_name=base_name, quantisation="none",
+        records=training_records(canaries, 2), noise_multiplier=None, max_grad_norm=1.0, steps=30,
+        sample_rate=0.5, rank=16, alpha=256, dropout=0.0, target_modules="all-linear", learning_rate=3e-3,
+        physical_rows=16, max_length_tokens=128, gradient_checkpointing=False, checkpoints=1, seed=0,
+    )  # fmt: skip
+    base = code_losses(load_base(base_name), tokenizer, canaries)
+    leak = canary_leakage(canaries, code_losses(trained.model, tokenizer, canaries), base)
+    assert leak["calibrated"]["auc"] > 0.95
+    tossed, inside = (np.array([canary[key] for canary in canaries]) for key in ("tossed", "member"))
+    for scores, refuted in ((leak["scores"], True), (-np.array(leak["scores"]), False)):  # turned round, it is blind
+        found = refutes(np.array(scores)[tossed], inside[tossed], claimed_epsilon=1.0, delta=1e-5)
+        assert found["refuted"] is refuted, found["p_value"]
