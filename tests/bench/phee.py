@@ -2,9 +2,10 @@
 
     python tests/bench/phee.py path/to/phee.jsonl [--steps 60] [--only non_private]
 
-The file holds PHEE (Sun et al., EMNLP 2022) as JSON lines with `context` and `split`. Every sentence is a unit of its
-own, as its rows name no patient. The texts were published by their authors, so that a model without privacy may be
-trained on them. Figures go into runs/phee.json, after every model; models that are there already are not trained again.
+The file holds PHEE (Sun et al., EMNLP 2022) as JSON lines with `id`, `context` and `split`. An id is
+<report>_<sentence>; the sentences of a case report, up to eleven and mostly on one patient, are one unit. The texts were
+published by their authors, so that a model without privacy may be trained on them. Figures go into runs/phee.json, after
+every model; models that are there already are not trained again.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from helpers.training.release import verify
 MODELS: dict[str, float | None] = {"non_private": None, "private_8": 8.0, "private_22": 22.0}
 SECRET_COPIES, CANARY_COPIES = 32, 16
 LONGEST = 128
-EPOCHS = 3.0
-"""How often a sentence is drawn, on average."""
+EPOCHS = 5.0
+"""How often a case report is drawn, on average."""
 SEED = 0
 
 
 def records(path: Path, tokenizer: Any) -> tuple[list[Record], list[Record], list[Record]]:
     """Training records with secret and canaries, sentences of the test split, and all canaries."""
     rows = [
-        {"unit": row["id"], "text": row["context"], "split": row["split"]}
+        {"unit": row["id"].split("_")[0], "text": row["context"], "split": row["split"]}
         for row in read_jsonl(path)
         if len(record_tokens(tokenizer, row["context"])) <= LONGEST
     ]
