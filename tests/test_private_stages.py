@@ -1,6 +1,11 @@
 """The private half of the course through its door: books, guarantee, reuse and refusals, on a tiny real model."""
 
+import atexit
 import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +22,29 @@ from helpers.training.ledger import reserve, summary
 PROVIDERS = PROJECT_ROOT / "example_data" / "providers"
 
 
-def opened(folder: Path, pipeline: Path = PROVIDERS / "pipeline.yaml", **overrides: Any) -> Run:
-    private = {"private.ledgers": str(folder / "ledgers"), "private.pipeline": str(pipeline)}
-    return open_run("smoke", folder / "run", private | overrides)
+@cache
+def holders() -> Path:
+    """The example's holders with a fifth of its patients, which join in seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="holders-"))
+    atexit.register(shutil.rmtree, folder)
+    shutil.copytree(PROVIDERS, folder, ignore=shutil.ignore_patterns("public"), dirs_exist_ok=True)
+    maker = PROJECT_ROOT / "example_data" / "make_providers.py"
+    subprocess.run([sys.executable, str(maker), "--patients", "600", "--folder", str(folder)], check=True)
+    return folder
+
+
+def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
+    own = {
+        "private.ledgers": str(folder / "ledgers"),
+        "private.pipeline": str(pipeline or holders() / "pipeline.yaml"),
+        "private.patients_share": 0.5,
+    }
+    return open_run("smoke", folder / "run", own | overrides)
 
 
 def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of the example's pipeline in which words are replaced."""
-    shutil.copytree(PROVIDERS, folder / "providers", ignore=shutil.ignore_patterns("public"))
+    shutil.copytree(holders(), folder / "providers")
     path = folder / "providers" / "pipeline.yaml"
     content = path.read_text(encoding="utf-8")
     for old, new in changes:

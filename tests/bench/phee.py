@@ -3,9 +3,9 @@
     python tests/bench/phee.py path/to/phee.jsonl [--steps 60] [--only non_private]
 
 The file holds PHEE (Sun et al., EMNLP 2022) as JSON lines with `id`, `context` and `split`. An id is
-<report>_<sentence>; the sentences of a case report, up to eleven and mostly on one patient, are one unit. The texts were
-published by their authors, so that a model without privacy may be trained on them. Figures go into runs/phee.json, after
-every model; models that are there already are not trained again.
+<report>_<sentence>; the sentences of a case report, up to eleven and mostly on one patient, are one unit. The texts
+were published by their authors, so that a model without privacy may be trained on them. Figures go into runs/phee.json,
+after every model; models that are there already are not trained again.
 """
 
 from __future__ import annotations
