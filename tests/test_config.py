@@ -40,6 +40,21 @@ def test_what_may_be_a_secret_is_not_repeated() -> None:
     assert "5ecre7" not in message and "nobody" not in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"private.target_epsilon": 0}, r"private\.target_epsilon: .*greater than 0"),
+        ({"private.target_epsilon": -1.0}, r"private\.target_epsilon: .*greater than 0"),
+        ({"private.further_epsilons": [3, 0]}, r"private\.further_epsilons\.1: .*greater than 0"),
+        ({"private.delta": 1.0}, r"private\.delta: .*less than 1"),
+        ({"private.noise_multiplier": 1.0}, "exactly one of target_epsilon and noise_multiplier"),
+        ({"private.target_epsilon": None}, "exactly one of target_epsilon and noise_multiplier"),
+    ],
+)
+def test_a_promise_that_is_none_is_refused(overrides: dict[str, Any], told: str) -> None:
+    assert re.search(told, mistake(overrides=overrides))
+
+
 def test_dotted_overrides_leave_their_neighbours() -> None:
     default, config = load_config("smoke"), load_config("smoke", {"lora.rank": 3, "endpoint.model": "x"})
     assert (config.lora.rank, config.lora.alpha) == (3, default.lora.alpha)

@@ -15,7 +15,7 @@ from helpers import private_stages, private_training
 from helpers.config import PROJECT_ROOT
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, sha256, write_json
-from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, plan_of
+from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
 from helpers.run import Run, open_run
 from helpers.training.ledger import reserve, summary
 
@@ -267,6 +267,14 @@ def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.Mo
 
 def out_of_memory(*_: Any) -> None:
     raise MemoryError
+
+
+def test_the_noise_may_be_given_instead_of_epsilon_and_further_epsilons_are_planned_too(tmp_path: Path) -> None:
+    given = {"private.target_epsilon": None, "private.noise_multiplier": 1.3, "private.further_epsilons": [3.0]}
+    run = opened(tmp_path, **given)
+    assert models_to_train(run) == {"non_private": None, "private": None, "private_3": 3.0}
+    assert plan_of(run).noise_multiplier == 1.3
+    assert 2.9 < plan_of(run, "private_3").epsilon <= 3
 
 
 def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
