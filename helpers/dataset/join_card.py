@@ -18,10 +18,10 @@ TOUCHED = (
     "depend on the test set.",
     "This card: its counts are exact and carry no noise.",
 )
+"""Where private data was read before training, for the privacy report."""
 NOT_MEASURED = (
     "De-identification: no planted spans are known (deidentify.planted), so nobody measured how much it misses."
 )
-"""Where private data was read before training, for the privacy report."""
 
 
 def make_join_card(

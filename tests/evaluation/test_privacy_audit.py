@@ -1,6 +1,7 @@
 """The audit itself on trial: a training whose noise was left out, and which claims ε = 1, has to be found out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,20 @@ import pytest
 from helpers.evaluation.canaries import code_losses, make_canaries, training_records, whole_words
 from helpers.evaluation.leakage import canary_leakage
 from helpers.evaluation.one_run_audit import refutes
+from helpers.files import Record
 from helpers.models import load_base, load_tokenizer
-from helpers.training.private import train_units
+from helpers.training.private import Trained, train_units
 
 BASE = "smollm2-135m-instruct"
+
+
+def fitted(folder: Path, canaries: list[Record], *, copies: int, **settings: Any) -> Trained:
+    """A training on canaries alone, each drawn in half of the steps."""
+    return train_units(
+        folder / "state.pt", identity="x", quantisation="none", records=training_records(canaries, copies),
+        sample_rate=0.5, alpha=256, dropout=0.0, target_modules="all-linear", physical_rows=16,
+        max_length_tokens=128, gradient_checkpointing=False, checkpoints=1, seed=0, **settings,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -19,11 +30,9 @@ BASE = "smollm2-135m-instruct"
 def test_noise_left_out_is_found_out(tmp_path: Path, noise_multiplier: float, refuted: bool) -> None:
     tokenizer = load_tokenizer(BASE)
     canaries = make_canaries(80, 0, words=whole_words(tokenizer), seed=0)
-    trained = train_units(
-        tmp_path / "state.pt", identity="x", base_name=BASE, quantisation="none",
-        records=training_records(canaries, 16), noise_multiplier=noise_multiplier, max_grad_norm=0.5, steps=24,
-        sample_rate=0.5, rank=8, alpha=256, dropout=0.0, target_modules="all-linear", learning_rate=1e-3,
-        physical_rows=16, max_length_tokens=128, gradient_checkpointing=False, checkpoints=1, seed=0,
+    trained = fitted(
+        tmp_path, canaries, base_name=BASE, copies=16, noise_multiplier=noise_multiplier, max_grad_norm=0.5, steps=24,
+        rank=8, learning_rate=1e-3,
     )  # fmt: skip
     base = code_losses(load_base(BASE), tokenizer, canaries)
     gained = base - code_losses(trained.model, tokenizer, canaries)
@@ -36,11 +45,9 @@ def test_a_training_without_privacy_is_found_out(tmp_path: Path) -> None:
     base_name = "tiny-random"
     tokenizer = load_tokenizer(base_name)
     canaries = make_canaries(60, 100, words=whole_words(tokenizer), seed=0)
-    trained = train_units(
-        tmp_path / "state.pt", identity="x", base_name=base_name, quantisation="none",
-        records=training_records(canaries, 2), noise_multiplier=None, max_grad_norm=1.0, steps=30,
-        sample_rate=0.5, rank=16, alpha=256, dropout=0.0, target_modules="all-linear", learning_rate=3e-3,
-        physical_rows=16, max_length_tokens=128, gradient_checkpointing=False, checkpoints=1, seed=0,
+    trained = fitted(
+        tmp_path, canaries, base_name=base_name, copies=2, noise_multiplier=None, max_grad_norm=1.0, steps=30,
+        rank=16, learning_rate=3e-3,
     )  # fmt: skip
     base = code_losses(load_base(base_name), tokenizer, canaries)
     leak = canary_leakage(canaries, code_losses(trained.model, tokenizer, canaries), base)
