@@ -1,6 +1,6 @@
 """The demo of older courses on its real data: PHEE's sentences, a planted secret, no privacy, ε = 8 and ε = 22.
 
-    python tests/bench/phee.py path/to/phee.jsonl [--steps 40] [--only non_private]
+    python tests/bench/phee.py path/to/phee.jsonl [--steps 30] [--only non_private]
 
 The file holds PHEE (Sun et al., EMNLP 2022) as JSON lines with `id`, `context` and `split`. An id is
 <report>_<sentence>; the sentences of a case report, up to eleven and mostly on one patient, are one unit. The texts
@@ -32,7 +32,7 @@ from helpers.training.release import verify
 MODELS: dict[str, float | None] = {"non_private": None, "private_8": 8.0, "private_22": 22.0}
 SECRET_COPIES, CANARY_COPIES = 32, 16
 LONGEST = 128
-EPOCHS = 2.5
+EPOCHS = 2.0
 """How often a case report is drawn, on average."""
 SEED = 0
 
@@ -73,7 +73,7 @@ def main() -> None:
     """Train what is missing, attack it, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phee", type=Path)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "runs" / "phee.json")
     parser.add_argument("--only", choices=MODELS, help="train this model alone")
     options = parser.parse_args()
