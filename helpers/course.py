@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,13 @@ GLOSSARY_NOTEBOOKS = (
     "03-test/03-compare_models.ipynb",
 )
 NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
+
+
+def _begin_ledgers(run: Run) -> None:
+    for ledger in private_stages.ledgers_of(run, begin=True):
+        print(f"{ledger.holder}: {ledger.path}")
+
+
 STAGES: dict[str, Callable[[Run], Any]] = {
     "create": stages.create,
     "prepare": stages.prepare,
@@ -51,7 +57,7 @@ STAGES: dict[str, Callable[[Run], Any]] = {
     "score": stages.score,
     "report": stages.report,
     "join": private_stages.join,
-    "begin-ledgers": partial(private_stages.ledgers_of, begin=True),
+    "begin-ledgers": _begin_ledgers,
     "fine-tune-private": private_stages.fine_tune_private,
     "audit-privacy": private_stages.audit_privacy,
 }

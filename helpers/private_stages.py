@@ -195,9 +195,9 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     folder, settings = run.path / "private", run.config.private
     folders = {name: run.path / "models" / name for name in models_to_train(run)}
     folders = {name: path for name, path in folders.items() if (path / "training.json").exists()}
-    if not pipeline_of(run).fictitious or not folders:
+    if not pipeline_of(run).fictitious or "private" not in folders:
         raise RunError(
-            "The audit attacks models trained on planted, fictitious records; this run has none. "
+            "The audit attacks models trained on planted, fictitious records; this run has no private one. "
             "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
         )
     if (folders.get(TWIN, folder) / "best").is_dir():

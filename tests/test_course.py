@@ -295,6 +295,7 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     given = ["--conf", "smoke", "--run", str(tmp_path / "run"), *(w for option in options for w in ("--set", option))]
     assert main(["begin-ledgers", *given]) == main(["run-private", *given]) == 0
     told = capsys.readouterr().out
+    assert f"hospital: {tmp_path / 'ledgers' / 'hospital.jsonl'}" in told
     assert "04-audit_privacy.ipynb is left out" in told and "models/private/privacy_report.html" in told
     cells = [c for path in (tmp_path / "run" / "notebooks").iterdir() for c in nbformat.read(path, 4).cells]
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]

@@ -107,9 +107,15 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
         quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
     if settings.planted:
         planted = _read_planted(pipeline.path.parent / settings.planted)
-        quality |= score_spans(texts, [planted.pop(cell, []) for cell in cells], found)
+        foreign = "It is of other records: for yours, take deidentify.planted out of the pipeline."
+        given = [planted.pop(cell, []) for cell in cells]
+        if any(span.end > len(text) for text, spans in zip(texts, given, strict=True) for span in spans):
+            raise DataError(f"{settings.planted} names spans that lie behind the end of their texts. {foreign}")
+        quality |= score_spans(texts, given, found)
         if planted:
-            raise DataError(f"{settings.planted} names {len(planted)} cells that no de-identified column has.")
+            raise DataError(
+                f"{settings.planted} names {len(planted)} cells that no de-identified column has. {foreign}"
+            )
         _refuse_leaks(quality, settings)
     return quality
 

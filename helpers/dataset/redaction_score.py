@@ -22,7 +22,7 @@ def score_spans(
 
     Args:
         texts: the raw texts.
-        planted: for each text, the spans that give someone away.
+        planted: for each text, the spans that give someone away, all within it.
         found: for each text, the spans that would be masked.
 
     Returns:

@@ -253,6 +253,9 @@ def test_planted_spans_of_no_cell_are_refused(tmp_path: Path) -> None:
     stray = '{"holder": "shop", "row": 2, "column": "drug", "spans": [[0, 4, "PERSON"]]}\n'
     with pytest.raises(DataError, match="names 1 cells that no de-identified column has"):
         join(plant(tmp_path, stray))
+    of_another_text = '{"holder": "clinic", "row": 2, "column": "note", "spans": [[90, 9000, "PERSON"]]}\n'
+    with pytest.raises(DataError, match=r"behind the end of their texts\. It is of other records"):
+        join(plant(tmp_path, of_another_text))
     with pytest.raises(DataError, match=r"no file nowhere\.jsonl"):
         join(small_pipeline(tmp_path, deidentify={"planted": "nowhere.jsonl"}))
 
