@@ -25,7 +25,7 @@ from presidio_analyzer.predefined_recognizers import (
     PhoneRecognizer,
 )
 
-from helpers.dataset.roster import RosterRecognizer, roster_words
+from helpers.dataset.roster import RosterRecognizer, ValueRecognizer, roster_words
 from helpers.errors import PrivacyError
 
 PATTERNS = Path(__file__).with_name("recognizers.yaml")
@@ -56,6 +56,9 @@ class Span(NamedTuple):
     kind: str
 
 
+LOG = logging.getLogger("presidio-analyzer")
+
+
 class _RefuseTimeouts(logging.Filter):
     """Presidio skips a pattern that takes a minute, and says so in its log only: the text would stay unmasked."""
 
@@ -68,7 +71,7 @@ class _RefuseTimeouts(logging.Filter):
         return True
 
 
-logging.getLogger("presidio-analyzer").addFilter(_RefuseTimeouts())
+LOG.addFilter(_RefuseTimeouts())
 
 
 def make_analyzer(
@@ -77,7 +80,7 @@ def make_analyzer(
     """A presidio analyzer for English notes.
 
     Args:
-        roster: cells of the holders' rosters: names, and exact values such as record numbers or addresses.
+        roster: cells of the holders' rosters: names, and values such as record numbers or addresses.
         phone_regions: countries whose national phone formats are found, for example FR.
         keep: words in lower case that are names too but stay, for example iris.
         ner: name or folder of a spaCy model; left out where it is not installed, see `ner_installed`.
@@ -93,11 +96,9 @@ def make_analyzer(
         IpRecognizer(),
         PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS),
         RosterRecognizer(roster_words(cells), keep),
+        ValueRecognizer(cell for cell in cells if re.search(r"[\d@]", cell)),
     ):
         registry.add_recognizer(recognizer)
-    exact = sorted(cell for cell in cells if re.search(r"[\d@]", cell) and len(cell) > 3)
-    if exact:
-        registry.add_recognizer(PatternRecognizer("ID", name="roster values", deny_list=exact))
     engine: NlpEngine = NoOpNlpEngine(models=[{"lang_code": "en", "model_name": "none"}])
     if ner_installed(ner):
         labels = NerModelConfiguration(model_to_presidio_entity_mapping=NER_LABELS, labels_to_ignore=NER_IGNORED)
@@ -116,7 +117,16 @@ def ner_installed(ner: str | None) -> bool:
 
 
 def find_identifiers(analyzer: AnalyzerEngine, text: str) -> list[Span]:
-    """Identifying spans in order of place; overlapping and adjacent ones of a kind are one."""
+    """Identifying spans in order of place; overlapping and adjacent ones of a kind are one.
+
+    Raises:
+        PrivacyError: presidio gave up on a pattern, or its log, which alone would say so, is switched off.
+    """
+    if not LOG.isEnabledFor(logging.WARNING):
+        raise PrivacyError(
+            "The log 'presidio-analyzer' is switched off; it alone says when presidio gives up on a pattern and leaves "
+            "a text unmasked. Let warnings through (no logging.disable, no higher level) and join again."
+        )
     results = analyzer.analyze(fold(text), language="en")
     spans: list[Span] = []
     for result in sorted(results, key=lambda result: (result.start, -result.end)):

@@ -7,9 +7,11 @@ patient's own data and the seed, so that adding or removing another patient leav
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,10 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
     frames = {name: table.get_secret_value() for name, table in tables.items()}
     rosters = [frame[column] for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
     # A patient number in a note is masked like one on a roster; phone numbers are found in any spelling as it is.
-    rosters += [frames[holder.name][KEY] for holder in pipeline.holders if holder.key and holder.key.kind == "text"]
+    for holder in pipeline.holders:
+        if holder.key and holder.key.kind == "text":
+            keys = frames[holder.name][KEY]
+            rosters += [keys, keys.map(partial(_named_by, sign=holder.key.before))]
     analyzer = make_analyzer(
         {cell for column in rosters for cell in column},
         phone_regions=settings.phone_regions,
@@ -150,6 +155,8 @@ def _pseudonymise(
             for value in frame[KEY]
         }
         normal = {value: name for value, name in usable.items() if name}
+        if holder.key.kind == "text":
+            _refuse_merged(holder.name, {_named_by(value, holder.key.before): name for value, name in normal.items()})
     kept = frame[holder.names].add_prefix(f"{holder.name}.")
     kept[PATIENT] = frame[KEY].map({value: pseudonym(name, key) for value, name in normal.items()})
     kept[PLACE] = frame[KEY].map({value: draw(seed, "split", name) for value, name in normal.items()})
@@ -161,6 +168,19 @@ def _pseudonymise(
 
 def _named_by(value: str, sign: str | None) -> str:
     return value.split(sign)[0] if sign else value
+
+
+def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
+    """Separators are no part of a key, yet 12-3 and 1-23 are two patients: such keys of one holder are refused."""
+    numbers: dict[str, set[tuple[str, ...]]] = {}
+    for value, name in names.items():
+        numbers.setdefault(name, set()).add(tuple(re.findall(r"\d+", value)))
+    merged = sum(len(different) > 1 for different in numbers.values())
+    if merged:
+        raise DataError(
+            f"{holder}: {merged} keys are equal but for the place of a separator (as 12-3 and 1-23), so that two "
+            "patients could become one. Write the keys in one way; none is shown."
+        )
 
 
 def _row_names(holder: Holder, frame: pd.DataFrame) -> dict[str, str]:

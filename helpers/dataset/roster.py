@@ -1,4 +1,4 @@
-"""Names on the holders' rosters, found in free text in whatever spelling."""
+"""Names and numbers on the holders' rosters, found in free text in whatever spelling."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from presidio_analyzer import LocalRecognizer, RecognizerResult
+
+from helpers.dataset.pseudonyms import normalise_key
 
 WORD = re.compile(r"[^\W\d_]+")
 PARTICLES = {
@@ -29,6 +31,13 @@ PARTICLES = {
 }
 
 
+GROUP = re.compile(r"[^\W_]+")
+PIECE = re.compile(r"\d+|[^\W\d_]+")
+SHORT = 4
+"""A number of fewer letters and digits is masked beside a word of `CUE` only: alone it may be a dose or an age."""
+CUE = re.compile(r"(?i)\b(?:patient|case|chart|file|record|mrn|nr|no|number|id|ref)\W{0,3}$")
+
+
 def roster_words(cells: Iterable[str]) -> set[str]:
     """The single words of names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin.
 
@@ -36,7 +45,8 @@ def roster_words(cells: Iterable[str]) -> set[str]:
         cells: of roster columns, folded as the texts are. Those with digits or @ are no names and are passed over.
     """
     names = (cell for cell in cells if not re.search(r"[\d@]", cell))
-    return {word.lower() for cell in names for word in WORD.findall(cell)} - PARTICLES
+    found = [[word.lower() for word in WORD.findall(cell)] for cell in names]
+    return {word for words in found for word in words if len(words) == 1 or word not in PARTICLES}
 
 
 class RosterRecognizer(LocalRecognizer):
@@ -72,7 +82,10 @@ class RosterRecognizer(LocalRecognizer):
         sure = [
             number
             for number, word in enumerate(words)
-            if word.lower() in self.words and word not in self.keep and len(word) > 2
+            if word.lower() in self.words
+            and word not in self.keep
+            and len(word) > 2
+            and (word[0].isupper() or word.lower() not in PARTICLES)  # Ben is a name, van and del in a sentence are not
         ]
         if not sure:
             return None
@@ -83,6 +96,38 @@ class RosterRecognizer(LocalRecognizer):
         if _initial(words[last]) and text[end : end + 1] == ".":
             end += 1
         return RecognizerResult("PERSON", run[0].start(), end, 1.0)
+
+
+class ValueRecognizer(LocalRecognizer):
+    """A deny-list of numbers, addresses and other exact values, in any case and with any separators between groups.
+
+    `AX-204-118` on the roster is found as `ax 204.118` and `AX204118` too. The cost does not grow with the roster.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        super().__init__(supported_entities=["ID"], supported_language="en", name="roster values")
+        cells = [value for value in values if value]
+        self.values = frozenset(filter(None, map(normalise_key, cells)))
+        self.groups = max((len(PIECE.findall(cell)) for cell in cells), default=0)
+
+    def load(self) -> None:
+        """Nothing to load: the values are given."""
+
+    def analyze(self, text: str, entities: Sequence[str], nlp_artifacts: object = None) -> list[RecognizerResult]:
+        """Spans of values, the longest that begins at each place."""
+        groups = list(GROUP.finditer(text))
+        results: list[RecognizerResult] = []
+        for number, first in enumerate(groups):
+            joined, end = "", 0
+            for before, group in zip([first, *groups[number:]], groups[number : number + self.groups], strict=False):
+                if joined and group.start() - before.end() > 2:
+                    break
+                joined += normalise_key(group[0]) or ""
+                if joined in self.values and (len(joined) >= SHORT or CUE.search(text[: first.start()])):
+                    end = group.end()
+            if end:
+                results.append(RecognizerResult("ID", first.start(), end, 1.0))
+        return results
 
 
 def _initial(word: str) -> bool:

@@ -1,5 +1,6 @@
 """Identifying words in many spellings are masked; clinical quantities stay; nothing is downloaded."""
 
+import logging
 from itertools import pairwise
 from pathlib import Path
 
@@ -151,3 +152,13 @@ def test_a_pattern_that_takes_too_long_stops_the_join(monkeypatch: pytest.Monkey
     with pytest.raises(PrivacyError, match="took too long") as raised:
         find_identifiers(analyzer, f"5ecre7 {'z' * 60} 123!")
     assert "5ecre7" not in str(raised.value) and raised.value.__cause__ is None
+
+
+def test_without_presidios_log_nothing_is_masked() -> None:
+    analyzer = make_analyzer([], phone_regions=["FR"], keep=[])
+    logging.disable(logging.WARNING)
+    try:
+        with pytest.raises(PrivacyError, match="switched off"):
+            find_identifiers(analyzer, "Seen on 3 May 2024")
+    finally:
+        logging.disable(logging.NOTSET)

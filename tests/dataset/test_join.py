@@ -249,6 +249,19 @@ def test_de_identification_below_the_floor_is_refused(tmp_path: Path) -> None:
         join(small_pipeline(tmp_path, clinic, deidentify={"planted": "planted.jsonl"}))
 
 
+def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"{n}-{n}7"} for n, row in enumerate(CLINIC)]
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    clinic[3]["phone"] = "11-7"  # beside 1-17
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for the place of a separator") as caught:
+        join(small_pipeline(tmp_path, clinic, **settings))
+    assert "11-7" not in str(caught.value)
+
+
 def test_planted_spans_of_no_cell_are_refused(tmp_path: Path) -> None:
     stray = '{"holder": "shop", "row": 2, "column": "drug", "spans": [[0, 4, "PERSON"]]}\n'
     with pytest.raises(DataError, match="names 1 cells that no de-identified column has"):
@@ -270,8 +283,10 @@ def test_every_column_that_is_not_coded_is_masked(tmp_path: Path) -> None:
 
 
 def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first_part(tmp_path: Path) -> None:
-    clinic = [row | {"phone": f"P{n // 2}7731_{n % 2}", "note": f"File P{n // 2}7731_{n % 2}, gout {n}."}
-              for n, row in enumerate(CLINIC)]  # fmt: skip
+    clinic = [
+        row | {"phone": f"P{n // 2}-7731_{n % 2}", "note": f"File p{n // 2} 7731{'_0' * (n % 2 == 0)}, gout {n}."}
+        for n, row in enumerate(CLINIC)
+    ]
     settings = {
         "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone", "before": "_"}}],
         "joins": [],

@@ -15,7 +15,7 @@ from helpers.run import EXAMPLES
 PUBLIC = EXAMPLES / "providers" / "public"
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "phee": [
-        {"id": f"{n // 2}_{n % 2}", "context": f"CASE {n}: a rash after zelmorin 20 mg.\n", "split": "train"}
+        {"id": f"{8908300 + n // 2}_{n % 2}", "context": f"CASE {n}: a rash after zelmorin 20 mg.\n", "split": "train"}
         for n in range(40)
     ],
     "medquad": [
