@@ -211,7 +211,7 @@ def _fit(
             trained.evidence, units=plan.units, steps=plan.steps, sample_rate=plan.sample_rate,
             noise_multiplier=plan.noise_multiplier, max_grad_norm=chosen["max_grad_norm"],
             epsilon=plan.epsilon, delta=plan.delta,
-            values=sum(p.numel() for p in trained.model.parameters() if p.requires_grad),
+            sizes=[p.numel() for p in trained.model.parameters() if p.requires_grad],
         )  # fmt: skip
     _save(part, trained, run.config.base_model, with_best=plan is None)
     for inner in part.rglob("*"):

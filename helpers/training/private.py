@@ -39,6 +39,7 @@ class Evidence:
         sample_rates: the probability with which each step drew a patient.
         drawn: how many it drew.
         noise_stds: standard deviation of the noise found in the gradient, over patients' sum.
+        noise_worst: how far the noise of the least likely tensor was off; see `UnitOptimizer`.
         noise_prints: a digest of that noise.
         accounted: (noise multiplier, sample rate) that the accountant was told.
         not_finite: patients' gradients left out because they were not finite, over all steps.
@@ -49,6 +50,7 @@ class Evidence:
     sample_rates: list[float] = field(default_factory=list)
     drawn: list[int] = field(default_factory=list)
     noise_stds: list[float] = field(default_factory=list)
+    noise_worst: list[float] = field(default_factory=list)
     noise_prints: list[str] = field(default_factory=list)
     accounted: list[tuple[float, float]] = field(default_factory=list)
     not_finite: int = 0
@@ -241,6 +243,7 @@ def _note(evidence: Evidence, drawn: list[Unit], sample_rate: float, optimizer: 
         evidence.times_drawn[unit.name] += 1
     if isinstance(optimizer, UnitOptimizer):
         evidence.noise_stds.append(optimizer.noise_stds[-1])
+        evidence.noise_worst.append(optimizer.noise_worst[-1])
         evidence.noise_prints.append(optimizer.noise_prints[-1])
         evidence.not_finite += optimizer.not_finite
         optimizer.not_finite = 0

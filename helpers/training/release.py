@@ -18,6 +18,7 @@ from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
 from helpers.training.accounting import spent
 from helpers.training.private import Evidence
+from helpers.training.unit_optimizer import NOISE_TOLERANCE
 
 RARE = 1e-9
 """Probability below which an honest run is taken for a broken one."""
@@ -72,7 +73,7 @@ def verify(
     sample_rate: float,
     noise_multiplier: float,
     max_grad_norm: float,
-    values: int,
+    sizes: Sequence[int],
     epsilon: float,
     delta: float,
 ) -> None:
@@ -85,7 +86,7 @@ def verify(
         sample_rate: probability to draw a patient in a step.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`.
         max_grad_norm: clipping norm.
-        values: trained numbers, over which the noise was measured.
+        sizes: trained numbers of each tensor, over which the noise was measured.
         epsilon: what was reserved; the steps that were accounted for may cost no more.
         delta: likewise.
 
@@ -93,8 +94,8 @@ def verify(
         PrivacyError: naming every disagreement. Nothing may be released then.
     """
     faults = []
-    noted = (evidence.sample_rates, evidence.drawn, evidence.noise_stds, evidence.noise_prints, evidence.accounted)
-    lengths = {len(each) for each in noted}
+    noises = (evidence.noise_stds, evidence.noise_worst, evidence.noise_prints)
+    lengths = {len(each) for each in (evidence.sample_rates, evidence.drawn, *noises, evidence.accounted)}
     if lengths != {steps}:
         faults.append(f"sampler, noise and accountant count {sorted(lengths)} steps, planned were {steps}")
     if evidence.units != units:
@@ -108,14 +109,17 @@ def verify(
     faults += _not_poisson(evidence.drawn, units, sample_rate, "the sizes of batches")
     faults += _not_poisson(list(evidence.times_drawn.values()), steps, sample_rate, "how often units were drawn")
     for (noise, rate), times in Counter(evidence.accounted).items():
-        if noise > 0 and spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
+        if noise <= 0 or spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
             faults.append(f"the steps cost more than the ε = {epsilon:.6g} reserved")
     expected = noise_multiplier * max_grad_norm
     # The standard deviation of n Gaussian numbers is known to 1 / sqrt(2 n); fp32 sums add a little.
-    tolerance = expected * (stats.norm.isf(RARE / 2) / math.sqrt(2 * values) + 1e-3)
+    tolerance = expected * (stats.norm.isf(RARE / 2) / math.sqrt(2 * sum(sizes)) + NOISE_TOLERANCE)
     off = [std for std in evidence.noise_stds if not abs(std - expected) <= tolerance]
     if off:
         faults.append(f"in {len(off)} steps the noise had a deviation of {off[0]:.4g} instead of {expected:.4g}")
+    uneven = [worst for worst in evidence.noise_worst if not worst <= stats.norm.isf(RARE / 2 / len(sizes))]
+    if uneven:
+        faults.append(f"in {len(uneven)} steps a tensor had other noise than the rest ({uneven[0]:.3g} errors off)")
     if len(set(evidence.noise_prints)) < len(evidence.noise_prints):
         faults.append("the same noise was used twice")
     if faults:

@@ -15,8 +15,11 @@ from helpers.errors import PrivacyError
 TWISTER_BYTES = 5056
 """Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROUNDING = 1e-5
-"""Clipping aims this share below the norm, more than fp32 sums over millions of values are off by."""
-
+"""Clipping aims this share below the norm, more than fp32 sums over `LONG` values are off by."""
+LONG = 2**18
+"""Values of a tensor from which its length is summed in fp64: over eight million fp32 sums are off by 2e-4."""
+NOISE_TOLERANCE = 1e-3
+"""How far, as a share, fp32 sums may move the deviation of noise that is measured in a gradient."""
 PRINTED_SIGNS = 4096
 """Numbers of a step's noise whose signs tell it from any other's. Rounding to fp32 seldom turns a sign, and
 thousands of coins tell nothing of the numbers themselves."""
@@ -35,7 +38,10 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
 
     Attributes:
         noise_stds: for each step so far, the standard deviation of the noise that was really added.
-        noise_prints: for each step so far, a digest of the signs of its first numbers: equal for equal noise.
+        noise_worst: for each step so far, how far the tensor with the least likely noise is off: the distance of its
+            deviation from the right one, beyond `NOISE_TOLERANCE`, in standard errors.
+        noise_prints: for each step so far, a digest of the signs of some of its numbers, from every tensor: equal for
+            equal noise.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
@@ -43,6 +49,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.unit_of_row = torch.zeros(0, dtype=torch.long)
         self.not_finite = 0
         self.noise_stds: list[float] = []
+        self.noise_worst: list[float] = []
         self.noise_prints: list[str] = []
 
     def clip_and_accumulate(self) -> None:
@@ -53,7 +60,8 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             per_unit.append(_per_unit(parameter.grad_sample, owners, count))
             parameter.grad_sample = None  # used once
-            squares += torch.linalg.vector_norm(per_unit[-1], dim=1).square()
+            exact = torch.float64 if parameter.numel() > LONG else torch.float32
+            squares += torch.linalg.vector_norm(per_unit[-1], dim=1, dtype=exact).float().square()
         norms = squares.sqrt()
         finite = norms.isfinite()
         self.not_finite += int((~finite).sum())
@@ -73,9 +81,13 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add the noise, and measure it on the way."""
         super().add_noise()
         added = torch._foreach_sub([p.grad for p in self.params], [p.summed_grad for p in self.params])
-        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(added)))
-        self.noise_stds.append(float(length) / sum(p.numel() for p in self.params) ** 0.5)
-        signs = torch.cat([values.flatten()[:PRINTED_SIGNS] for values in added])[:PRINTED_SIGNS].sign()
+        squares = torch.stack(torch._foreach_norm(added)).double().square().cpu()
+        counts = torch.tensor([parameter.numel() for parameter in self.params], dtype=torch.float64)
+        self.noise_stds.append(float((squares.sum() / counts.sum()).sqrt()))
+        off = ((squares / counts).sqrt() / (self.noise_multiplier * self.max_grad_norm) - 1).abs()
+        self.noise_worst.append(float(((off - NOISE_TOLERANCE) * (2 * counts).sqrt()).max()))
+        share = -(-PRINTED_SIGNS // len(added))
+        signs = torch.cat([values.flatten()[:share] for values in added]).sign()
         self.noise_prints.append(hashlib.sha256(signs.to("cpu", torch.int8).numpy().tobytes()).hexdigest())
 
 

@@ -111,7 +111,7 @@ def main() -> None:
             verify(
                 trained.evidence, units=units, steps=options.steps, sample_rate=rate, epsilon=cost.epsilon,
                 noise_multiplier=cost.noise_multiplier, max_grad_norm=settings.max_grad_norm, delta=cost.delta,
-                values=sum(weight.numel() for weight in trained.model.parameters() if weight.requires_grad),
+                sizes=[weight.numel() for weight in trained.model.parameters() if weight.requires_grad],
             )  # fmt: skip
         told = attacked(trained.model, tokenizer, test, canaries, found["base"]["canary_losses"])
         found = read_json(options.out)  # another process may have added its model

@@ -13,8 +13,8 @@ from helpers.training.private import Evidence
 from helpers.training.release import _tail_of_spread, privacy_report, release, report_page, verify
 
 PLAN: dict[str, Any] = {
-    "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5, "values": 100_000,
-    "epsilon": 20.0, "delta": 1e-5,
+    "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5,
+    "sizes": [10_000] * 10, "epsilon": 20.0, "delta": 1e-5,
 }  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def honest() -> Evidence:
             times[unit] += 1
     noise = [0.4 * (1 + chooser.gauss(0, 1) / (2 * 100_000) ** 0.5) for _ in range(50)]
     prints = [f"{step:064x}" for step in range(50)]
-    return Evidence(100, [0.2] * 50, drawn, noise, prints, [(0.8, 0.2)] * 50, 0, times)
+    worst = [chooser.gauss(0, 1) for _ in range(50)]
+    return Evidence(100, [0.2] * 50, drawn, noise, worst, prints, [(0.8, 0.2)] * 50, 0, times)
 
 
 def test_an_honest_training_passes() -> None:
@@ -62,6 +63,9 @@ def favourite(evidence: Evidence) -> None:
         (lambda e: e.noise_stds.__setitem__(7, 0.0), "in 1 steps the noise had a deviation of 0 instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, 0.39), "instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
+        (lambda e: e.noise_worst.pop(), "count"),
+        (lambda e: e.noise_worst.__setitem__(7, 9.0), "a tensor had other noise than the rest"),
+        (lambda e: e.noise_worst.__setitem__(7, float("nan")), "a tensor had other noise than the rest"),
         (lambda e: e.noise_prints.pop(), "count"),
         (lambda e: e.noise_prints.__setitem__(7, e.noise_prints[8]), "same noise was used twice"),
         (lambda e: e.times_drawn.__setitem__("u0", 999), "do not add up"),
@@ -89,7 +93,15 @@ def test_coins_pass_and_lists_do_not(units: int, steps: int, rate: float) -> Non
 
 def test_a_rate_of_one_draws_everybody_always() -> None:
     everybody = Evidence(
-        3, [1.0] * 4, [3] * 4, [0.4] * 4, list("abcd"), [(0.8, 1.0)] * 4, 0, dict.fromkeys(("a", "b", "c"), 4)
+        3,
+        [1.0] * 4,
+        [3] * 4,
+        [0.4] * 4,
+        [0.0] * 4,
+        list("abcd"),
+        [(0.8, 1.0)] * 4,
+        0,
+        dict.fromkeys(("a", "b", "c"), 4),
     )
     plan = PLAN | {"units": 3, "steps": 4, "sample_rate": 1.0}
     verify(everybody, **plan)
@@ -108,6 +120,13 @@ def test_two_noises_of_the_same_deviation_are_two_noises() -> None:
 def test_steps_that_cost_more_than_was_reserved_stop_the_release() -> None:
     with pytest.raises(PrivacyError, match="cost more than the ε = 3 reserved"):
         verify(honest(), **{**PLAN, "epsilon": 3.0})
+
+
+def test_no_noise_is_never_released() -> None:
+    evidence = honest()
+    evidence.accounted, evidence.noise_stds = [(0.0, 0.2)] * 50, [0.0] * 50
+    with pytest.raises(PrivacyError, match="cost more than"):
+        verify(evidence, **{**PLAN, "noise_multiplier": 0.0})
 
 
 def test_a_training_without_any_record_of_itself_is_refused() -> None:

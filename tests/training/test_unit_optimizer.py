@@ -2,13 +2,17 @@ import math
 
 import pytest
 import torch
+from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import nn
 
+from helpers.errors import PrivacyError
+from helpers.training.optimizer_checks import check_noise
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import draw
 
 SHAPE = (30, 40)
+NOISE = DPOptimizer.add_noise
 
 
 def optimizer(noise: float = 0.0, norm: float = 1.0, expected: float = 4.0) -> tuple[UnitOptimizer, nn.Parameter]:
@@ -152,3 +156,44 @@ def test_every_unit_is_drawn_alone_and_with_the_same_probability() -> None:
     assert ((drawn.mean(0) - 0.3).abs() < 5 * math.sqrt(0.3 * 0.7 / 4000)).all()
     correlations = torch.corrcoef(drawn.T) - torch.eye(20)
     assert correlations.abs().max() < 0.08  # shuffling without replacement would couple them
+
+
+def add_noise_but_to_one_tensor(optimizer: DPOptimizer) -> None:
+    NOISE(optimizer)
+    forgotten = optimizer.params[3]
+    forgotten.grad = forgotten.summed_grad.clone()
+
+
+def test_noise_that_misses_one_tensor_of_hundreds_is_noted_and_refused_by_the_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def worst() -> float:
+        weights = [nn.Parameter(torch.zeros(12, 400)) for _ in range(420)]
+        made = UnitOptimizer(
+            torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.7, max_grad_norm=0.5, expected_batch_size=4.0,
+            generator=secure_generator(),
+        )  # fmt: skip
+        for weight in weights:
+            weight.grad_sample = torch.ones(2, *weight.shape)
+        made.unit_of_row = torch.tensor([0, 1])
+        made.step()
+        assert made.noise_stds[0] == pytest.approx(0.35, rel=4e-3)  # over all of them nothing is to be seen
+        return made.noise_worst[0]
+
+    assert worst() < 6
+    check_noise(UnitOptimizer, seed=1)
+    monkeypatch.setattr(DPOptimizer, "add_noise", add_noise_but_to_one_tensor)
+    assert worst() > 90
+    with pytest.raises(PrivacyError, match="noise has a standard deviation"):
+        check_noise(UnitOptimizer, seed=1)
+
+
+def test_a_long_tensor_is_clipped_to_the_norm() -> None:
+    weight = nn.Parameter(torch.zeros(8_000_000))
+    made = UnitOptimizer(
+        torch.optim.SGD([weight], lr=1.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0,
+        generator=secure_generator(),
+    )  # fmt: skip
+    weight.grad_sample, made.unit_of_row = torch.full((1, 8_000_000), 0.01), torch.tensor([0])
+    made.clip_and_accumulate()
+    assert 0.9999 < weight.summed_grad.double().norm() <= 1
