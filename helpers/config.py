@@ -90,9 +90,9 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Training:
-        reserved = {"base", "in_context"} & set(self.adapters)
+        reserved = [name for name in self.adapters if name in ("base", "in_context") or "private" in name]
         if reserved:
-            raise ValueError(f"adapters may not be called {sorted(reserved)}: those name the untrained models")
+            raise ValueError(f"adapters may not be called {reserved}: the course calls other models so")
         return self
 
 
@@ -147,6 +147,8 @@ class Private(Section):
                 "exactly one of target_epsilon and noise_multiplier decides the noise; received target_epsilon = "
                 f"{self.target_epsilon} and noise_multiplier = {self.noise_multiplier}: set the other to null"
             )
+        if len({f"{epsilon:g}" for epsilon in self.further_epsilons}) < len(self.further_epsilons):
+            raise ValueError("further_epsilons holds the same number twice, so that two models would have one name")
         return self
 
 

@@ -5,6 +5,7 @@ Nothing here reads a record. `helpers.private_training` carries out what is plan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.errors import LedgerError, PrivacyError
@@ -101,6 +102,29 @@ def planned(run: Run, name: str) -> Plan:
     )
 
 
+def check_budgets(run: Run, names: Sequence[str]) -> None:
+    """Refuse, before the first of several trainings, what the holders' budgets do not allow together.
+
+    A training that was begun before has its reservation already and is not counted again.
+
+    Raises:
+        LedgerError: naming the holder, what is left and what is asked for.
+    """
+    from helpers.training.ledger import summary
+
+    begun = [name for name in names if any((run.path / "models" / f".{name}.state").glob("*.pt"))]
+    plans = {name: planned(run, name) for name in names if name != TWIN and name not in begun}
+    asked = {"epsilon": sum(p.epsilon for p in plans.values()), "delta": sum(p.delta for p in plans.values())}
+    for row in summary(ledgers_of(run)):
+        for sign, what in (("ε", "epsilon"), ("δ", "delta")):
+            if asked[what] > row[f"left_{what}"] * (1 + 1e-9):
+                raise LedgerError(
+                    f"The budget of {row['holder']} is too small for {' and '.join(plans)}: left is {sign} "
+                    f"{row[f'left_{what}']:.6g}, asked for are {asked[what]:.6g} together. Nothing was trained. Train "
+                    "fewer models, with a smaller ε each, or let the holder grant more."
+                )
+
+
 def units_to_train(run: Run) -> int:
     """How many patients can be drawn, as the join counted them."""
     return int(read_json(run.path / "private" / "card.json")["training"]["units"])
@@ -118,6 +142,19 @@ def require_fictitious(pipeline: Pipeline) -> None:
             f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
             "Train the private one; the twin is for invented records only."
         )
+
+
+def rehearse(run: Run) -> float:
+    """A step on invented rows, on this machine and with this configuration; see `helpers.training.rehearsal`."""
+    from helpers.training.rehearsal import rehearse as rehearsed
+
+    settings = run.config.private
+    return rehearsed(
+        run.config.base_model, quantisation=settings.quantisation, rank=settings.rank, alpha=settings.alpha,
+        target_modules=run.config.lora.target_modules, gradient_checkpointing=settings.gradient_checkpointing,
+        physical_rows=settings.physical_rows, max_length_tokens=settings.max_length_tokens,
+        max_grad_norm=settings.max_grad_norm, units_a_step=settings.patients_a_step, threads=run.config.threads,
+    )  # fmt: skip
 
 
 def check_trainable(run: Run) -> None:

@@ -21,11 +21,13 @@ from helpers.errors import DataError, RunError
 from helpers.files import Record, read_json, read_jsonl, sha256, write_atomic, write_json, write_jsonl
 from helpers.private_plan import (
     TWIN,
+    check_budgets,
     check_trainable,
     ledgers_of,
     models_to_train,
     pipeline_of,
     planned,
+    rehearse,
     require_fictitious,
 )
 from helpers.private_training import alone, train_accounted
@@ -168,22 +170,24 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     names = models_to_train(run)
     if only is not None and only not in names:
         raise RunError(f"There is no model '{only}' among {', '.join(names)}.")
+    check_trainable(run)  # what is impossible is refused before records are read, trained on or paid for
+    ledgers_of(run)
     join(run)
-    check_trainable(run)
     for name in names:
         if name != TWIN:
-            plan_of(run, name)  # an impossible one is refused before anything is trained
+            planned(run, name)
     inputs = [run.path / "private" / f"{name}.jsonl" for name in SPLITS]
-    summaries = {}
-    for name in names:
+    wanted = [name for name in names if only in (None, name)]
+    missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
+    check_budgets(run, [name for name in missing if not (run.path / "models" / name).exists()])
+    carried = rehearse(run) if set(missing) - {TWIN} else 0.0
+    for name in missing:
         target = run.path / "models" / name
-        if only in (None, name):
-            with alone(target):
-                if not run.finished(f"fine_tune {name}", inputs):
-                    with run.stage(f"fine_tune {name}", inputs, [target]):
-                        train_accounted(run, name, target)
-            summaries[name] = read_json(target / "training.json")
-    return summaries
+        with alone(target):
+            if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
+                with run.stage(f"fine_tune {name}", inputs, [target]):
+                    train_accounted(run, name, target, carried)
+    return {name: read_json(run.path / "models" / name / "training.json") for name in wanted}
 
 
 def audit_privacy(run: Run) -> dict[str, Any]:

@@ -55,8 +55,15 @@ def alone(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def train_accounted(run: Run, name: str, target: Path) -> None:
-    """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command."""
+def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
+    """Reserve, train, verify, commit, release; each can be cut off by a kill and goes on with the same command.
+
+    Args:
+        run: with its records joined.
+        name: of the model.
+        target: the folder it is released into.
+        carried: what `helpers.training.rehearsal` measured, for the report.
+    """
     from helpers.training import ledger, release
 
     pipeline = pipeline_of(run)
@@ -93,13 +100,20 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
         if plan is not None:
             weights = sha256(part / "adapter_model.safetensors")
             ledger.commit(ledgers, spend_id, plan.epsilon, plan.delta, weights)
-            report = _report(run, part, plan, pipeline, spend_id, ledgers, weights)
+            report = _report(run, part, plan, pipeline, spend_id, ledgers, weights, carried)
         release.release(part, target, report)
     shutil.rmtree(states, ignore_errors=True)
 
 
 def _report(
-    run: Run, part: Path, plan: Plan, pipeline: Pipeline, spend_id: str, ledgers: Sequence[Ledger], weights: str
+    run: Run,
+    part: Path,
+    plan: Plan,
+    pipeline: Pipeline,
+    spend_id: str,
+    ledgers: Sequence[Ledger],
+    weights: str,
+    carried: float,
 ) -> dict[str, Any]:
     from helpers.training.release import privacy_report
 
@@ -111,7 +125,7 @@ def _report(
         not_finite=read_json(part / "evidence.json")["not_finite"] if pipeline.fictitious else 0,
         spend_id=spend_id, ledger_heads={each.holder: each.head() for each in ledgers},
         fictitious=pipeline.fictitious, joined=read_json(run.path / "private" / "card.json")["touched"],
-        adapter_sha256=weights,
+        adapter_sha256=weights, carried=carried,
     )  # fmt: skip
 
 

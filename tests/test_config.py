@@ -66,6 +66,8 @@ def test_readers_own_keys_are_replaced_whole() -> None:
     assert config.training.adapters == {"mine": "nf4"}
     assert config.training_arguments == {"weight_decay": 0.1}
     assert "in_context" in mistake(overrides={"training.adapters": {"in_context": "none"}})
+    assert "non_private" in mistake(overrides={"training.adapters": {"non_private": "none"}})
+    assert "same number twice" in mistake(overrides={"private.further_epsilons": [3, 3.0000001]})
 
 
 def test_overrides_are_not_changed_and_may_overlap() -> None:

@@ -149,6 +149,27 @@ def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monk
     assert not (run.path / "models" / "private").exists()
 
 
+def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 10.0, delta: 1.0e-3}"))
+    run = opened(tmp_path, few, **{"private.further_epsilons": [3]})
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(LedgerError, match=r"too small for private and private_3: left is ε 10, .* are 10\.9"):
+        fine_tune_private(run)
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
+
+
+def test_rounding_that_carries_patients_into_others_is_refused_before_it_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tmp_path)
+    monkeypatch.setattr("helpers.training.rehearsal.ROOM", 1e-15)
+    with pytest.raises(PrivacyError, match="nothing was paid"):
+        fine_tune_private(run, only="private")
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
+
+
 def test_a_budget_changes_in_the_ledger_and_not_in_the_pipeline(tmp_path: Path) -> None:
     run = opened(tmp_path, pipeline(tmp_path))
     ledgers = ledgers_of(run)
@@ -203,6 +224,7 @@ def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pyte
         ({"training_arguments": {"packing": True}}, "several patients into one row"),
         ({"lora.dropout": 0.1}, "drops values at random"),
         ({"lora.target_modules": ["embed_tokens"]}, "embed_tokens"),
+        ({"lora.target_modules": ["nowhere"]}, "names nowhere"),
     ],
 )
 def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(

@@ -51,8 +51,8 @@ def adapted_model(
     Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
     """
     base = load_base(base_name, quantisation=quantisation, threads=threads)
-    if base.device.type == "cpu":
-        base.set_attn_implementation("eager")  # faster backward on short texts
+    # Others skip the mask where no row is padded, so that one patient's length would decide how all are computed.
+    base.set_attn_implementation("eager")
     model = _with_adapter(base, target_modules, r=rank, lora_alpha=alpha, lora_dropout=dropout).train()
     if gradient_checkpointing:
         model.enable_input_require_grads()
@@ -100,4 +100,13 @@ def refuse_shared_positions(config: PretrainedConfig, max_length_tokens: int) ->
 
 
 def _with_adapter(base: Any, target_modules: str | list[str], **settings: Any) -> Any:
+    if target_modules != "all-linear":
+        named = [target_modules] if isinstance(target_modules, str) else target_modules
+        ends = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+        unknown = [name for name in named if name.rpartition(".")[2] not in ends]
+        if unknown:
+            raise PrivacyError(
+                f"lora.target_modules names {', '.join(unknown)}, which this model has not. Use all-linear, or some of "
+                f"{', '.join(sorted(end for end in ends if end.endswith('_proj')))}."
+            )
     return get_peft_model(base, LoraConfig(target_modules=target_modules, task_type="CAUSAL_LM", **settings))

@@ -43,6 +43,17 @@ TOUCHED = (
 FICTITIOUS_ONLY = (
     ("Held-out loss while training", "measured on other patients' records", "not covered; they are fictitious"),
     (
+        "What was planted",
+        "a secret in place of one {unit}'s records, and canaries, which count as {unit}s",
+        "not covered: that they were planted, and how many",
+    ),
+    ("Who was drawn, how often", "evidence.json beside the weights", "not covered; they are fictitious"),
+    (
+        "Audit",
+        "losses of all {unit}s, trained on or not, in the run folder; their summary in results.json",
+        "not covered; they are fictitious",
+    ),
+    (
         "Choice of settings",
         "the course's defaults were found by trials on its example records",
         "not covered; they are fictitious",
@@ -60,8 +71,8 @@ NOT_COVERED = (
     "promise compares two trainings that mask the same names.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
     "boundary. Only this model's folder is made for release.",
-    "Rounding: a {unit}'s presence changes the padding of others. On a CPU their clipped gradients then changed by "
-    "2e-6 of the clipping norm, all together; other processors were not measured.",
+    "Rounding: a {unit}'s presence changes in what company others are computed. On this machine, on invented rows, "
+    "their clipped gradients then changed by {carried:.1e} of the clipping norm a step, all together.",
 )
 
 
@@ -184,6 +195,7 @@ def privacy_report(
     fictitious: bool,
     joined: Sequence[str],
     adapter_sha256: str,
+    carried: float,
 ) -> dict[str, Any]:
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
@@ -204,6 +216,7 @@ def privacy_report(
         fictitious: whether every holder declares its data fictitious; only then are measurements on records shown.
         joined: where the join read records, a sentence each.
         adapter_sha256: of the released weights; the ledgers name the same.
+        carried: what `helpers.training.rehearsal.rehearse` returned.
     """
     shown = {"gradients_left_out_as_not_finite": not_finite} if fictitious else {}
     touched = [[text.format(unit=unit) for text in row] for row in TOUCHED + (FICTITIOUS_ONLY if fictitious else ())]
@@ -229,7 +242,7 @@ def privacy_report(
         "adapter_sha256": adapter_sha256,
         "fictitious": fictitious,
         "touched": touched + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
-        "not_covered": [line.format(unit=unit) for line in NOT_COVERED],
+        "not_covered": [line.format(unit=unit, carried=carried) for line in NOT_COVERED],
         **shown,
     }
 

@@ -14,8 +14,9 @@ from helpers.errors import PrivacyError
 
 TWISTER_BYTES = 5056
 """Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
-ROUNDING = 1e-5
-"""Clipping aims this share below the norm, more than fp32 sums over `LONG` values are off by."""
+ROOM = 1e-2
+"""Clipping aims this share below the norm: room for what rounding adds, in sums of fp32 and, because others are
+computed in other company, in their shares. `helpers.training.rehearsal` measures these beforehand and refuses more."""
 LONG = 2**18
 """Values of a tensor from which its length is summed in fp64: over eight million fp32 sums are off by 2e-4."""
 NOISE_TOLERANCE = 1e-3
@@ -67,7 +68,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.not_finite += int((~finite).sum())
         if not finite.all():  # zero times NaN is NaN: such units are left out, not multiplied
             per_unit = [values[finite] for values in per_unit]
-        factors = ((1 - ROUNDING) * self.max_grad_norm / norms[finite].clamp(min=1e-12)).clamp(max=1.0)
+        factors = ((1 - ROOM) * self.max_grad_norm / norms[finite].clamp(min=1e-12)).clamp(max=1.0)
         for parameter, values in zip(self.params, per_unit, strict=True):
             clipped = (factors @ values).view_as(parameter)
             parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped

@@ -140,6 +140,7 @@ def made_report(fictitious: bool, unit: str = "patient") -> dict[str, Any]:
         unit=unit, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
         not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
         fictitious=fictitious, joined=[place.format(unit=unit) for place in TOUCHED], adapter_sha256="a1b2",
+        carried=1.5e-6,
     )  # fmt: skip
 
 

@@ -1,0 +1,50 @@
+"""The step on invented rows: what it measures here, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from helpers.errors import PrivacyError
+from helpers.models import load_tokenizer
+from helpers.training import rehearsal
+from helpers.training.rehearsal import rehearse
+
+SETTINGS: dict[str, Any] = {
+    "quantisation": "none", "rank": 4, "alpha": 8, "target_modules": "all-linear", "gradient_checkpointing": False,
+    "physical_rows": 8, "max_length_tokens": 40, "max_grad_norm": 0.5, "units_a_step": 100.0, "threads": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{}, {"gradient_checkpointing": True}, {"quantisation": "nf4"}])
+def test_rounding_carries_next_to_nothing_from_one_unit_to_others(tiny: str, change: dict[str, Any]) -> None:
+    assert rehearse(tiny, **SETTINGS | change) < 1e-4
+
+
+def test_units_that_scale_each_other_are_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def token_mean(model: Any, part: list[Any], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
+        tokens = sum(len(row) for unit in part for row in unit.rows)
+        own(model, part, tokenizer, dtype, divisor * tokens)
+
+    own = rehearsal.backward_part
+    monkeypatch.setattr(rehearsal, "backward_part", token_mean)
+    with pytest.raises(PrivacyError, match="of the clipping norm, by rounding"):
+        rehearse(tiny, **SETTINGS)
+
+
+def test_experts_that_mix_rows_are_refused(tiny: str, tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    load_tokenizer(tiny).save_pretrained(tmp_path)
+    with pytest.raises(PrivacyError, match=r"rows are mixed|No gradient reached"):
+        rehearse(str(tmp_path), **SETTINGS)
+
+
+def test_a_layer_that_is_not_there_is_named(tiny: str) -> None:
+    with pytest.raises(PrivacyError, match=r"names all_linear, which this model has not.*q_proj"):
+        rehearse(tiny, **SETTINGS | {"target_modules": ["q_proj", "all_linear"]})
