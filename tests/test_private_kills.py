@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from few_patients import holders
 
 from helpers.files import read_json, sha256
 from helpers.private_stages import fine_tune_private, ledgers_of
@@ -16,17 +17,22 @@ from helpers.training.ledger import Ledger, summary
 
 KILLS = 50
 KEY = "0123456789abcdef" * 4
-SETTINGS = {"private.steps": 10, "private.checkpoints": 10, "private.scores": 2, "private.patients_a_step": 30}
+STEPS = 10
 
 
-def opened(folder: Path, books: Path) -> Run:
-    return open_run("smoke", folder, SETTINGS | {"private.ledgers": str(books)})
+def opened(folder: Path, books: Path, patients: Path) -> Run:
+    own = {
+        "private.ledgers": str(books), "private.pipeline": str(patients / "pipeline.yaml"),
+        "private.patients_share": 0.5, "private.patients_a_step": 30,
+        "private.steps": STEPS, "private.checkpoints": STEPS, "private.scores": 2,
+    }  # fmt: skip
+    return open_run("smoke", folder, own)
 
 
-def course(folder: str, books: str) -> None:
+def course(*folders: Path) -> None:
     """What the killed process does: join, then the twin, then the private model."""
     os.environ["PSEUDONYM_KEY"] = KEY
-    fine_tune_private(opened(Path(folder), Path(books)))
+    fine_tune_private(opened(*folders))
 
 
 def reserved(ledgers: list[Ledger]) -> list[set[str | None]]:
@@ -56,9 +62,10 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     chooser, books = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["helpers.private_stages", "helpers.training.private", "helpers.dataset.join"])
+    alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
+    whole = opened(*alone)
     started = time.monotonic()
-    whole = opened(tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers")
-    undisturbed = processes.Process(target=course, args=(str(whole.path), str(tmp_path / "alone" / "ledgers")))
+    undisturbed = processes.Process(target=course, args=alone)
     undisturbed.start()
     undisturbed.join()
     lasts = time.monotonic() - started
@@ -69,9 +76,9 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         lives += 1
         assert lives < 4 * KILLS
         if not runs or (runs[-1].path / "models" / "private").exists():
-            runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", books))
+            runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", books, holders()))
         run = runs[-1]
-        life = processes.Process(target=course, args=(str(run.path), str(books)))
+        life = processes.Process(target=course, args=(run.path, books, holders()))
         life.start()
         if kills < KILLS:
             life.join(chooser.uniform(0, 0.6 * lasts))
@@ -93,6 +100,9 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         known = now
     assert where == {"join", "twin", "private"}
 
+    for run in runs:  # every step counted once, with noise of its own
+        evidence = read_json(run.path / "models" / "private" / "evidence.json")
+        assert len(evidence["accounted"]) == len(set(evidence["noise_prints"])) == STEPS
     finals = [read_json(run.path / "models" / "private" / "privacy_report.json")["epsilon"] for run in runs]
     assert finals == [expected] * len(runs)
     for row in summary(ledgers_of(runs[-1])):

@@ -1,36 +1,18 @@
 """The private half of the course through its door: books, guarantee, reuse and refusals, on a tiny real model."""
 
-import atexit
 import shutil
-import subprocess
-import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from few_patients import holders
 
 from helpers import private_stages, private_training
-from helpers.config import PROJECT_ROOT
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
 from helpers.run import Run, open_run
 from helpers.training.ledger import reserve, summary
-
-PROVIDERS = PROJECT_ROOT / "example_data" / "providers"
-
-
-@cache
-def holders() -> Path:
-    """The example's holders with a fifth of its patients, which join in seconds."""
-    folder = Path(tempfile.mkdtemp(prefix="holders-"))
-    atexit.register(shutil.rmtree, folder)
-    shutil.copytree(PROVIDERS, folder, ignore=shutil.ignore_patterns("public"), dirs_exist_ok=True)
-    maker = PROJECT_ROOT / "example_data" / "make_providers.py"
-    subprocess.run([sys.executable, str(maker), "--patients", "600", "--folder", str(folder)], check=True)
-    return folder
 
 
 def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:

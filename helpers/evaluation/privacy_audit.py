@@ -50,6 +50,8 @@ def audit_model(
         "canary_auc_high", "canaries", "membership", "one_run", "received", "samples", "scores"}`; the last holds
         losses of single canaries and records, in their order, for the figures and for comparison.
     """
+    # First, because a training too short for any attack is refused here.
+    received = check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None
     real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
     canary_losses = code_losses(model, tokenizer, canaries)
     losses = {
@@ -81,7 +83,7 @@ def audit_model(
             **audit(scores, coins, delta=delta),
             "claim": refutes(scores, coins, claimed_epsilon=CLAIM, delta=delta),
         },
-        "received": check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None,
+        "received": received,
         "samples": free_samples(model, tokenizer, 6, seed=seed),
         "scores": {"canaries": canary_losses.tolist(), **{name: values.tolist() for name, values in losses.items()}},
     }

@@ -68,7 +68,7 @@ class Trained:
         log: a row for each measurement `score` made: `{"step", "heldout_loss"}`.
         best: adapter tensors at the lowest held-out loss; empty without `score`.
         tokens: learnt tokens, all steps together; equal records of a patient are computed, and counted, once.
-        seconds: of this session's steps, measurements left out.
+        seconds: of all steps, measurements left out.
     """
 
     model: Any
@@ -274,6 +274,7 @@ def _save(
         "log": trained.log,
         "best": trained.best,
         "tokens": trained.tokens,
+        "seconds": trained.seconds,
     }
     torch.save(state, buffer)
     write_atomic(checkpoint, buffer.getvalue())
@@ -297,5 +298,6 @@ def _resume(checkpoint: Path, identity: str, weights: dict[str, Any], optimizer:
     optimizer.load_state_dict(state["optimizer"])
     trained.evidence = Evidence(**copy.deepcopy(state["evidence"]))
     trained.evidence.accounted = [(noise, rate) for noise, rate in trained.evidence.accounted]
-    trained.log, trained.best, trained.tokens = state["log"], state["best"], state["tokens"]
+    trained.log, trained.best = state["log"], state["best"]
+    trained.tokens, trained.seconds = state["tokens"], state["seconds"]
     return int(state["step"])
