@@ -1,6 +1,7 @@
 """The private half of the course through its door: books, guarantee, reuse and refusals, on a tiny real model."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
 
 GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"
 REAL = ("fictitious: true", "fictitious: false")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_key() -> Iterator[None]:
+    """The same patients in the same splits for all tests, so that the noise is looked for once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
+        yield
 
 
 @pytest.fixture(scope="module")

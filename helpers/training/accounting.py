@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -170,6 +171,7 @@ def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float)
     return Spent(delta, prv, pld)
 
 
+@lru_cache(typed=True)  # a search of seconds, asked for by every stage that plans the same training
 def _noise_for(target: float, sample_rate: float, steps: int, delta: float) -> float:
     if not 0 < target <= MOST_EPSILON:
         raise PrivacyError(
