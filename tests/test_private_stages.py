@@ -317,7 +317,7 @@ def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
         fine_tune_private(run, only="non_private")
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
-        private_training.train_accounted(run, "non_private", run.path / "models" / "non_private")
+        private_training.train_accounted(run, "non_private", run.path / "models" / "non_private", 0.0)
     with pytest.raises(LedgerError, match=r"has no ledger.*begin-ledgers"):  # lost, or never begun: nobody can tell
         fine_tune_private(run)
     assert not (tmp_path / "ledgers").exists()
@@ -359,6 +359,7 @@ def quiet(optimizer: Any) -> None:
     for parameter in optimizer.params:
         parameter.grad = parameter.summed_grad.clone()
     optimizer.noise_stds.append(0.0)
+    optimizer.noise_worst.append(0.0)
     optimizer.noise_prints.append(f"{len(optimizer.noise_prints)}")
 
 
