@@ -15,7 +15,7 @@ from helpers import precision
 from helpers.errors import PrivacyError
 from helpers.models import load_base
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.unit_optimizer import UnitOptimizer
+from helpers.training.unit_optimizer import ROOM, UnitOptimizer
 from helpers.training.units import Unit, micro_batches, unit_losses, unit_of_row
 
 PAD = 2
@@ -134,7 +134,7 @@ def test_a_patient_moves_the_sum_by_its_own_clipped_gradient_and_nothing_else(ad
     alone = torch.cat([gradient.flatten(1) for gradient in one_by_one(model, UNITS).values()], dim=1)
     norms = alone.norm(dim=1)
     assert (norms > NORM).any() and (norms < NORM).any()  # some are clipped, some are not
-    shares = alone * (NORM / norms).clamp(max=1).unsqueeze(1)
+    shares = alone * ((1 - ROOM) * NORM / norms).clamp(max=1).unsqueeze(1)
     everybody = clipped_sum(model, UNITS)
     for number in range(len(UNITS)):
         others = clipped_sum(model, UNITS[:number] + UNITS[number + 1 :])  # with other padding, in other parts
