@@ -89,3 +89,25 @@ def talker() -> Iterator[Talker]:
     """A chat server that writes and judges; set its `fail_from` to make it fail."""
     with Talker() as server:
         yield server
+
+
+@pytest.fixture
+def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same patients in the same splits for all tests, so that the noise is looked for once."""
+    from few_patients import KEY
+
+    monkeypatch.setenv("PSEUDONYM_KEY", KEY)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with the twin and the private model of 600 patients; tests leave it as it is."""
+    from few_patients import KEY, opened
+
+    from helpers.private_stages import fine_tune_private
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSEUDONYM_KEY", KEY)
+        run = opened(tmp_path_factory.mktemp("private"))
+        fine_tune_private(run)
+    return run

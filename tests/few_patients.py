@@ -1,4 +1,4 @@
-"""The example's three holders with a fifth of their patients, whose records are joined in seconds."""
+"""Runs on the example's three holders with a fifth of their patients, whose records are joined in seconds."""
 
 import atexit
 import shutil
@@ -7,8 +7,15 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from helpers.config import PROJECT_ROOT
+from helpers.private_stages import ledgers_of
+from helpers.run import Run, open_run
+from helpers.training.ledger import summary
+
+KEY = "0123456789abcdef" * 4
+GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"
 
 
 @cache
@@ -21,3 +28,32 @@ def holders() -> Path:
     made = [sys.executable, str(example / "make_providers.py"), "--patients", "600", "--folder", str(folder)]
     subprocess.run(made, check=True)
     return folder
+
+
+def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
+    own = {
+        "private.ledgers": str(folder / "ledgers"),
+        "private.pipeline": str(pipeline or holders() / "pipeline.yaml"),
+        "private.patients_share": 0.5,
+    }
+    return open_run("smoke", folder / "run", own | overrides)
+
+
+def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of the example's pipeline in which words are replaced."""
+    shutil.copytree(holders(), folder / "providers")
+    path = folder / "providers" / "pipeline.yaml"
+    content = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in content
+        content = content.replace(old, new)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def spends(run: Run) -> list[tuple[str, float, int]]:
+    return [(row["holder"], row["spent_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

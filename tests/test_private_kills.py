@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from few_patients import holders
+from few_patients import KEY, holders
 
 from helpers.files import read_json, sha256
 from helpers.private_stages import fine_tune_private, ledgers_of
@@ -16,7 +16,6 @@ from helpers.run import Run, open_run
 from helpers.training.ledger import Ledger, summary
 
 KILLS = 50
-KEY = "0123456789abcdef" * 4
 STEPS = 10
 
 

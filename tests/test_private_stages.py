@@ -1,63 +1,21 @@
-"""The private half of the course through its door: books, guarantee, reuse and refusals, on a tiny real model."""
+"""The private half of the course through its door: models, reports, reuse and refusals, on a tiny real model."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from few_patients import holders
+from few_patients import opened, pipeline, spends
 
 from helpers import private_stages, private_training
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
-from helpers.run import Run, open_run
-from helpers.training.ledger import reserve, summary
+from helpers.run import Run
+from helpers.training.ledger import summary
 
-
-def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
-    own = {
-        "private.ledgers": str(folder / "ledgers"),
-        "private.pipeline": str(pipeline or holders() / "pipeline.yaml"),
-        "private.patients_share": 0.5,
-    }
-    return open_run("smoke", folder / "run", own | overrides)
-
-
-def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
-    """A copy of the example's pipeline in which words are replaced."""
-    shutil.copytree(holders(), folder / "providers")
-    path = folder / "providers" / "pipeline.yaml"
-    content = path.read_text(encoding="utf-8")
-    for old, new in changes:
-        assert old in content
-        content = content.replace(old, new)
-    path.write_text(content, encoding="utf-8")
-    return path
-
-
-GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"
+pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_key() -> Iterator[None]:
-    """The same patients in the same splits for all tests, so that the noise is looked for once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = opened(tmp_path_factory.mktemp("private"))
-    fine_tune_private(run)
-    return run
-
-
-def spends(run: Run) -> list[tuple[str, float, int]]:
-    return [(row["holder"], row["spent_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
 
 
 def test_the_model_comes_with_its_report_and_the_books_agree(trained: Run) -> None:
@@ -78,21 +36,6 @@ def test_a_released_model_is_reused_without_a_new_spend(trained: Run) -> None:
     before = spends(trained), (trained.path / "models/private/adapter_model.safetensors").read_bytes()
     fine_tune_private(trained)
     assert (spends(trained), (trained.path / "models/private/adapter_model.safetensors").read_bytes()) == before
-
-
-def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: Path) -> None:
-    copied = tmp_path / "run"
-    shutil.copytree(trained.path, copied)
-    shutil.copytree(trained.config.private.ledgers, tmp_path / "ledgers")
-    again = Run(copied, trained.config.model_copy(
-        update={"private": trained.config.private.model_copy(update={"ledgers": tmp_path / "ledgers"})}
-    ))  # fmt: skip
-    shutil.rmtree(copied / "models" / "private")
-    fine_tune_private(again, only="private")
-    [once], [twice] = {row[1] for row in spends(trained)}, {row[1] for row in spends(again)}
-    assert twice == pytest.approx(2 * once)
-    weights = [(run.path / "models/private/adapter_model.safetensors").read_bytes() for run in (trained, again)]
-    assert weights[0] != weights[1]  # coins and noise are never those of before
 
 
 def test_the_audit_attacks_every_model(trained: Run) -> None:
@@ -132,101 +75,6 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     assert not units[0] & units[1] and not units[0] & units[2] and not units[1] & units[2]
 
 
-def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: {epsilon: 7.0, delta: 1.0e-3}")))
-    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
-    with pytest.raises(LedgerError, match="budget of hospital is too small"):
-        fine_tune_private(run, only="private")
-    assert not (run.path / "models" / "private").exists()
-
-
-def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 10.0, delta: 1.0e-3}"))
-    run = opened(tmp_path, few, **{"private.further_epsilons": [3]})
-    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
-    with pytest.raises(LedgerError, match=r"too small for private and private_3: left is ε 10, .* are 10\.9"):
-        fine_tune_private(run)
-    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
-
-
-def test_rounding_that_carries_patients_into_others_is_refused_before_it_is_paid_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = opened(tmp_path)
-    monkeypatch.setattr("helpers.training.rehearsal.ROOM", 1e-15)
-    with pytest.raises(PrivacyError, match="nothing was paid"):
-        fine_tune_private(run, only="private")
-    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
-
-
-def test_a_budget_changes_in_the_ledger_and_not_in_the_pipeline(tmp_path: Path) -> None:
-    run = opened(tmp_path, pipeline(tmp_path))
-    ledgers = ledgers_of(run)
-    path = tmp_path / "providers" / "pipeline.yaml"
-    as_it_was = path.read_text("utf-8")
-    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
-    with pytest.raises(
-        LedgerError, match=r"grants ε 9 and δ 0\.01 of hospital; its ledger was begun with 1000 and 0\.01"
-    ):
-        ledgers_of(run)
-    path.write_text(as_it_was, encoding="utf-8")
-    for ledger in ledgers:
-        ledger.grant(9, 1e-2, note="less trust")
-    assert {row["granted_epsilon"] for row in summary(ledgers_of(run))} == {9}
-
-
-def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    join(run)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.private._note", interrupt)
-        fine_tune_private(run, only="private")
-    copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same books
-    shutil.copytree(run.path, copied.path)
-
-    def meanwhile(*given: Any) -> None:
-        fit(*given)
-        monkeypatch.setattr(private_training, "_fit", fit)
-        fine_tune_private(run, only="private")
-
-    fit = private_training._fit
-    monkeypatch.setattr(private_training, "_fit", meanwhile)
-    with pytest.raises(LedgerError, match="for another result"):
-        fine_tune_private(copied, only="private")
-    assert (run.path / "models" / "private").exists() and not (copied.path / "models" / "private").exists()
-    refused, released = (copied.path / "models" / ".private.part").stat(), (run.path / "models" / "private").stat()
-    assert (refused.st_mode & 0o777, released.st_mode & 0o777) == (0o700, 0o755)
-
-
-def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    join(run)
-    monkeypatch.setattr("helpers.training.ledger.reserve", interrupt)
-    monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
-    with pytest.raises(KeyboardInterrupt):
-        fine_tune_private(run, only="private")
-
-
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ({"training_arguments": {"packing": True}}, "several patients into one row"),
-        ({"lora.dropout": 0.1}, "drops values at random"),
-        ({"lora.target_modules": ["embed_tokens"]}, "embed_tokens"),
-        ({"lora.target_modules": ["nowhere"]}, "names nowhere"),
-    ],
-)
-def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(
-    tmp_path: Path, setting: dict[str, Any], told: str
-) -> None:
-    run = opened(tmp_path, **setting)
-    with pytest.raises(PrivacyError, match=told):
-        fine_tune_private(run, only="private")
-    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}  # the grant alone
-
-
 def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_released(
     trained: Run, tmp_path: Path
 ) -> None:
@@ -248,23 +96,6 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
         with pytest.raises(PrivacyError, match="lost its report or was altered"):
             fine_tune_private(run, only="private")
         assert spends(trained) == before
-
-
-def test_records_that_change_after_they_were_paid_for_are_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = opened(tmp_path)
-    join(run)
-
-    def changing(*given: Any) -> str:
-        with (run.path / "private" / "train.jsonl").open("a", encoding="utf-8") as file:
-            file.write('{"unit": "late", "text": "late"}\n')
-        return reserve(*given)
-
-    monkeypatch.setattr("helpers.training.ledger.reserve", changing)
-    with pytest.raises(RunError, match="was replaced while its cost was reserved"):
-        fine_tune_private(run, only="private")
-    assert not (run.path / "models" / "private").exists()
 
 
 def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +131,6 @@ def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match=r"longer than private\.max_length_tokens = 8"):
         join(run)
     assert not (tmp_path / "ledgers").exists()
-
-
-def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
-    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: null")))
-    with pytest.raises(PrivacyError, match="grants no budget"):
-        fine_tune_private(run, only="private")
 
 
 def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
@@ -345,48 +170,6 @@ def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(
         join(opened(tmp_path, pipeline(tmp_path, REAL)))
 
 
-def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    monkeypatch.setattr("helpers.training.unit_optimizer.UnitOptimizer.add_noise", quiet)
-    with pytest.raises(PrivacyError, match="nothing is released"):
-        fine_tune_private(run, only="private")
-    assert not (run.path / "models" / "private").exists()
-    assert all(row["reserved_epsilon"] > 0 for row in summary(ledgers_of(run)))  # what was done stays paid for
-
-
-def quiet(optimizer: Any) -> None:
-    """A step whose noise was forgotten."""
-    for parameter in optimizer.params:
-        parameter.grad = parameter.summed_grad.clone()
-    optimizer.noise_stds.append(0.0)
-    optimizer.noise_worst.append(0.0)
-    optimizer.noise_prints.append(f"{len(optimizer.noise_prints)}")
-
-
-def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.release.release", interrupt)
-        fine_tune_private(run, only="private")
-    assert not (run.path / "models" / "private").exists()
-    spent = spends(run)
-    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained again"))
-    fine_tune_private(run, only="private")
-    assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
-
-
-def interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
-    shutil.copytree(trained.path, tmp_path / "run")
-    private = trained.config.private.model_copy(update={"ledgers": tmp_path / "elsewhere"})
-    moved = Run(tmp_path / "run", trained.config.model_copy(update={"private": private}))
-    with pytest.raises(LedgerError, match="lacks an entry"):
-        ledgers_of(moved)
-
-
 def test_two_trainings_of_one_model_do_not_meet(tmp_path: Path) -> None:
     run = opened(tmp_path)
     join(run)
@@ -397,14 +180,3 @@ def test_two_trainings_of_one_model_do_not_meet(tmp_path: Path) -> None:
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no model 'privat' among non_private, private"):
         fine_tune_private(opened(tmp_path), only="privat")
-
-
-def test_a_damaged_ledger_stops_everything(tmp_path: Path) -> None:
-    run = opened(tmp_path)
-    join(run)
-    ledgers_of(run)
-    path = tmp_path / "ledgers" / "pharmacy.jsonl"
-    path.write_text(path.read_text("utf-8").replace("1000", "9000"), encoding="utf-8")
-    with pytest.raises(LedgerError, match="pharmacy"):
-        fine_tune_private(run, only="private")
-    write_json(run.path / "unrelated.json", {})  # the run folder itself is as usable as before

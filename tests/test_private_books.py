@@ -1,0 +1,199 @@
+"""What trainings spend, when they spend it, and what is refused before they do."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from few_patients import GRANT, interrupt, opened, pipeline, spends
+
+from helpers import private_training
+from helpers.errors import LedgerError, PrivacyError, RunError
+from helpers.files import write_json
+from helpers.private_stages import fine_tune_private, join, ledgers_of
+from helpers.run import Run
+from helpers.training.ledger import reserve, summary
+
+pytestmark = pytest.mark.usefixtures("one_key")
+
+
+def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(trained.path, copied)
+    shutil.copytree(trained.config.private.ledgers, tmp_path / "ledgers")
+    again = Run(copied, trained.config.model_copy(
+        update={"private": trained.config.private.model_copy(update={"ledgers": tmp_path / "ledgers"})}
+    ))  # fmt: skip
+    shutil.rmtree(copied / "models" / "private")
+    fine_tune_private(again, only="private")
+    [once], [twice] = {row[1] for row in spends(trained)}, {row[1] for row in spends(again)}
+    assert twice == pytest.approx(2 * once)
+    weights = [(run.path / "models/private/adapter_model.safetensors").read_bytes() for run in (trained, again)]
+    assert weights[0] != weights[1]  # coins and noise are never those of before
+
+
+def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: {epsilon: 7.0, delta: 1.0e-3}")))
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(LedgerError, match="budget of hospital is too small"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+
+
+def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 10.0, delta: 1.0e-3}"))
+    run = opened(tmp_path, few, **{"private.further_epsilons": [3]})
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(LedgerError, match=r"too small for private and private_3: left is ε 10, .* are 10\.9"):
+        fine_tune_private(run)
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
+
+
+def test_rounding_that_carries_patients_into_others_is_refused_before_it_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tmp_path)
+    monkeypatch.setattr("helpers.training.rehearsal.ROOM", 1e-15)
+    with pytest.raises(PrivacyError, match="nothing was paid"):
+        fine_tune_private(run, only="private")
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
+
+
+def test_a_budget_changes_in_the_ledger_and_not_in_the_pipeline(tmp_path: Path) -> None:
+    run = opened(tmp_path, pipeline(tmp_path))
+    ledgers = ledgers_of(run)
+    path = tmp_path / "providers" / "pipeline.yaml"
+    as_it_was = path.read_text("utf-8")
+    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
+    with pytest.raises(
+        LedgerError, match=r"grants ε 9 and δ 0\.01 of hospital; its ledger was begun with 1000 and 0\.01"
+    ):
+        ledgers_of(run)
+    path.write_text(as_it_was, encoding="utf-8")
+    for ledger in ledgers:
+        ledger.grant(9, 1e-2, note="less trust")
+    assert {row["granted_epsilon"] for row in summary(ledgers_of(run))} == {9}
+
+
+def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    join(run)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.private._note", interrupt)
+        fine_tune_private(run, only="private")
+    copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same books
+    shutil.copytree(run.path, copied.path)
+
+    def meanwhile(*given: Any) -> None:
+        fit(*given)
+        monkeypatch.setattr(private_training, "_fit", fit)
+        fine_tune_private(run, only="private")
+
+    fit = private_training._fit
+    monkeypatch.setattr(private_training, "_fit", meanwhile)
+    with pytest.raises(LedgerError, match="for another result"):
+        fine_tune_private(copied, only="private")
+    assert (run.path / "models" / "private").exists() and not (copied.path / "models" / "private").exists()
+    refused, released = (copied.path / "models" / ".private.part").stat(), (run.path / "models" / "private").stat()
+    assert (refused.st_mode & 0o777, released.st_mode & 0o777) == (0o700, 0o755)
+
+
+def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    join(run)
+    monkeypatch.setattr("helpers.training.ledger.reserve", interrupt)
+    monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_private(run, only="private")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"training_arguments": {"packing": True}}, "several patients into one row"),
+        ({"lora.dropout": 0.1}, "drops values at random"),
+        ({"lora.target_modules": ["embed_tokens"]}, "embed_tokens"),
+        ({"lora.target_modules": ["nowhere"]}, "names nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(
+    tmp_path: Path, setting: dict[str, Any], told: str
+) -> None:
+    run = opened(tmp_path, **setting)
+    with pytest.raises(PrivacyError, match=told):
+        fine_tune_private(run, only="private")
+    assert {row["entries"] for row in summary(ledgers_of(run))} == {1}  # the grant alone
+
+
+def test_records_that_change_after_they_were_paid_for_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tmp_path)
+    join(run)
+
+    def changing(*given: Any) -> str:
+        with (run.path / "private" / "train.jsonl").open("a", encoding="utf-8") as file:
+            file.write('{"unit": "late", "text": "late"}\n')
+        return reserve(*given)
+
+    monkeypatch.setattr("helpers.training.ledger.reserve", changing)
+    with pytest.raises(RunError, match="was replaced while its cost was reserved"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+
+
+def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
+    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: null")))
+    with pytest.raises(PrivacyError, match="grants no budget"):
+        fine_tune_private(run, only="private")
+
+
+def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    monkeypatch.setattr("helpers.training.unit_optimizer.UnitOptimizer.add_noise", quiet)
+    with pytest.raises(PrivacyError, match="nothing is released"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+    assert all(row["reserved_epsilon"] > 0 for row in summary(ledgers_of(run)))  # what was done stays paid for
+
+
+def quiet(optimizer: Any) -> None:
+    """A step whose noise was forgotten."""
+    for parameter in optimizer.params:
+        parameter.grad = parameter.summed_grad.clone()
+    optimizer.noise_stds.append(0.0)
+    optimizer.noise_worst.append(0.0)
+    optimizer.noise_prints.append(f"{len(optimizer.noise_prints)}")
+
+
+def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.release.release", interrupt)
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
+    spent = spends(run)
+    monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained again"))
+    fine_tune_private(run, only="private")
+    assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
+
+
+def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    private = trained.config.private.model_copy(update={"ledgers": tmp_path / "elsewhere"})
+    moved = Run(tmp_path / "run", trained.config.model_copy(update={"private": private}))
+    with pytest.raises(LedgerError, match="lacks an entry"):
+        ledgers_of(moved)
+
+
+def test_a_damaged_ledger_stops_everything(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    join(run)
+    ledgers_of(run)
+    path = tmp_path / "ledgers" / "pharmacy.jsonl"
+    path.write_text(path.read_text("utf-8").replace("1000", "9000"), encoding="utf-8")
+    with pytest.raises(LedgerError, match="pharmacy"):
+        fine_tune_private(run, only="private")
+    write_json(run.path / "unrelated.json", {})  # the run folder itself is as usable as before
