@@ -18,11 +18,14 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("change", [{}, {"gradient_checkpointing": True}, {"quantisation": "nf4"}])
-def test_rounding_carries_less_from_one_unit_to_others_than_clipping_leaves_room_for(
-    tiny: str, change: dict[str, Any]
-) -> None:
-    assert 0 <= rehearse(tiny, **SETTINGS | change) < rehearsal.ROOM
+def test_in_fp32_rounding_carries_next_to_nothing_from_one_unit_to_others(tiny: str, change: dict[str, Any]) -> None:
+    assert rehearse(tiny, **SETTINGS | change) < 1e-4
+
+
+def test_this_machines_own_format_leaves_enough_room(tiny: str) -> None:
+    assert rehearse(tiny, **SETTINGS) < rehearsal.ROOM
 
 
 def test_units_that_scale_each_other_are_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
