@@ -144,12 +144,12 @@ def require_fictitious(pipeline: Pipeline) -> None:
         )
 
 
-def rehearse(run: Run) -> float:
-    """A step on invented rows, on this machine and with this configuration; see `helpers.training.rehearsal`."""
-    from helpers.training.rehearsal import rehearse as rehearsed
+def dry_run(run: Run) -> float:
+    """A step on invented rows, on this machine and with this configuration; see `helpers.training.dry_run`."""
+    from helpers.training.dry_run import dry_run as step_on_invented_rows
 
     settings = run.config.private
-    return rehearsed(
+    return step_on_invented_rows(
         run.config.base_model, quantisation=settings.quantisation, rank=settings.rank, alpha=settings.alpha,
         target_modules=run.config.lora.target_modules, gradient_checkpointing=settings.gradient_checkpointing,
         physical_rows=settings.physical_rows, max_length_tokens=settings.max_length_tokens,

@@ -23,11 +23,11 @@ from helpers.private_plan import (
     TWIN,
     check_budgets,
     check_trainable,
+    dry_run,
     ledgers_of,
     models_to_train,
     pipeline_of,
     planned,
-    rehearse,
     require_fictitious,
 )
 from helpers.private_training import alone, train_accounted
@@ -180,7 +180,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
     check_budgets(run, [name for name in missing if not (run.path / "models" / name).exists()])
-    carried = rehearse(run) if set(missing) - {TWIN} else 0.0
+    carried = dry_run(run) if set(missing) - {TWIN} else 0.0
     for name in missing:
         target = run.path / "models" / name
         with alone(target):

@@ -62,7 +62,7 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
         run: with its records joined.
         name: of the model.
         target: the folder it is released into.
-        carried: what `helpers.training.rehearsal` measured, for the report.
+        carried: what `helpers.training.dry_run` measured, for the report.
     """
     from helpers.training import ledger, release
 

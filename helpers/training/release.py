@@ -216,7 +216,7 @@ def privacy_report(
         fictitious: whether every holder declares its data fictitious; only then are measurements on records shown.
         joined: where the join read records, a sentence each.
         adapter_sha256: of the released weights; the ledgers name the same.
-        carried: what `helpers.training.rehearsal.rehearse` returned.
+        carried: what `helpers.training.dry_run` returned.
     """
     shown = {"gradients_left_out_as_not_finite": not_finite} if fictitious else {}
     touched = [[text.format(unit=unit) for text in row] for row in TOUCHED + (FICTITIOUS_ONLY if fictitious else ())]

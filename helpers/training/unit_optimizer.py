@@ -16,7 +16,7 @@ TWISTER_BYTES = 5056
 """Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROOM = 1e-2
 """Clipping aims this share below the norm: room for what rounding adds, in sums of fp32 and, because others are
-computed in other company, in their shares. `helpers.training.rehearsal` measures these beforehand and refuses more."""
+computed in other company, in their shares. `helpers.training.dry_run` measures these beforehand and refuses more."""
 LONG = 2**18
 """Values of a tensor from which its length is summed in fp64: over eight million fp32 sums are off by 2e-4."""
 NOISE_TOLERANCE = 1e-3

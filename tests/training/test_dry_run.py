@@ -9,8 +9,7 @@ import transformers
 
 from helpers.errors import PrivacyError
 from helpers.models import load_tokenizer
-from helpers.training import rehearsal
-from helpers.training.rehearsal import rehearse
+from helpers.training.dry_run import ROOM, backward_part, dry_run
 
 SETTINGS: dict[str, Any] = {
     "quantisation": "none", "rank": 4, "alpha": 8, "target_modules": "all-linear", "gradient_checkpointing": False,
@@ -21,22 +20,21 @@ SETTINGS: dict[str, Any] = {
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("change", [{}, {"gradient_checkpointing": True}, {"quantisation": "nf4"}])
 def test_in_fp32_rounding_carries_next_to_nothing_from_one_unit_to_others(tiny: str, change: dict[str, Any]) -> None:
-    assert rehearse(tiny, **SETTINGS | change) < 1e-4
+    assert dry_run(tiny, **SETTINGS | change) < 1e-4
 
 
 def test_this_machines_own_format_leaves_enough_room(tiny: str) -> None:
-    assert rehearse(tiny, **SETTINGS) < rehearsal.ROOM
+    assert dry_run(tiny, **SETTINGS) < ROOM
 
 
 def test_units_that_scale_each_other_are_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def token_mean(model: Any, part: list[Any], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
         tokens = sum(len(row) for unit in part for row in unit.rows)
-        own(model, part, tokenizer, dtype, divisor * tokens)
+        backward_part(model, part, tokenizer, dtype, divisor * tokens)
 
-    own = rehearsal.backward_part
-    monkeypatch.setattr(rehearsal, "backward_part", token_mean)
+    monkeypatch.setattr("helpers.training.dry_run.backward_part", token_mean)
     with pytest.raises(PrivacyError, match="of the clipping norm, by rounding"):
-        rehearse(tiny, **SETTINGS)
+        dry_run(tiny, **SETTINGS)
 
 
 def test_experts_that_mix_rows_are_refused(tiny: str, tmp_path: Path) -> None:
@@ -47,9 +45,9 @@ def test_experts_that_mix_rows_are_refused(tiny: str, tmp_path: Path) -> None:
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     load_tokenizer(tiny).save_pretrained(tmp_path)
     with pytest.raises(PrivacyError, match=r"rows are mixed|No gradient reached"):
-        rehearse(str(tmp_path), **SETTINGS)
+        dry_run(str(tmp_path), **SETTINGS)
 
 
 def test_a_layer_that_is_not_there_is_named(tiny: str) -> None:
     with pytest.raises(PrivacyError, match=r"names all_linear, which this model has not.*q_proj"):
-        rehearse(tiny, **SETTINGS | {"target_modules": ["q_proj", "all_linear"]})
+        dry_run(tiny, **SETTINGS | {"target_modules": ["q_proj", "all_linear"]})

@@ -17,10 +17,10 @@ from helpers.training.unit_optimizer import ROOM
 from helpers.training.units import Unit, micro_batches
 
 LONGEST = 32
-"""Tokens of the longest invented row, so that the rehearsal takes seconds."""
+"""Tokens of the longest invented row, so that the dry run takes seconds."""
 
 
-def rehearse(
+def dry_run(
     base_name: str,
     *,
     quantisation: str,
