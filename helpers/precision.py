@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 
 def best_device() -> str:
-    """`cuda`, `mps` or `cpu`, the first that this machine has."""
+    """`cuda`, `mps` or `cpu`, the first that this machine has; `cpu` where ACCELERATE_USE_CPU=true asks for it."""
     import torch
+    from accelerate.utils import parse_flag_from_env
 
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return "cpu"
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 

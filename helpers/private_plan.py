@@ -49,8 +49,9 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """
     from helpers.training.ledger import Ledger, open_ledger
 
-    folder, opened = run.config.private.ledgers, []
-    for holder in pipeline_of(run).holders:
+    pipeline, folder, opened = pipeline_of(run), run.config.private.ledgers, []
+    note = f"first grant; the unit is a {pipeline.unit}"
+    for holder in pipeline.holders:
         if holder.grant is None:
             raise PrivacyError(
                 f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
@@ -64,7 +65,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
                     "its folder. If nothing was ever trained on this holder's records, begin it, once, with "
                     "'python -m helpers.course begin-ledgers' and the same --conf and --set as the training."
                 )
-            open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta)
+            open_ledger(folder, holder.name, epsilon=holder.grant.epsilon, delta=holder.grant.delta, note=note)
         ledger = Ledger(path, holder.name)
         # The pipeline's grant begins the books; from then on they count, and only the holder changes them.
         first = ledger.entries()[0]
@@ -74,6 +75,11 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
                 f"ledger was begun with {first.epsilon:g} and {first.delta:g}. Put these back: a budget is changed in "
                 "the ledger, by its holder, with Ledger.grant."
             )
+        if first.note != note:
+            raise LedgerError(
+                f"The ledger of {holder.name} begins with {first.note!r}, where this pipeline has {note!r}. "
+                "An ε for a record and one for a patient do not add up. Keep the unit, or give the holder another name."
+            )
         opened.append(ledger)
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
         heads = read_json(report)["ledgers"]
@@ -82,7 +88,8 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
             if head is not None and not ledger.contains(head):
                 raise LedgerError(
                     f"The ledger of {ledger.holder} lacks an entry that {report} was committed to: it was cut off, or "
-                    "begun anew. Restore it, or set private.ledgers to the folder where it lies."
+                    "begun anew. Restore it, or set private.ledgers to the folder where it lies. If that run keeps "
+                    f"books of its own, move its folder, {report.parents[2].name}, out of {run.path.parent.name}/."
                 )
     return opened
 

@@ -92,7 +92,11 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
                 f"The training {spend_id} has ended, but its result in {part} is gone. Its last steps may not be drawn "
                 f"again for the same ε. Delete {states} to train anew, at a new cost."
             )
+        noted = states / "carried.json"
         if not _belongs(part, identity, spend_id):
+            # Each machine that computes some of the steps rounds in its own way; the report has the worst of them.
+            before = read_json(noted)["carried"] if noted.exists() else 0.0
+            write_json(noted, {"carried": max(carried, before)})
             shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
             part.mkdir(mode=0o700)  # not released yet, and never if its spend is refused
             _fit(run, name, part, state, plan, chosen, identity, spend_id)
@@ -100,7 +104,7 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
         if plan is not None:
             weights = sha256(part / "adapter_model.safetensors")
             ledger.commit(ledgers, spend_id, plan.epsilon, plan.delta, weights)
-            report = _report(run, part, plan, pipeline, spend_id, ledgers, weights, carried)
+            report = _report(run, part, plan, pipeline, spend_id, ledgers, weights, read_json(noted)["carried"])
         release.release(part, target, report)
     shutil.rmtree(states, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import torch
 
 from helpers.errors import ModelError
 from helpers.models import check_adapter, generate_answers, load_base, load_tokenizer, resolve_model
+from helpers.precision import best_device
 
 QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
 
@@ -63,6 +64,13 @@ def test_nf4_stores_four_bits_and_keeps_gradients(tiny: str) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns large blocks to the system at once")
+def test_a_cpu_is_used_beside_a_gpu_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best_device() == "cuda"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert best_device() == "cpu"
+
+
 def test_a_loaded_model_computes_in_memory_that_is_there_already() -> None:
     script = """
 import resource, torch

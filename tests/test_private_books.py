@@ -12,7 +12,7 @@ from helpers.errors import LedgerError, PrivacyError, RunError
 from helpers.files import write_json
 from helpers.private_stages import fine_tune_private, join, ledgers_of
 from helpers.run import Run
-from helpers.training.ledger import reserve, summary
+from helpers.training.ledger import open_ledger, reserve, summary
 
 pytestmark = pytest.mark.usefixtures("one_key")
 
@@ -178,6 +178,25 @@ def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained again"))
     fine_tune_private(run, only="private")
     assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
+
+
+def test_books_for_another_unit_are_refused(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    open_ledger(tmp_path / "ledgers", "hospital", epsilon=1000, delta=1e-2, note="first grant; the unit is a record")
+    with pytest.raises(LedgerError, match=r"hospital begins with '.*a record', where this pipeline has '.*a patient'"):
+        ledgers_of(run)
+
+
+def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    for rounding, until in ((3e-3, "helpers.training.private._note"), (2e-3, "helpers.training.release.release")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("helpers.private_stages.dry_run", lambda _, rounding=rounding: rounding)
+            patch.setattr(until, interrupt)
+            fine_tune_private(run, only="private")
+    monkeypatch.setattr("helpers.private_stages.dry_run", lambda _: 4e-3)  # releases, and trained nothing
+    fine_tune_private(run, only="private")
+    assert "changed by 3.0e-03" in (run.path / "models" / "private" / "privacy_report.json").read_text("utf-8")
 
 
 def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:

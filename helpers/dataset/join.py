@@ -26,11 +26,13 @@ from helpers.dataset.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
 from helpers.dataset.providers import KEY, ROSTER, PrivateTable, read_holder
 from helpers.dataset.pseudonyms import normalise_key, pseudonym
 from helpers.dataset.redaction_score import score_spans
+from helpers.dataset.roster import with_plain_names
 from helpers.dataset.unit_splits import kept_in, split_units
 from helpers.errors import DataError, PrivacyError
 from helpers.files import Record, read_jsonl
 
 PLACE = "#place"
+TYPED = (str.upper, str.lower, str.title)
 
 
 class PrivateRecords(Secret[dict[str, list[Record]]]):
@@ -87,14 +89,14 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
     settings = pipeline.deidentify
     frames = {name: table.get_secret_value() for name, table in tables.items()}
     rosters = [frame[column] for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
-    # A patient number in a note is masked like one on a roster; phone numbers are found in any spelling as it is.
-    for holder in pipeline.holders:
-        if holder.key and holder.key.kind == "text":
-            keys = frames[holder.name][KEY]
-            rosters += [keys, keys.map(partial(_named_by, sign=holder.key.before))]
+    # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
+    keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
+    for name, key in keys.items():
+        if key.kind == "text":
+            rosters += [frames[name][KEY], frames[name][KEY].map(partial(_named_by, sign=key.before))]
     analyzer = make_analyzer(
-        {cell for column in rosters for cell in column},
-        phone_regions=settings.phone_regions,
+        {cell for column in rosters for cell in with_plain_names(list(column))},
+        phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
         keep=settings.keep,
         ner=settings.ner,
     )
@@ -171,16 +173,21 @@ def _named_by(value: str, sign: str | None) -> str:
 
 
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
-    """Separators are no part of a key, yet 12-3 and 1-23 are two patients: such keys of one holder are refused."""
+    """Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, are two: such keys are refused."""
     numbers: dict[str, set[tuple[str, ...]]] = {}
+    letters: dict[str, set[str]] = {}
     for value, name in names.items():
         numbers.setdefault(name, set()).add(tuple(re.findall(r"\d+", value)))
-    merged = sum(len(different) > 1 for different in numbers.values())
-    if merged:
-        raise DataError(
-            f"{holder}: {merged} keys are equal but for the place of a separator (as 12-3 and 1-23), so that two "
-            "patients could become one. Write the keys in one way; none is shown."
-        )
+        letters.setdefault(name, set()).add("".join(filter(str.isalpha, value)))
+    # AX-12, ax-12 and Ax-12 are typed by hand; aX-12 is meant so.
+    mixed = {name: of for name, of in letters.items() if not of <= {f(each) for each in of for f in TYPED}}
+    for what, found in (("the place of a separator (as 12-3 and 1-23)", numbers), ("case (as aB1 and Ab1)", mixed)):
+        merged = sum(len(different) > 1 for different in found.values())
+        if merged:
+            raise DataError(
+                f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one. Write the "
+                "keys in one way; none is shown."
+            )
 
 
 def _row_names(holder: Holder, frame: pd.DataFrame) -> dict[str, str]:

@@ -11,8 +11,8 @@ from helpers.dataset.unit_splits import kept_in
 
 SPLITS = ("train", "validation", "test")
 TOUCHED = (
-    "Rosters: the names on every holder's roster are masked in all texts, so that a text can depend on whether a name "
-    "of another {unit} is on a roster.",
+    "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
+    "text can depend on whether another {unit} is with a holder.",
     "Wordings, cap and splits: a {unit}'s own content, key or group (split.by) decide, with the seed.",
     "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
     "depend on the test set.",

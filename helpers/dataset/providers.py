@@ -151,9 +151,10 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Text of a cell in Unicode's composed form; nothing for null, `3` for 3.0."""
+    """Text of a cell in Unicode's composed form without characters that nobody sees; nothing for null, `3` for 3.0."""
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return unicodedata.normalize("NFC", str(value)).strip()
+    seen = "".join(each for each in str(value) if unicodedata.category(each) != "Cf")  # a soft hyphen splits a name
+    return unicodedata.normalize("NFC", seen).strip()

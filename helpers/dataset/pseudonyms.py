@@ -17,6 +17,8 @@ from helpers.errors import ConfigError
 
 KEY_VARIABLE = "PSEUDONYM_KEY"
 HEX_KEY = re.compile(r"(?:[0-9a-fA-F]{2}){32,}")
+NOBODY = {"na", "nan", "nil", "none", "null", "unknown", "inconnu", "inconnue", "anonymous", "anonyme", "missing"}
+"""Keys that stand for no key. Whoever shares one would be one patient, protected as one."""
 MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
@@ -48,6 +50,7 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
 
     `text` keeps letters and digits only, without case or accents. `phone` becomes international
     (E.164), so that `06 39 98 12 34` read in region FR equals `+33639981234` and `0033 6 39 98 12 34`.
+    What stands for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is none.
     """
     if kind == "phone":
         try:
@@ -56,9 +59,17 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
             return None
         if not phonenumbers.is_possible_number(number):
             return None
+        if len(set(str(number.national_number))) < 3:  # 00 00 00 00 00, 99 99 99 99 99
+            return None
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+    plain = letters_and_digits(value)
+    return None if not plain or plain in NOBODY or re.fullmatch("x+|00+", plain) else plain
+
+
+def letters_and_digits(value: str) -> str:
+    """What is left of a text without case, accents, blanks and punctuation."""
     plain = "".join(character for character in unicodedata.normalize("NFKD", value) if character.isalnum())
-    return plain.casefold() or None
+    return plain.casefold()
 
 
 def pseudonym(normalised: str, key: SecretStr) -> str:

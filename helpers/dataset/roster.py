@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from presidio_analyzer import LocalRecognizer, RecognizerResult
 
-from helpers.dataset.pseudonyms import normalise_key
+from helpers.dataset.pseudonyms import letters_and_digits
 
 WORD = re.compile(r"[^\W\d_]+")
 PARTICLES = {
@@ -29,13 +29,18 @@ PARTICLES = {
     "van",
     "von",
 }
+GIVEN = {"ben", "del", "mac"}
+"""Particles that are given names too. They are looked for where they begin with a capital."""
 
 
 GROUP = re.compile(r"[^\W_]+")
 PIECE = re.compile(r"\d+|[^\W\d_]+")
 SHORT = 4
 """A number of fewer letters and digits is masked beside a word of `CUE` only: alone it may be a dose or an age."""
-CUE = re.compile(r"(?i)\b(?:patient|case|chart|file|record|mrn|nr|no|number|id|ref)\W{0,3}$")
+CUE = re.compile(r"(?i)\b(?:patient|case|chart|file|record|mrn|nr|no|n(?=°)|number|id|ref)[ :#.°()-]{0,3}$")
+GAP = 3
+"""Most characters between two groups of one number: AX - 204."""
+LIGATURES = (("œ", "oe"), ("æ", "ae"), ("ß", "ss"))
 
 
 def roster_words(cells: Iterable[str]) -> set[str]:
@@ -46,7 +51,19 @@ def roster_words(cells: Iterable[str]) -> set[str]:
     """
     names = (cell for cell in cells if not re.search(r"[\d@]", cell))
     found = [[word.lower() for word in WORD.findall(cell)] for cell in names]
-    return {word for words in found for word in words if len(words) == 1 or word not in PARTICLES}
+    plain = {word for words in found for word in words if len(words) == 1 or word not in PARTICLES - GIVEN}
+    one, other = ({word.replace(*pair[::way]) for word in plain for pair in LIGATURES} for way in (1, -1))
+    return plain | one | other
+
+
+def with_plain_names(column: Sequence[str]) -> list[str]:
+    """Cells of a roster column; of names, also without the words that hold digits: `Dupont Marie (2)`, Dupont Marie.
+
+    A column holds names where fewer than half of its filled cells have digits or @: those of addresses do.
+    """
+    marked = [cell for cell in column if re.search(r"[\d@]", cell)]
+    names = len(marked) * 2 < sum(map(bool, column))
+    return [*column, *(re.sub(r"\S*[\d@]\S*", " ", cell) for cell in marked if names)]
 
 
 class RosterRecognizer(LocalRecognizer):
@@ -107,8 +124,11 @@ class ValueRecognizer(LocalRecognizer):
     def __init__(self, values: Iterable[str]) -> None:
         super().__init__(supported_entities=["ID"], supported_language="en", name="roster values")
         cells = [value for value in values if value]
-        self.values = frozenset(filter(None, map(normalise_key, cells)))
-        self.groups = max((len(PIECE.findall(cell)) for cell in cells), default=0)
+        self.values = frozenset(filter(None, map(letters_and_digits, cells)))
+        pieces = {cell: len(PIECE.findall(cell)) for cell in cells}
+        self.groups = max(pieces.values(), default=0)
+        several = {letters_and_digits(cell) for cell, count in pieces.items() if count > 1}
+        self.whole = self.values - several  # 12080 is not 120/80
 
     def load(self) -> None:
         """Nothing to load: the values are given."""
@@ -120,10 +140,12 @@ class ValueRecognizer(LocalRecognizer):
         for number, first in enumerate(groups):
             joined, end = "", 0
             for before, group in zip([first, *groups[number:]], groups[number : number + self.groups], strict=False):
-                if joined and group.start() - before.end() > 2:
+                if joined and group.start() - before.end() > GAP:
                     break
-                joined += normalise_key(group[0]) or ""
-                if joined in self.values and (len(joined) >= SHORT or CUE.search(text[: first.start()])):
+                joined += letters_and_digits(group[0])
+                if joined not in self.values or (group is not first and joined in self.whole):
+                    continue
+                if len(joined) >= SHORT or CUE.search(text[: first.start()]):
                     end = group.end()
             if end:
                 results.append(RecognizerResult("ID", first.start(), end, 1.0))

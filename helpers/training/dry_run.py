@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from helpers.precision import compute_dtype
 from helpers.training.private import backward_part
 from helpers.training.private_model import adapted_model
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.unit_optimizer import ROOM
-from helpers.training.units import Unit, micro_batches
+from helpers.training.unit_optimizer import ROOM, UnitOptimizer, secure_generator
+from helpers.training.units import Unit, micro_batches, unit_of_row
 
 LONGEST = 32
 """Tokens of the longest invented row, so that the dry run takes seconds."""
@@ -71,28 +72,35 @@ def dry_run(
     lengths = torch.linspace(4, max(5, min(LONGEST, max_length_tokens)), physical_rows + 2).int().tolist()
     rows = [torch.randint(len(tokenizer), (length,), generator=generator).tolist() for length in lengths]
     units = [Unit(f"invented {number}", (tuple(row),)) for number, row in enumerate(rows)]
-    everybody, others = (_shares(model, tokenizer, some, physical_rows, max_grad_norm) for some in (units, units[1:]))
-    change = float((everybody[1:] - others).sum(dim=0).norm())
-    carried = change / max_grad_norm * units_a_step / len(others)
-    device, room = model.device.type, ROOM
+    optimizer = UnitOptimizer(
+        torch.optim.SGD([layer.weight for layer in adapter_layers(model).values()], lr=0.0), noise_multiplier=1.0,
+        max_grad_norm=max_grad_norm, expected_batch_size=1, generator=secure_generator(model.device),
+    )  # fmt: skip
+    everybody, first, others = (
+        _sum_of_shares(model, tokenizer, some, physical_rows, optimizer) for some in (units, units[:1], units[1:])
+    )
+    change = math.nan if optimizer.not_finite else float((everybody - first - others).norm())
+    carried = change / max_grad_norm * units_a_step / len(units[1:])
+    device, room = model.device.type, ROOM / 2
     if not carried <= room:  # worded so that a value that is not a number is refused too
         raise PrivacyError(
             f"On {device} in {compute_dtype(device)}, taking one patient out of a step changes the others' shares by "
             f"{carried:.1e} of the clipping norm, by rounding; there is room for {room:g}. The guarantee cannot be "
-            "shown to hold here, and nothing was paid. Train on a CPU (CUDA_VISIBLE_DEVICES= in front of the command)."
+            "shown to hold here, and nothing was paid. Train on a CPU: ACCELERATE_USE_CPU=true in front of the command."
         )
     return carried
 
 
-def _shares(model: Any, tokenizer: Any, units: list[Unit], rows: int, max_grad_norm: float) -> torch.Tensor:
-    """The clipped gradient of each unit of one record, fp32 `(units, trained numbers)`, computed as in a step."""
-    dtype, layers, found = compute_dtype(model.device.type), adapter_layers(model), []
+def _sum_of_shares(model: Any, tokenizer: Any, units: list[Unit], rows: int, optimizer: UnitOptimizer) -> torch.Tensor:
+    """The clipped gradients of units, added up by a whole step of a learning rate of zero; flat, on the CPU."""
+    dtype, layers, parts = compute_dtype(model.device.type), adapter_layers(model), list(micro_batches(units, rows))
     with disable_input_dtype_casting(model, active=dtype is torch.bfloat16):
-        for part in micro_batches(units, rows):
+        for number, part in enumerate(parts):
             with own_copies(layers, len(part), dtype):
                 backward_part(model, part, tokenizer, dtype, 1.0)
-            found.append(torch.cat([layer.weight.grad_sample.flatten(1).float() for layer in layers.values()], dim=1))
-            for layer in layers.values():
-                layer.weight.grad_sample = None
-    whole = torch.cat(found)
-    return whole * (max_grad_norm / whole.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+            optimizer.unit_of_row = unit_of_row(part)
+            optimizer.signal_skip_step(do_skip=number < len(parts) - 1)
+            optimizer.step()
+    found = torch.cat([layer.weight.summed_grad.flatten().cpu().double() for layer in layers.values()])
+    optimizer.zero_grad()
+    return found

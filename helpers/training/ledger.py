@@ -88,7 +88,7 @@ class Ledger:
             ) from None
 
 
-def open_ledger(folder: Path, holder: str, *, epsilon: float, delta: float) -> Ledger:
+def open_ledger(folder: Path, holder: str, *, epsilon: float, delta: float, note: str = "first grant") -> Ledger:
     """Open the ledger of a holder, or begin it with what the holder grants.
 
     Args:
@@ -96,6 +96,7 @@ def open_ledger(folder: Path, holder: str, *, epsilon: float, delta: float) -> L
         holder: the holder's name: letters, digits, `_` and `-`.
         epsilon: the holder's whole budget over all runs, above 0.
         delta: likewise, above 0 and below 1.
+        note: of the first entry, where it is begun.
 
     Raises:
         LedgerError: the ledger records another grant, or is damaged, busy or cannot be written.
@@ -111,7 +112,7 @@ def open_ledger(folder: Path, holder: str, *, epsilon: float, delta: float) -> L
     with ExitStack() as stack:
         _lock(stack, ledger)
         if not ledger.path.exists():
-            ledger._append([], "grant", "first grant", epsilon=epsilon, delta=delta)
+            ledger._append([], "grant", note, epsilon=epsilon, delta=delta)
         granted = _granted(ledger.entries())
     if (granted.epsilon, granted.delta) != (epsilon, delta):
         raise LedgerError(

@@ -88,10 +88,13 @@ def refuse_shared_positions(config: PretrainedConfig, max_length_tokens: int) ->
     Raises:
         PrivacyError: naming the kind, and the length up to which it is harmless.
     """
+    config = config.get_text_config()  # of models that read pictures too
     rope = config.to_dict().get("rope_parameters") or {}
     for kind in [rope, *(value for value in rope.values() if isinstance(value, dict))]:  # some have one a layer type
-        longest = kind.get("original_max_position_embeddings") or config.max_position_embeddings
-        if kind.get("rope_type") in ("dynamic", "longrope") and max_length_tokens > longest:
+        if kind.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        longest = kind.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None) or 0
+        if max_length_tokens > longest:
             raise PrivacyError(
                 f"The model's positions are of the kind {kind['rope_type']!r}: one record of more than {longest} "
                 "tokens changes those of every patient in its batch. Received private.max_length_tokens = "
@@ -101,10 +104,11 @@ def refuse_shared_positions(config: PretrainedConfig, max_length_tokens: int) ->
 
 def _with_adapter(base: Any, target_modules: str | list[str], **settings: Any) -> Any:
     if target_modules != "all-linear":
-        named = [target_modules] if isinstance(target_modules, str) else target_modules
-        ends = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-        unknown = [name for name in named if name.rpartition(".")[2] not in ends]
+        target_modules = [target_modules] if isinstance(target_modules, str) else target_modules  # PEFT reads a pattern
+        modules = [f".{name}" for name, _ in base.named_modules()]
+        unknown = [name for name in target_modules if not any(module.endswith(f".{name}") for module in modules)]
         if unknown:
+            ends = {module.rpartition(".")[2] for module in modules}
             raise PrivacyError(
                 f"lora.target_modules names {', '.join(unknown)}, which this model has not. Use all-linear, or some of "
                 f"{', '.join(sorted(end for end in ends if end.endswith('_proj')))}."

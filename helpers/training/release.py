@@ -63,12 +63,13 @@ NOT_COVERED = (
     "A fact that stands in the records of many {unit}s: it is learnt as common knowledge.",
     "A person who stands in the records as two {unit}s, or in the text of another's record: each {unit} is protected "
     "by its own.",
+    "People who share one key count as one {unit}. For one of them alone the bound is 2 ε and (1 + e^ε) δ.",
     "What the base model knew before: it may name the right disease without having seen any record.",
     "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
     "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
     "Exact arithmetic: noise is drawn in floating point (Mironov 2012), by torch's generator seeded from the system.",
-    "What the holders themselves keep of a {unit}: their rosters decide what is masked in everybody's texts. The "
-    "promise compares two trainings that mask the same names.",
+    "What the holders themselves keep of a {unit}: their rosters and {unit}s' numbers decide what is masked in "
+    "everybody's texts. The promise compares two trainings that mask the same names and numbers.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
     "boundary. Only this model's folder is made for release.",
     "Rounding: a {unit}'s presence changes in what company others are computed. On this machine, on invented rows, "

@@ -15,10 +15,9 @@ from helpers.errors import PrivacyError
 TWISTER_BYTES = 5056
 """Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROOM = 1e-2
-"""Clipping aims this share below the norm: room for what rounding adds, in sums of fp32 and, because others are
-computed in other company, in their shares. `helpers.training.dry_run` measures these beforehand and refuses more."""
-LONG = 2**18
-"""Values of a tensor from which its length is summed in fp64: over eight million fp32 sums are off by 2e-4."""
+"""Clipping aims this share below the norm: room for what rounding adds. Half of it is for sums of fp32 (2e-4 over eight
+million numbers), half for the shares of others, who are computed in other company: `helpers.training.dry_run` measures
+these beforehand and refuses more."""
 NOISE_TOLERANCE = 1e-3
 """How far, as a share, fp32 sums may move the deviation of noise that is measured in a gradient."""
 PRINTED_SIGNS = 4096
@@ -61,8 +60,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             per_unit.append(_per_unit(parameter.grad_sample, owners, count))
             parameter.grad_sample = None  # used once
-            exact = torch.float64 if parameter.numel() > LONG else torch.float32
-            squares += torch.linalg.vector_norm(per_unit[-1], dim=1, dtype=exact).float().square()
+            squares += torch.linalg.vector_norm(per_unit[-1], dim=1).square()
         norms = squares.sqrt()
         finite = norms.isfinite()
         self.not_finite += int((~finite).sum())
@@ -82,7 +80,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add the noise, and measure it on the way."""
         super().add_noise()
         added = torch._foreach_sub([p.grad for p in self.params], [p.summed_grad for p in self.params])
-        squares = torch.stack(torch._foreach_norm(added)).double().square().cpu()
+        squares = torch.stack(torch._foreach_norm(added)).cpu().double().square()  # Apple's GPUs have no fp64
         counts = torch.tensor([parameter.numel() for parameter in self.params], dtype=torch.float64)
         self.noise_stds.append(float((squares.sum() / counts.sum()).sqrt()))
         off = ((squares / counts).sqrt() / (self.noise_multiplier * self.max_grad_norm) - 1).abs()

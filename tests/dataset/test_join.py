@@ -262,6 +262,27 @@ def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> N
     assert "11-7" not in str(caught.value)
 
 
+def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    clinic = [row | {"phone": f"Ax-{n}"} for n, row in enumerate(CLINIC)]
+    clinic[3]["phone"] = "AX-2"  # typed by hand: the patient of row 2
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 11
+    clinic[2]["phone"], clinic[3]["phone"] = "0g0XyZaB", "0g0XyZAb"
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for case"):
+        join(small_pipeline(tmp_path, clinic, **settings))
+
+
+def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"6123456{n:02d}", "note": f"call 612 345 6{n:02d} soon"} for n, row in enumerate(CLINIC)]
+    holder = SETTINGS["holders"][0] | {"key": {"column": "phone", "kind": "phone", "region": "ES"}}
+    settings: dict[str, Any] = {"holders": [holder], "joins": [], "templates": [{"text": "{clinic.note}"}]}
+    texts = {record["text"] for record in records(join(small_pipeline(tmp_path, clinic, **settings)))}
+    assert texts == {"call [phone] soon"}
+
+
 def test_planted_spans_of_no_cell_are_refused(tmp_path: Path) -> None:
     stray = '{"holder": "shop", "row": 2, "column": "drug", "spans": [[0, 4, "PERSON"]]}\n'
     with pytest.raises(DataError, match="names 1 cells that no de-identified column has"):

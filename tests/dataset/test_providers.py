@@ -60,7 +60,9 @@ def test_no_display_shows_a_row(tmp_path: Path) -> None:
 
 
 def test_cells_become_text_in_one_form(tmp_path: Path) -> None:
-    write_jsonl(tmp_path, [{"who": " A ", "n": 1, "note": "Se\u0301crete"}, {"who": "B", "n": 2.0, "note": None}])
+    write_jsonl(
+        tmp_path, [{"who": " A ", "n": 1, "note": "Se\u0301cr\u00ade\u200bte"}, {"who": "B", "n": 2.0, "note": None}]
+    )
     table = opened(read_holder(holder(), tmp_path))
     assert table == {KEY: ["A", "B"], "note": ["Sécrete", ""], "number": ["1", "2"], "#roster/0": ["A", "B"]}
 

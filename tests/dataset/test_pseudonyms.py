@@ -51,14 +51,15 @@ def test_spellings_of_one_phone_agree() -> None:
 def test_spellings_of_one_number_agree() -> None:
     assert {normalise_key(spelling) for spelling in ("NP-00 417", "np00417", " ＮＰ-00417")} == {"np00417"}
     assert normalise_key("Éa-1") == normalise_key("ea1")
+    assert normalise_key("0") == "0"  # numbers may begin there
 
 
-@pytest.mark.parametrize("value", ["", "  ", "--", "unknown", "12"])
+@pytest.mark.parametrize("value", ["", "  ", "--", "unknown", "12", "00 00 00 00 00", "0666666666"])
 def test_no_usable_phone(value: str) -> None:
     assert normalise_key(value, "phone", "FR") is None
 
 
-@pytest.mark.parametrize("value", ["", "  ", "--"])
+@pytest.mark.parametrize("value", ["", "  ", "--", "n/a", "N.A.", "Unknown", "inconnu", "00000", "XXX"])
 def test_no_usable_text(value: str) -> None:
     assert normalise_key(value) is None
 

@@ -14,7 +14,7 @@ from helpers.files import Record
 from helpers.private_training import _save
 from helpers.training import private
 from helpers.training.private import Trained, train_units
-from helpers.training.private_model import check_model
+from helpers.training.private_model import check_model, refuse_shared_positions
 from helpers.training.units import Unit
 
 WORDS = (
@@ -131,6 +131,25 @@ def test_positions_that_the_longest_row_decides_are_refused(tiny: str, tmp_path:
         check(max_length_tokens=longest)
         with pytest.raises(PrivacyError, match=f"{kind}.*more than {longest} tokens"):
             check(max_length_tokens=longest + 1)
+
+
+def test_positions_of_a_model_within_a_model_are_looked_at() -> None:
+    from transformers import Gemma3Config
+
+    refuse_shared_positions(Gemma3Config(), 128)  # has no length of its own
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    inner = Gemma3Config(text_config={"rope_parameters": {"full_attention": dynamic}, "max_position_embeddings": 64})
+    with pytest.raises(PrivacyError, match="more than 64 tokens"):
+        refuse_shared_positions(inner, 128)
+
+
+def test_layers_are_named_by_the_end_of_their_path(tiny: str) -> None:
+    check = partial(check_model, "tiny-random", dropout=0.0, max_length_tokens=64)
+    check(target_modules="q_proj")
+    check(target_modules=["layers.0.self_attn.q_proj"])
+    for missing in ("layers.99.self_attn.q_proj", "proj"):
+        with pytest.raises(PrivacyError, match=f"names {missing}, which"):
+            check(target_modules=["q_proj", missing])
 
 
 def test_a_layer_that_cannot_be_clipped_is_refused_before_anything_is_loaded(tiny: str) -> None:

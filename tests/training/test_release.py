@@ -165,6 +165,7 @@ def test_where_records_belong_to_nobody_no_patient_is_promised_anything() -> Non
 @pytest.mark.parametrize("fictitious", [True, False])
 def test_the_page_holds_the_figures_and_fetches_nothing(fictitious: bool) -> None:
     page = report_page(made_report(fictitious))
+    assert ("No attack was tried" in page) is not fictitious
     assert "ε = 7.98" in page and "2,922" in page and "hospital" in page
     assert ("fictitious" in page) is fictitious
     assert "http" not in page.replace("arXiv", "")
