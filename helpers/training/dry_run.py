@@ -35,7 +35,7 @@ def dry_run(
     units_a_step: float,
     threads: int | None,
 ) -> float:
-    """Compute a step of invented units twice, with and without the shortest, on the machine that will train.
+    """Compute a step of invented units with the shortest, without it and of it alone, on the machine that will train.
 
     Without it, every other unit stands in other company: its micro-batch has other rows and another length. In exact
     arithmetic its share stays as it is. What rounding makes of that depends on processor, number format and libraries,

@@ -78,7 +78,7 @@ def test_values_with_other_separators(text: str, spans: list[str]) -> None:
     assert [text[result.start : result.end] for result in recognizer.analyze(text, [])] == spans
 
 
-def test_a_particle_that_is_all_of_a_name_is_one() -> None:
+def test_particles_that_are_given_names_are_found_with_a_capital() -> None:
     recognizer = RosterRecognizer(roster_words(["Ben Arvel", "Mac", "Anne de la Tour"]), keep=set())
     texts = ["Ben came", "ask Ben Smith", "a mac and a van", "Mac: itchy"]
     found = [[text[result.start : result.end] for result in recognizer.analyze(text, [])] for text in texts]

@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers.errors import PrivacyError
 from helpers.training.optimizer_checks import check_noise
-from helpers.training.unit_optimizer import ROOM, UnitOptimizer, secure_generator
+from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import draw
 
 SHAPE = (30, 40)
@@ -196,4 +196,4 @@ def test_a_long_tensor_is_clipped_to_the_norm() -> None:
     )  # fmt: skip
     weight.grad_sample, made.unit_of_row = torch.full((1, 8_000_000), 0.01), torch.tensor([0])
     made.clip_and_accumulate()
-    assert 0.98 < weight.summed_grad.double().norm() < 1 - ROOM / 2  # half of the room is for sums of fp32
+    assert 0.9899 < weight.summed_grad.double().norm() <= 0.9901
