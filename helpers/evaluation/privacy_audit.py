@@ -16,6 +16,9 @@ from helpers.files import Record
 
 CLAIM = 1.0
 """The ε that a training without noise is made to claim; an audit that cannot refute it is worth nothing."""
+TRIED_PATIENTS = 640
+"""Training patients whose membership is tried. More would tell little: how sure the answer is, the fewer unseen ones
+decide."""
 
 
 def audit_model(
@@ -41,7 +44,7 @@ def audit_model(
         tokenizer: its tokenizer.
         canaries: from `helpers.evaluation.canaries.make_canaries`.
         delta: that the one-run audit refers to.
-        seed: of sampled completions.
+        seed: of sampled completions, and of the training patients whose membership is tried.
         evidence: how often each patient was drawn (`times_drawn`); None for the base model.
         reference: what this function returned for the base model; None for the base model itself.
 
@@ -53,6 +56,8 @@ def audit_model(
     # First, because a training too short for any attack is refused here.
     received = check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None
     real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
+    tried = set(np.random.default_rng(seed).permutation(list(dict.fromkeys(r["unit"] for r in real)))[:TRIED_PATIENTS])
+    real = [record for record in real if record["unit"] in tried]
     canary_losses = code_losses(model, tokenizer, canaries)
     losses = {
         name: by_unit([r["unit"] for r in rows], text_losses(model, tokenizer, [r["text"] for r in rows], title=name))

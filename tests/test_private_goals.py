@@ -1,0 +1,25 @@
+"""What the default profile promises of its private half: the leak without privacy, none with it, at a fair price."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.files import read_json
+from helpers.private_stages import audit_privacy, fine_tune_private
+from helpers.run import open_run
+
+
+@pytest.mark.slow  # half an hour where the processor multiplies bf16, two hours elsewhere
+def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_with_it(tmp_path: Path) -> None:
+    run = open_run("cpu", tmp_path / "run", {"private.ledgers": str(tmp_path / "ledgers")})
+    fine_tune_private(run)
+    privacy = audit_privacy(run)
+    assert read_json(run.path / "results.json")["privacy"] == privacy
+    base, twin, best, private = (
+        privacy["models"][name] for name in ("base", "non_private", "non_private_best", "private")
+    )
+    assert twin["secret_revealed"] == 1.0 and twin["canary_auc"] >= 0.95
+    assert privacy["epsilon"] <= 8 and privacy["delta"] <= 1e-5 and privacy["audit_works"]
+    assert private["secret_revealed"] == 0.0 and private["canary_auc_high"] <= 0.62
+    gain, whole = (base["heldout_loss"] - found["heldout_loss"] for found in (private, best))
+    assert gain >= 0.75 * whole
