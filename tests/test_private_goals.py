@@ -9,7 +9,7 @@ from helpers.private_stages import audit_privacy, fine_tune_private
 from helpers.run import open_run
 
 
-@pytest.mark.slow  # half an hour where the processor multiplies bf16, two hours elsewhere
+@pytest.mark.slow  # two trainings and their audit on the real model
 def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_with_it(tmp_path: Path) -> None:
     run = open_run("cpu", tmp_path / "run", {"private.ledgers": str(tmp_path / "ledgers")})
     fine_tune_private(run)
