@@ -124,11 +124,12 @@ def verify(
         if noise <= 0 or spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
             faults.append(f"the steps cost more than the ε = {epsilon:.6g} reserved")
     expected = noise_multiplier * max_grad_norm
-    # The standard deviation of n Gaussian numbers is known to 1 / sqrt(2 n); fp32 sums add a little.
-    tolerance = expected * (stats.norm.isf(RARE / 2) / math.sqrt(2 * sum(sizes)) + NOISE_TOLERANCE)
-    off = [std for std in evidence.noise_stds if not abs(std - expected) <= tolerance]
+    off = [std for std in evidence.noise_stds if not abs(std - expected) <= expected * _tolerance(sum(sizes))]
     if off:
         faults.append(f"in {len(off)} steps the noise had a deviation of {off[0]:.4g} instead of {expected:.4g}")
+    overall = math.sqrt(sum(std**2 for std in evidence.noise_stds) / max(1, len(evidence.noise_stds)))
+    if not off and not abs(overall - expected) <= expected * _tolerance(sum(sizes) * steps):
+        faults.append(f"over all steps the noise had a deviation of {overall:.5g} instead of {expected:.5g}")
     uneven = [worst for worst in evidence.noise_worst if not worst <= stats.norm.isf(RARE / 2 / len(sizes))]
     if uneven:
         faults.append(f"in {len(uneven)} steps a tensor had other noise than the rest ({uneven[0]:.3g} errors off)")
@@ -139,6 +140,11 @@ def verify(
             f"The guarantee cannot be shown, so nothing is released: {'; '.join(faults)}. What was spent stays spent. "
             "Once the cause is found, delete the model's hidden .state folder to train anew, at a new cost."
         )
+
+
+def _tolerance(numbers: int) -> float:
+    """How far, as a share, the deviation of so many Gaussian numbers may seem off: it is known to 1 / sqrt(2 n)."""
+    return float(stats.norm.isf(RARE / 2)) / math.sqrt(2 * numbers) + NOISE_TOLERANCE
 
 
 def _not_poisson(counts: Sequence[int], trials: int, rate: float, what: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from typing import Any
 
@@ -19,9 +20,9 @@ ROOM = 1e-2
 shares of others, who are computed in other company: `helpers.training.dry_run` measures these and refuses more."""
 NOISE_TOLERANCE = 1e-3
 """How far, as a share, fp32 sums may move the deviation of noise that is measured in a gradient."""
-PRINTED_SIGNS = 4096
-"""Numbers of a step's noise whose signs tell it from any other's. Rounding to fp32 seldom turns a sign, and
-thousands of coins tell nothing of the numbers themselves."""
+PRINTED_SIGNS = 64
+"""Numbers of each tensor's noise whose signs tell it from any other's. Rounding to fp32 seldom turns a sign, and
+coins tell nothing of the numbers themselves."""
 
 
 class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -38,7 +39,8 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
     Attributes:
         noise_stds: for each step so far, the standard deviation of the noise that was really added.
         noise_worst: for each step so far, how far the tensor with the least likely noise is off: the distance of its
-            deviation from the right one, beyond `NOISE_TOLERANCE`, in standard errors.
+            deviation from the right one, beyond `NOISE_TOLERANCE`, in standard errors. Infinite where two tensors had
+            the same noise: their difference would show the patients' part as it is.
         noise_prints: for each step so far, a digest of the signs of some of its numbers, from every tensor: equal for
             equal noise.
     """
@@ -84,10 +86,11 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         counts = torch.tensor([parameter.numel() for parameter in self.params], dtype=torch.float64)
         self.noise_stds.append(float((squares.sum() / counts.sum()).sqrt()))
         off = ((squares / counts).sqrt() / (self.noise_multiplier * self.max_grad_norm) - 1).abs()
-        self.noise_worst.append(float(((off - NOISE_TOLERANCE) * (2 * counts).sqrt()).max()))
-        share = -(-PRINTED_SIGNS // len(added))
-        signs = torch.cat([values.flatten()[:share] for values in added]).sign()
-        self.noise_prints.append(hashlib.sha256(signs.to("cpu", torch.int8).numpy().tobytes()).hexdigest())
+        worst = float(((off - NOISE_TOLERANCE) * (2 * counts).sqrt()).max())
+        signs = [values.flatten()[:PRINTED_SIGNS].sign().to("cpu", torch.int8).numpy().tobytes() for values in added]
+        long = [each for each in signs if len(each) == PRINTED_SIGNS]  # fewer coins may fall alike by chance
+        self.noise_worst.append(math.inf if len(set(long)) < len(long) else worst)
+        self.noise_prints.append(hashlib.sha256(b"".join(signs)).hexdigest())
 
 
 def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:

@@ -47,6 +47,10 @@ def shuffled(evidence: Evidence) -> None:
     evidence.times_drawn = {f"u{n}": 10 for n in range(100)}
 
 
+def a_little_quieter(evidence: Evidence) -> None:
+    evidence.noise_stds = [0.996 * std for std in evidence.noise_stds]  # no single step tells
+
+
 def favourite(evidence: Evidence) -> None:
     evidence.times_drawn["u0"] += evidence.times_drawn["u1"] + evidence.times_drawn["u2"] + evidence.times_drawn["u3"]
     evidence.times_drawn |= {"u1": 0, "u2": 0, "u3": 0}
@@ -63,8 +67,10 @@ def favourite(evidence: Evidence) -> None:
         (lambda e: e.noise_stds.__setitem__(7, 0.0), "in 1 steps the noise had a deviation of 0 instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, 0.39), "instead of 0.4"),
         (lambda e: e.noise_stds.__setitem__(7, float("nan")), "deviation of nan"),
+        (a_little_quieter, "over all steps the noise had a deviation of 0.39"),
         (lambda e: e.noise_worst.pop(), "count"),
         (lambda e: e.noise_worst.__setitem__(7, 9.0), "a tensor had other noise than the rest"),
+        (lambda e: e.noise_worst.__setitem__(7, float("inf")), "a tensor had other noise than the rest"),
         (lambda e: e.noise_worst.__setitem__(7, float("nan")), "a tensor had other noise than the rest"),
         (lambda e: e.noise_prints.pop(), "count"),
         (lambda e: e.noise_prints.__setitem__(7, e.noise_prints[8]), "same noise was used twice"),

@@ -158,6 +158,34 @@ def test_every_unit_is_drawn_alone_and_with_the_same_probability() -> None:
     assert correlations.abs().max() < 0.08  # shuffling without replacement would couple them
 
 
+def noted(count: int, made_of: tuple[int, ...]) -> UnitOptimizer:
+    weights = [nn.Parameter(torch.zeros(made_of)) for _ in range(count)]
+    made = UnitOptimizer(
+        torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.7, max_grad_norm=0.5, expected_batch_size=4.0,
+        generator=secure_generator(),
+    )  # fmt: skip
+    for weight in weights:
+        weight.grad_sample = torch.ones(2, *weight.shape)
+    made.unit_of_row = torch.tensor([0, 1])
+    made.step()
+    return made
+
+
+def give_two_tensors_one_noise(optimizer: DPOptimizer) -> None:
+    NOISE(optimizer)
+    first, *_, last = optimizer.params
+    last.grad = last.summed_grad + (first.grad - first.summed_grad).view_as(last)
+
+
+def test_two_tensors_with_the_same_noise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert noted(9, (40, 4)).noise_worst[0] < 6
+    assert noted(9, (1, 2)).noise_worst[0] < 6  # two coins fall alike, and prove nothing
+    monkeypatch.setattr(DPOptimizer, "add_noise", give_two_tensors_one_noise)
+    made = noted(9, (40, 4))
+    assert made.noise_worst[0] == math.inf
+    assert made.noise_stds[0] == pytest.approx(0.35, rel=0.1)  # each has the right length
+
+
 def add_noise_but_to_one_tensor(optimizer: DPOptimizer) -> None:
     NOISE(optimizer)
     forgotten = optimizer.params[3]
@@ -168,15 +196,7 @@ def test_noise_that_misses_one_tensor_of_hundreds_is_noted_and_refused_by_the_ch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def worst() -> float:
-        weights = [nn.Parameter(torch.zeros(12, 400)) for _ in range(420)]
-        made = UnitOptimizer(
-            torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.7, max_grad_norm=0.5, expected_batch_size=4.0,
-            generator=secure_generator(),
-        )  # fmt: skip
-        for weight in weights:
-            weight.grad_sample = torch.ones(2, *weight.shape)
-        made.unit_of_row = torch.tensor([0, 1])
-        made.step()
+        made = noted(420, (12, 400))
         assert made.noise_stds[0] == pytest.approx(0.35, rel=4e-3)  # over all of them nothing is to be seen
         return made.noise_worst[0]
 
