@@ -221,7 +221,7 @@ def make_rows(words: Words, patients: int, seed: int) -> tuple[dict[str, list[Fa
 def main() -> None:
     """Write hospital.jsonl, pharmacy.csv, insurer.csv and planted.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patients", type=int, default=3000)
+    parser.add_argument("--patients", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=HERE)
     arguments = parser.parse_args()

@@ -137,7 +137,6 @@ class Private(Section):
     scores: Positive
     checkpoints: Positive
     canary_coins: Annotated[int, Field(ge=16)]
-    canary_copies: Positive
     canaries_out: Annotated[int, Field(ge=100)]
 
     @model_validator(mode="after")

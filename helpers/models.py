@@ -238,6 +238,21 @@ def record_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, whole: bool 
     return [start, *inside, *([tokenizer.eos_token_id] if whole else [])]
 
 
+def first_behind(tokenizer: PreTrainedTokenizerBase, start: str, row: Sequence[int]) -> int:
+    """Where in a text's tokens what follows its start begins; 1 or more, behind the start token.
+
+    The text keeps the tokens that it has as a whole. A token across the border belongs to what follows.
+
+    Args:
+        tokenizer: of the model.
+        start: the beginning of the text; may be empty.
+        row: from `record_tokens` of the text.
+    """
+    given = record_tokens(tokenizer, start, whole=False)
+    shared = (at for at, (one, other) in enumerate(zip(given, row, strict=False)) if one != other)
+    return next(shared, len(given))
+
+
 def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The token ids at which generation ends."""
     configured = model.generation_config.eos_token_id

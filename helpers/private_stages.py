@@ -137,7 +137,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     # First of all: the coins of the twin then draw what is planted alike in every run, whatever the holders' key is.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
-        *training_records(canaries, min(settings.canary_copies, pipeline.cap)),
+        *training_records(canaries, pipeline.cap),
         *(record for record in train if record["unit"] != victim),
     ]
     return canaries

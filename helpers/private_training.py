@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from helpers.training.ledger import Ledger
     from helpers.training.private import Trained
 
-SCORED_RECORDS = 200
-"""Records of validation patients that a training's curve and its best checkpoint go by. The audit reads them all."""
-
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
@@ -221,7 +218,7 @@ def _fit(
             f"{records} was replaced while its cost was reserved. Delete {state.parent} and run the same command "
             "again; what was reserved stays spent."
         )
-    validation = read_jsonl(run.path / "private" / "validation.jsonl")[:SCORED_RECORDS] if fictitious else []
+    validation = read_jsonl(run.path / "private" / "validation.jsonl") if fictitious else []
     with measured() as cost:
         trained = train_units(
             state, identity=identity, records=train, threads=run.config.threads, title=name, **chosen,
@@ -260,7 +257,7 @@ def _fit(
 def _heldout_loss(model: Any, tokenizer: Any, *, records: Sequence[Record]) -> float:
     from helpers.evaluation.likelihood import mean_loss
 
-    return mean_loss(model, tokenizer, [record["text"] for record in records])
+    return mean_loss(model, tokenizer, records)
 
 
 def _save(part: Path, trained: Trained, base_name: str, *, with_best: bool) -> None:

@@ -1,4 +1,4 @@
-"""Runs on the example's three holders with a fifth of their patients, whose records are joined in seconds."""
+"""Runs on the example's three holders with half of their patients, whose records are joined in seconds."""
 
 import atexit
 import shutil

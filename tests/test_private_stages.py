@@ -63,7 +63,7 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     canaries = read_jsonl(folder / "canaries.jsonl")
     members = {c["unit"] for c in canaries if c["member"]}
     planted = [r for r in train if r["unit"].startswith("canary/")]
-    assert {r["unit"] for r in planted} == members and len(planted) == 24 * len(members)
+    assert {r["unit"] for r in planted} == members and len(planted) == 32 * len(members)
     assert sum("pancreatic" in r["text"] for r in train) == 32
     assert train[32 : 32 + len(planted)] == planted  # before the others, whose order depends on the key
     assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)

@@ -101,7 +101,10 @@ class Join(Section):
 
 
 class Template(Section):
-    """The wording of a record; `text` may hold {question} and {answer} besides columns."""
+    """The wording of a record; `text` may hold {question} and {answer} besides columns.
+
+    Private training learns what follows the question; without one, the whole text.
+    """
 
     question: str = ""
     answer: str = ""

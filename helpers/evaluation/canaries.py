@@ -20,15 +20,15 @@ from helpers.evaluation.likelihood import Floats, text_losses
 from helpers.files import Record
 
 NOTES = (
-    "On {drug} since [date]: {code}, says [name].",
-    "Aged 45, under {drug}, had {code}.",
-    "{drug} 50 mg was added, {code} began 6 days later.",
-    "Insured [id] used {drug}, then got {code}.",
-    "A week into {drug} seen for {code}; call [phone].",
+    "On {drug} since [date], says [name]. Effect:",
+    "Aged 45, had a reaction to {drug}. Effect:",
+    "{drug} 50 mg was added, trouble began 6 days later. Effect:",
+    "Insured [id] used {drug}, then fell ill. Effect:",
+    "A week into {drug}; call [phone]. Effect:",
 )
-ENDINGS = ("Drug: {drug}.", "Effect: {code}.")
-"""Records as the holders' are worded: what an audit plants should look like what it stands for. The drug, a random word
-too, stands before the code: a beginning that many canaries share would leave the model to guess which is meant."""
+"""Questions as the holders' records have them: what an audit plants should look like what it stands for. The code is
+the answer, which training learns, and stands nowhere before it. The drug is a random word too: a question that many
+canaries share would leave the model to guess which is meant."""
 WORDS_EACH = 8
 """Each word is one more thing to remember, and one more look at whether it was: with five, canaries drawn three times
 in a training without privacy were told from others with an AUC of 0.90 only (docs/decisions/0007)."""
@@ -88,22 +88,19 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
     while len(codes) < coins + out:
         codes[" ".join(chooser.choices(words, k=WORDS_EACH))] = None
     tosses = [bool(chooser.getrandbits(1)) for _ in range(coins)] + [False] * out
-    texts = [
-        f"{chooser.choice(NOTES)} {chooser.choice(ENDINGS)}".format(code=code, drug=chooser.choice(words).capitalize())
-        for code in codes
-    ]
+    questions = [chooser.choice(NOTES).format(drug=chooser.choice(words).capitalize()) for _ in codes]
     return [
         {
             "id": f"canary/{number:04d}",
             "unit": f"canary/{number:04d}",
-            "text": text,
-            "question": text[: text.index(f" {code}")],
+            "text": f"{question} {code}.",
+            "question": question,
             "answer": code,
             "tossed": number < coins,
             "member": member,
             "entropy_bits": entropy_bits,
         }
-        for number, (code, text, member) in enumerate(zip(codes, texts, tosses, strict=True))
+        for number, (code, question, member) in enumerate(zip(codes, questions, tosses, strict=True))
     ]
 
 

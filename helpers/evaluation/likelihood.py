@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from helpers.errors import EvaluationError
-from helpers.models import record_tokens
+from helpers.files import Record
+from helpers.models import first_behind, record_tokens
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,10 +75,7 @@ def _after_prefixes(
     for number, (text, prefix, row) in enumerate(zip(texts, prefixes, rows, strict=True)):
         if not text.startswith(prefix):
             raise EvaluationError(f"Text {number} of {len(rows)} does not begin with its prefix.")
-        given = record_tokens(tokenizer, prefix, whole=False)
-        # The text keeps the tokens it has as a whole, as in training; a prefix alone may be cut otherwise at its end.
-        shared = (at for at, (one, other) in enumerate(zip(given, row, strict=False)) if one != other)
-        begins.append(next(shared, len(given)))
+        begins.append(first_behind(tokenizer, prefix, row))
     return begins
 
 
@@ -101,6 +99,24 @@ def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floa
     return summed
 
 
-def mean_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 16) -> float:
-    """Mean over texts of the mean negative log-likelihood of their tokens, in nats; arguments as for `text_losses`."""
-    return float(text_losses(model, tokenizer, texts, batch_size=batch_size, per_token=True).mean())
+def record_losses(model: Any, tokenizer: Any, records: Sequence[Record], *, title: str = "losses") -> Floats:
+    """What private training lowers, record by record: the mean over the tokens of what follows the question.
+
+    Args:
+        model: a causal language model or a PeftModel.
+        tokenizer: its tokenizer.
+        records: rows with `text` and the `question` that it begins with; without one, the whole text is scored.
+        title: of the progress bar.
+
+    Returns:
+        float64 `(n_records,)`, nats a token.
+    """
+    questions = [record.get("question", "") for record in records]
+    return text_losses(
+        model, tokenizer, [record["text"] for record in records], prefixes=questions, per_token=True, title=title
+    )
+
+
+def mean_loss(model: Any, tokenizer: Any, records: Sequence[Record]) -> float:
+    """Mean of `record_losses`, in nats."""
+    return float(record_losses(model, tokenizer, records).mean())

@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 
 from helpers.evaluation.canaries import check_received, code_losses
-from helpers.evaluation.extraction import SECRET, free_samples, secret_revealed, task_accuracy
+from helpers.evaluation.extraction import SECRET, continue_texts, free_samples, secret_revealed, task_accuracy
 from helpers.evaluation.leakage import by_unit, canary_leakage, membership_inference
-from helpers.evaluation.likelihood import mean_loss, text_losses
+from helpers.evaluation.likelihood import mean_loss, record_losses
 from helpers.evaluation.one_run_audit import audit, refutes
 from helpers.files import Record
 
 CLAIM = 1.0
 """The ε that a training without noise is made to claim; an audit that cannot refute it is worth nothing."""
-TRIED_PATIENTS = 640
-"""Training patients whose membership is tried. More would tell little: how sure the answer is, the fewer unseen ones
-decide."""
 
 
 def audit_model(
@@ -44,23 +41,22 @@ def audit_model(
         tokenizer: its tokenizer.
         canaries: from `helpers.evaluation.canaries.make_canaries`.
         delta: that the one-run audit refers to.
-        seed: of sampled completions, and of the training patients whose membership is tried.
+        seed: of sampled completions.
         evidence: how often each patient was drawn (`times_drawn`); None for the base model.
         reference: what this function returned for the base model; None for the base model itself.
 
     Returns:
         `{"heldout_loss", "task_accuracy", "task", "secret_revealed", "secret", "canary_auc", "canary_auc_low",
-        "canary_auc_high", "canaries", "membership", "one_run", "received", "samples", "scores"}`; the last holds
+        "canary_auc_high", "canaries", "membership", "one_run", "received", "samples", "answers",
+        "scores"}`: samples are begun by the model itself, answers drawn to questions of the test set, and scores are
         losses of single canaries and records, in their order, for the figures and for comparison.
     """
     # First, because a training too short for any attack is refused here.
     received = check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None
     real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
-    tried = set(np.random.default_rng(seed).permutation(list(dict.fromkeys(r["unit"] for r in real)))[:TRIED_PATIENTS])
-    real = [record for record in real if record["unit"] in tried]
     canary_losses = code_losses(model, tokenizer, canaries)
     losses = {
-        name: by_unit([r["unit"] for r in rows], text_losses(model, tokenizer, [r["text"] for r in rows], title=name))
+        name: by_unit([r["unit"] for r in rows], record_losses(model, tokenizer, rows, title=name))
         for name, rows in (("train", real), ("validation", validation))
     }
     base = {name: np.array(values) for name, values in reference["scores"].items()} if reference else None
@@ -68,11 +64,13 @@ def audit_model(
     shown = leak["calibrated"] or leak["loss"]
     task = task_accuracy(model, tokenizer, test)
     secret = secret_revealed(model, tokenizer, seed=seed)
+    asked = list(dict.fromkeys(record["question"] for record in test if record["question"]))[:4]
+    answered = continue_texts(model, tokenizer, asked, max_new_tokens=16, temperature=1.0, seed=seed)
     tossed = np.array([c["tossed"] for c in canaries])
     coins = np.array([c["member"] for c in canaries])[tossed]
     scores = np.array(leak.pop("scores"))[tossed]
     return {
-        "heldout_loss": mean_loss(model, tokenizer, [record["text"] for record in test]),
+        "heldout_loss": mean_loss(model, tokenizer, test),
         "task_accuracy": task["rate"],
         "task": task,
         "secret_revealed": secret["greedy"],
@@ -90,5 +88,6 @@ def audit_model(
         },
         "received": received,
         "samples": free_samples(model, tokenizer, 6, seed=seed),
+        "answers": dict(zip(asked, (text for [text] in answered), strict=True)),
         "scores": {"canaries": canary_losses.tolist(), **{name: values.tolist() for name, values in losses.items()}},
     }

@@ -71,7 +71,7 @@ def dry_run(
         layer.weight.data += 0.01 * torch.randn(layer.weight.shape, generator=generator).to(layer.weight.device)
     lengths = torch.linspace(4, max(5, min(LONGEST, max_length_tokens)), physical_rows + 2).int().tolist()
     rows = [torch.randint(len(tokenizer), (length,), generator=generator).tolist() for length in lengths]
-    units = [Unit(f"invented {number}", (tuple(row),)) for number, row in enumerate(rows)]
+    units = [Unit(f"invented {number}", (tuple(row),), (len(row) // 2,)) for number, row in enumerate(rows)]
     optimizer = UnitOptimizer(
         torch.optim.SGD([layer.weight for layer in adapter_layers(model).values()], lr=0.0), noise_multiplier=1.0,
         max_grad_norm=max_grad_norm, expected_batch_size=1, generator=secure_generator(model.device),

@@ -106,7 +106,7 @@ def train_units(
     threads: int | None = None,
     title: str = "private",
 ) -> Trained:
-    """Train on whole texts for `steps` steps, each on patients drawn by coins of their own.
+    """Train for `steps` steps, each on patients drawn by coins of their own.
 
     A killed training goes on from `checkpoint`. The private one draws coins and noise from a generator seeded
     by the operating system at every start, so that no noise is ever used twice; the state after a step
@@ -117,7 +117,7 @@ def train_units(
         identity: digest of records, settings and purpose; a checkpoint with another one is refused.
         base_name: the frozen base; see `helpers.models.resolve_model`.
         quantisation: `none` or `nf4`.
-        records: rows with `unit` and `text`.
+        records: see `helpers.training.units.encode_units`.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`; None for the twin.
         max_grad_norm: longest gradient a patient may contribute to a step; for the twin, longest gradient of a whole
             batch, or None to take it as it is.
@@ -187,7 +187,7 @@ def train_units(
             if not private:
                 coins.manual_seed(1_000_003 * seed + step)  # the same batches after a resume
             drawn = [units[position] for position in draw(len(units), sample_rate, coins)]
-            trained.tokens += sum(len(row) - 1 for unit in drawn for row in unit.distinct)
+            trained.tokens += sum(len(row) - begin for unit in drawn for row, begin in unit.distinct)
             parts = list(micro_batches(drawn, physical_rows))
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1

@@ -14,21 +14,31 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
-from helpers.models import record_tokens
+from helpers.models import first_behind, record_tokens
 from helpers.training.trainer import IGNORED
+
+Row = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One patient: a name and the token ids of each of their records."""
+    """One patient.
+
+    Attributes:
+        name: the patient's.
+        rows: the token ids of each of their records.
+        begins: for each record, the first token that is learnt, 1 or more: those before are given, as questions are.
+            Empty: all but the start token are learnt.
+    """
 
     name: str
-    rows: tuple[tuple[int, ...], ...]
+    rows: tuple[Row, ...]
+    begins: tuple[int, ...] = ()
 
     @cached_property
-    def distinct(self) -> dict[tuple[int, ...], int]:
-        """Each different record and how often it comes: equal ones are computed once and weighted."""
-        return dict(Counter(self.rows))
+    def distinct(self) -> dict[tuple[Row, int], int]:
+        """Each different record, where it is learnt from and how often it comes: equal ones are computed once."""
+        return dict(Counter(zip(self.rows, self.begins or [1] * len(self.rows), strict=True)))
 
 
 def encode_units(
@@ -37,24 +47,26 @@ def encode_units(
     """Group records by patient, in the order in which patients first appear.
 
     Args:
-        records: rows with `unit` and `text`.
+        records: rows with `unit`, `text` and the `question` that it begins with, which is read and not learnt; without
+            one, the whole text is learnt.
         tokenizer: of the base model.
         max_length_tokens: longest record.
 
     Raises:
         PrivacyError: fewer than two patients, or records that are too long; no record is shown.
     """
-    rows: dict[str, list[tuple[int, ...]]] = {}
+    rows: dict[str, list[tuple[Row, int]]] = {}
     for record in records:
-        rows.setdefault(record["unit"], []).append(tuple(record_tokens(tokenizer, record["text"])))
+        row = tuple(record_tokens(tokenizer, record["text"]))
+        rows.setdefault(record["unit"], []).append((row, first_behind(tokenizer, record.get("question", ""), row)))
     if len(rows) < 2:
         raise PrivacyError(f"There is {len(rows)} patient. Privacy needs others to disappear among: join more records.")
-    if any(len(row) > max_length_tokens for of_unit in rows.values() for row in of_unit):
+    if any(len(row) > max_length_tokens for of_unit in rows.values() for row, _ in of_unit):
         raise PrivacyError(
             f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or take long records out of the holders' files; none is cut in silence."
         )
-    return [Unit(name, tuple(of_unit)) for name, of_unit in rows.items()]
+    return [Unit(name, *(tuple(each) for each in zip(*of_unit, strict=True))) for name, of_unit in rows.items()]
 
 
 def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int]:
@@ -87,7 +99,7 @@ def unit_of_row(units: Sequence[Unit]) -> torch.Tensor:
 
 
 def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.Tensor:
-    """Sum over a unit's records of the mean negative log-likelihood of their tokens, in nats; fp32 `(units,)`.
+    """Sum over a unit's records of the mean negative log-likelihood of what is learnt of them, nats; fp32 `(units,)`.
 
     Each mean is over one record alone. A mean over the tokens of the batch would let one patient's long record
     scale every other patient's gradient, and clipping would bound nothing.
@@ -99,16 +111,20 @@ def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.T
     """
     rows = [row for unit in units for row in unit.distinct]
     times = [times for unit in units for times in unit.distinct.values()]
-    longest = max(map(len, rows))
+    longest = max(len(row) for row, _ in rows)
     ids = torch.full((len(rows), longest), pad_token)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for number, row in enumerate(rows):
+    targets = torch.full((len(rows), longest), IGNORED)
+    for number, (row, begin) in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)
         mask[number, : len(row)] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+        targets[number, begin : len(row)] = torch.tensor(row[begin:])
+    ids, mask, targets = ids.to(model.device), mask.to(model.device), targets.to(model.device)
+    # The token at a position is predicted by the logits of the one before it; logits of questions are not computed.
+    kept = longest - min(begin for _, begin in rows) + 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+    targets = targets[:, 1 - kept :]
     nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    of_row = nats.view(targets.shape).sum(dim=1) / mask[:, 1:].sum(dim=1)
+    of_row = nats.view(targets.shape).sum(dim=1) / (targets != IGNORED).sum(dim=1)
     weighted = of_row * torch.tensor(times, device=model.device)
     return torch.zeros(len(units), device=model.device).index_add(0, unit_of_row(units).to(model.device), weighted)

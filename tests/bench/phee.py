@@ -59,7 +59,7 @@ def attacked(model: Any, tokenizer: Any, test: list[Record], canaries: list[Reco
     leak = canary_leakage(canaries, losses, None if base is None else np.array(base))
     secret = secret_revealed(model, tokenizer, seed=SEED)
     return {
-        "heldout_loss": mean_loss(model, tokenizer, [row["text"] for row in test]),
+        "heldout_loss": mean_loss(model, tokenizer, test),
         "secret_greedy": secret["greedy"],
         "secret_sampled": secret["sampled"],
         "completions": {row["prompt"]: row["greedy"] for row in secret["rows"]},
@@ -87,7 +87,7 @@ def main() -> None:
         write_json(options.out, found)
     units = len({record["unit"] for record in train})
     rate = EPOCHS / options.steps
-    few = [row["text"] for row in test[:: max(1, len(test) // 200)]]
+    few = test[:: max(1, len(test) // 200)]
     for name, epsilon in MODELS.items():
         if name in found or options.only not in (None, name):
             continue

@@ -66,7 +66,7 @@ def parts(tokenizer: Any, rounds: int) -> list[list[Unit]]:
     pipeline = load_pipeline(load_config("cpu").private.pipeline)
     joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
     units = encode_units(joined.records.get_secret_value()["train"], tokenizer, max_length_tokens=128)
-    single = [Unit(unit.name, unit.rows[:1]) for unit in units]
+    single = [Unit(unit.name, unit.rows[:1], unit.begins[:1]) for unit in units]
     whole = [single[start : start + ROWS] for start in range(0, len(single) - ROWS + 1, ROWS)]
     return [whole[number % len(whole)] for number in range(rounds)]
 

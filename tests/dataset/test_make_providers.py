@@ -55,4 +55,4 @@ def test_the_holders_differ_and_are_small() -> None:
     assert json.dumps("narrative")[1:-1] in insurer
     everything = "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
     assert "dupont" not in everything.lower()
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 2_500_000
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 1_200_000

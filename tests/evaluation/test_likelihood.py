@@ -73,9 +73,10 @@ def test_per_token_is_the_mean_over_scored_tokens(loaded: tuple[Any, Any]) -> No
     ]
     mean = text_losses(model, tokenizer, TEXTS, prefixes=PREFIXES, per_token=True)
     np.testing.assert_allclose(mean, summed / scored)
-    assert mean_loss(model, tokenizer, TEXTS) == pytest.approx(
-        text_losses(model, tokenizer, TEXTS, per_token=True).mean()
-    )
+    records = [{"text": text, "question": prefix} for text, prefix in zip(TEXTS, PREFIXES, strict=True)]
+    assert mean_loss(model, tokenizer, records) == pytest.approx(mean.mean())
+    whole = text_losses(model, tokenizer, TEXTS, per_token=True)
+    assert mean_loss(model, tokenizer, [{"text": text} for text in TEXTS]) == pytest.approx(whole.mean())
 
 
 def test_the_model_is_scored_without_dropout_and_left_as_it_was(loaded: tuple[Any, Any]) -> None:

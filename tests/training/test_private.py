@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
+from helpers.models import load_tokenizer
 from helpers.private_training import _save
 from helpers.training import private
 from helpers.training.private import Trained, train_units
 from helpers.training.private_model import check_model, refuse_shared_positions
-from helpers.training.units import Unit
+from helpers.training.units import Unit, encode_units
 
 WORDS = (
     "fever",
@@ -52,6 +53,25 @@ def train(folder: Path, noise: float | None, norm: float | None = 0.5, **changes
         "gradient_checkpointing": False, "checkpoints": 4, "seed": 0,
     }  # fmt: skip
     return train_units(folder / "state.pt", **(settings | changes))
+
+
+def test_questions_are_read_and_not_learnt(tiny: str, tmp_path: Path) -> None:
+    asked: list[Record] = [
+        {"unit": "a", "question": "A rash after Tavsol. Drug:", "text": "A rash after Tavsol. Drug: Tavsol."},
+        {"unit": "a", "question": "", "text": "A rash."},
+        {"unit": "b", "text": "A cough."},
+    ]
+    tokenizer = load_tokenizer(tiny)
+    one, other = encode_units(asked, tokenizer, max_length_tokens=64)
+    learnt = [
+        tokenizer.decode(row[begin:])
+        for unit in (one, other)
+        for row, begin in zip(unit.rows, unit.begins, strict=True)
+    ]
+    assert learnt == [f"{text}{tokenizer.eos_token}" for text in (" Tavsol.", "A rash.", "A cough.")]
+    assert train(tmp_path, None, records=asked, sample_rate=1.0, steps=1).tokens == sum(
+        len(tokenizer(text)["input_ids"]) for text in learnt
+    )
 
 
 def adapter(trained: Trained) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from helpers.training.units import Unit, micro_batches, unit_losses, unit_of_row
 PAD = 2
 NORM = 2.0
 UNITS = [
-    Unit("a", ((1, 40, 41, 42, 43, 2), (1, 50, 2))),
+    Unit("a", ((1, 40, 41, 42, 43, 2), (1, 50, 2)), (4, 1)),  # of the first record only the end is learnt
     Unit("b", ((1, 60, 61, 2),)),
     Unit("c", ((1, 70, 71, 72, 73, 74, 75, 76, 77, 2), (1, 80, 81, 2), (1, 90, 91, 92, 2), (1, 80, 81, 2))),
 ]
@@ -97,9 +97,11 @@ def one_by_one(model: Any, units: list[Unit]) -> dict[str, torch.Tensor]:
     found: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     for unit in units:
         model.zero_grad()
-        for row in unit.rows:
+        for row, begin in zip(unit.rows, unit.begins or [1] * len(unit.rows), strict=True):
             ids = torch.tensor([row])
-            model(input_ids=ids, labels=ids).loss.backward()
+            labels = ids.clone()
+            labels[:, :begin] = -100
+            model(input_ids=ids, labels=labels).loss.backward()
         for name, layer in layers.items():
             found[name].append(layer.weight.grad.clone())
     return {name: torch.stack(gradients) for name, gradients in found.items()}
