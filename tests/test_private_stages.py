@@ -54,6 +54,8 @@ def test_the_audit_attacks_every_model(trained: Run) -> None:
         ):
             assert isinstance(model[key], float), (name, key)
         assert model["canary_auc_low"] <= model["canary_auc"] <= model["canary_auc_high"]
+        assert {*model["answers"]} <= {r["question"] for r in read_jsonl(trained.path / "private" / "test.jsonl")}
+        assert len(model["answers"]) == 4
     assert read_json(trained.path / "results.json")["privacy"] == found
 
 

@@ -100,7 +100,7 @@ def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floa
 
 
 def record_losses(model: Any, tokenizer: Any, records: Sequence[Record], *, title: str = "losses") -> Floats:
-    """What private training lowers, record by record: the mean over the tokens of what follows the question.
+    """What private training lowers, but for the stop token: the mean over the tokens of what follows a question.
 
     Args:
         model: a causal language model or a PeftModel.

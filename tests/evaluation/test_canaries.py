@@ -19,7 +19,6 @@ def test_codes_are_distinct_uniform_and_of_the_stated_entropy() -> None:
     canaries = make_canaries(600, 1000, words=WORDS, seed=1)
     assert len({c["unit"] for c in canaries}) == len({c["answer"] for c in canaries}) == 1600
     assert all(c["question"] and c["text"].startswith(f"{c['question']} {c['answer']}") for c in canaries)
-    assert not any(c["answer"] in c["question"] for c in canaries)  # nothing to copy
     drawn = [word for c in canaries for word in c["answer"].split()]
     assert len(drawn) == 1600 * WORDS_EACH
     assert canaries[0]["entropy_bits"] == pytest.approx(WORDS_EACH * math.log2(1000))

@@ -169,6 +169,15 @@ def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str,
         assert error(in_parts(model, UNITS, rows, torch.bfloat16), exact) < 2e-2
 
 
+def test_where_no_record_is_learnt_from_its_start_the_gradient_is_that_of_the_ends(adapted: Make) -> None:
+    model = adapted()
+    ends = [Unit(unit.name, unit.rows, tuple(len(row) - 1 for row in unit.rows)) for unit in UNITS]
+    exact = one_by_one(model, ends)
+    for rows in (1, 3, 100):  # how many logits are computed depends on who is there
+        assert error(in_parts(model, ends, rows), exact) < 1e-5
+    assert error(exact, one_by_one(model, UNITS)) > 0.1
+
+
 def test_gradients_equal_those_of_opacus_hooks(adapted: Make) -> None:
     model = adapted()
     rows = [Unit(str(number), (row,)) for number, row in enumerate(row for unit in UNITS for row in unit.rows)]
