@@ -66,7 +66,10 @@ def encode_units(
             f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or take long records out of the holders' files; none is cut in silence."
         )
-    return [Unit(name, *(tuple(each) for each in zip(*of_unit, strict=True))) for name, of_unit in rows.items()]
+    return [
+        Unit(name, tuple(row for row, _ in of_unit), tuple(begin for _, begin in of_unit))
+        for name, of_unit in rows.items()
+    ]
 
 
 def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int]:
