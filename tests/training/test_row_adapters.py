@@ -170,12 +170,14 @@ def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str,
 
 
 def test_where_no_record_is_learnt_from_its_start_the_gradient_is_that_of_the_ends(adapted: Make) -> None:
-    model = adapted()
-    ends = [Unit(unit.name, unit.rows, tuple(len(row) - 1 for row in unit.rows)) for unit in UNITS]
+    model = adapted().double()  # the gradient of a lone last token is a small difference: fp32 leaves 5 digits of it
+    # PAD is no end here: its embedding is zero in this model, so that hardly a gradient would be left.
+    rows_of = {unit.name: tuple((*row[:-1], 99) for row in unit.rows) for unit in UNITS}
+    ends = [Unit(name, rows, tuple(len(row) - 1 for row in rows)) for name, rows in rows_of.items()]
     exact = one_by_one(model, ends)
     for rows in (1, 3, 100):  # how many logits are computed depends on who is there
-        assert error(in_parts(model, ends, rows), exact) < 1e-5
-    assert error(exact, one_by_one(model, UNITS)) > 0.1
+        assert error(in_parts(model, ends, rows, torch.float64), exact) < 1e-6
+    assert error(exact, one_by_one(model, [Unit(name, rows) for name, rows in rows_of.items()])) > 0.1
 
 
 def test_gradients_equal_those_of_opacus_hooks(adapted: Make) -> None:
