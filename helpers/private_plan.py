@@ -44,14 +44,16 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
             are. Nobody else's begins by itself: a lost one would come back with its whole budget.
 
     Raises:
-        LedgerError: a ledger is missing, damaged, begun with another grant or behind a released model's report.
+        LedgerError: a ledger is missing, damaged, begun with another grant, for another unit or for real records where
+            fictitious ones are declared, or behind a released model's report.
         PrivacyError: a holder grants nothing.
     """
     from helpers.training.ledger import Ledger, open_ledger
 
     pipeline, folder, opened = pipeline_of(run), run.config.private.ledgers, []
-    note = f"first grant; the unit is a {pipeline.unit}"
     for holder in pipeline.holders:
+        kind = "fictitious" if holder.fictitious else "real"
+        note = f"first grant; the unit is a {pipeline.unit}; the records are {kind}"
         if holder.grant is None:
             raise PrivacyError(
                 f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. "
@@ -78,7 +80,8 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
         if first.note != note:
             raise LedgerError(
                 f"The ledger of {holder.name} begins with {first.note!r}, where this pipeline has {note!r}. "
-                "An ε for a record and one for a patient do not add up. Keep the unit, or give the holder another name."
+                "An ε for a record and one for a patient do not add up, and records once called real stay so. Put back "
+                "what the ledger has, or give the holder another name."
             )
         opened.append(ledger)
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):

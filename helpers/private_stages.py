@@ -173,9 +173,6 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     check_trainable(run)  # what is impossible is refused before records are read, trained on or paid for
     ledgers_of(run)
     join(run)
-    for name in names:
-        if name != TWIN:
-            planned(run, name)
     inputs = [run.path / "private" / f"{name}.jsonl" for name in SPLITS]
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]

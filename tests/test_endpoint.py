@@ -343,6 +343,17 @@ def test_the_embedded_server_dies_with_its_parent() -> None:
         child.wait(timeout=5)
 
 
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_the_servers_threads_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    with embedded_server(parallel=1):
+        (child,) = psutil.Process().children()
+        assert child.environ()["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")
+    assert os.environ.get("OMP_WAIT_POLICY") == chosen
+
+
 def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no GGUF file"), embedded_server(tmp_path / "absent.gguf"):
         pass

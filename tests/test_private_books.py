@@ -180,11 +180,15 @@ def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypat
     assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
 
 
-def test_books_for_another_unit_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("unit", "kind"), [("record", "fictitious"), ("patient", "real")])
+def test_books_for_another_unit_or_for_real_records_are_refused(tmp_path: Path, unit: str, kind: str) -> None:
     run = opened(tmp_path)
-    open_ledger(tmp_path / "ledgers", "hospital", epsilon=1000, delta=1e-2, note="first grant; the unit is a record")
-    with pytest.raises(LedgerError, match=r"hospital begins with '.*a record', where this pipeline has '.*a patient'"):
-        ledgers_of(run)
+    begun = f"first grant; the unit is a {unit}; the records are {kind}"
+    open_ledger(tmp_path / "ledgers", "hospital", epsilon=1000, delta=1e-2, note=begun)
+    for only in (None, "non_private"):  # no training without privacy on what was declared real once
+        with pytest.raises(LedgerError, match=f"hospital begins with '{begun}', where .* a patient; .* fictitious'"):
+            fine_tune_private(run, only=only)
+    assert not any((run.path / "models").glob("*"))
 
 
 def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,33 +102,6 @@ def exposures(losses: Floats, candidates: Floats) -> Floats:
     return found
 
 
-def extrapolated_exposures(losses: Floats, candidates: Floats, entropy_bits: float) -> tuple[Floats, float]:
-    """Exposure in bits beyond what ranks can show, from a skew-normal fit (Carlini et al. 2019, section 4.3).
-
-    Args:
-        losses: of canaries, `(n,)`.
-        candidates: losses of canaries never trained on, `(n_candidates,)`.
-        entropy_bits: of a canary's random part; no exposure is higher.
-
-    Returns:
-        Exposures `(n,)` in [0, entropy_bits], and the p-value of a Kolmogorov-Smirnov test of the fit: where it
-        is small, the tail is guesswork.
-    """
-    from scipy.integrate import quad
-    from scipy.stats import kstest, skewnorm
-
-    fitted = skewnorm(*skewnorm.fit(candidates))
-
-    def bits(loss: float) -> float:
-        # The distribution function itself loses all digits in the far tail: sum the density relative to its end.
-        end, width = fitted.logpdf(loss), fitted.std()
-        mass = quad(lambda far: np.exp(fitted.logpdf(loss - far * width) - end), 0, np.inf)[0] * width
-        return float(-(end + np.log(mass)) / np.log(2))
-
-    found = np.clip([bits(loss) for loss in losses], 0, entropy_bits)
-    return found, float(kstest(candidates, fitted.cdf).pvalue)
-
-
 def calibrated_scores(losses: Floats, base_losses: Floats, reference: Sequence[bool]) -> Floats:
     """Scores that leave out what the base model already found likely.
 
@@ -178,7 +151,7 @@ def canary_leakage(canaries: Sequence[Record], losses: Floats, base_losses: Floa
         "n_out": int((~member).sum()),
         "loss": membership(-losses[member], -losses[~member]),
         "calibrated": None if base_losses is None else membership(scores[member], scores[~member]),
-        "exposure": _exposure_summary(losses[member], losses[~member], float(canaries[0]["entropy_bits"])),
+        "exposure": _exposure_summary(losses[member], losses[~member]),
         "scores": scores.tolist(),
     }
 
@@ -232,11 +205,10 @@ def by_unit(units: Sequence[str], losses: Floats) -> Floats:
     return means
 
 
-def _exposure_summary(members: Floats, candidates: Floats, entropy_bits: float) -> dict[str, float]:
+def _exposure_summary(members: Floats, candidates: Floats) -> dict[str, float]:
     from scipy.stats import quantile_test
 
     ranked = exposures(members, candidates)
-    extrapolated, fit = extrapolated_exposures(members, candidates, entropy_bits)
     interval = quantile_test(ranked, p=0.5).confidence_interval(0.95)
     return {
         "median": float(np.median(ranked)),
@@ -244,10 +216,6 @@ def _exposure_summary(members: Floats, candidates: Floats, entropy_bits: float) 
         "median_high": float(interval.high),
         "highest": float(ranked.max()),
         "ceiling": float(np.log2(len(candidates) + 1)),
-        "extrapolated_median": float(np.median(extrapolated)),
-        "extrapolated_highest": float(extrapolated.max()),
-        "entropy": entropy_bits,
-        "fit_p_value": fit,
     }
 
 

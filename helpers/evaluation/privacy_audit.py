@@ -48,7 +48,8 @@ def audit_model(
     Returns:
         `{"heldout_loss", "task_accuracy", "task", "secret_revealed", "secret", "canary_auc", "canary_auc_low",
         "canary_auc_high", "canaries", "membership", "one_run", "received", "samples", "answers",
-        "scores"}`: samples are begun by the model itself, answers drawn to questions of the test set, and scores are
+        "scores"}`: the secret's `drawn` is the number of steps that drew its patient, samples are begun by the model
+        itself, answers drawn to questions of the test set, and scores are
         losses of single canaries and records, in their order, for the figures and for comparison.
     """
     # First, because a training too short for any attack is refused here.
@@ -64,6 +65,7 @@ def audit_model(
     shown = leak["calibrated"] or leak["loss"]
     task = task_accuracy(model, tokenizer, test)
     secret = secret_revealed(model, tokenizer, seed=seed)
+    victim = next((record["unit"] for record in train if record["text"] == SECRET), None)
     asked = list(dict.fromkeys(record["question"] for record in test if record["question"]))[:4]
     answered = continue_texts(model, tokenizer, asked, max_new_tokens=16, temperature=1.0, seed=seed)
     tossed = np.array([c["tossed"] for c in canaries])
@@ -74,7 +76,7 @@ def audit_model(
         "task_accuracy": task["rate"],
         "task": task,
         "secret_revealed": secret["greedy"],
-        "secret": {"text": SECRET, **secret},
+        "secret": {"text": SECRET, "drawn": evidence["times_drawn"].get(victim) if evidence else None, **secret},
         "canary_auc": shown["auc"],
         "canary_auc_low": shown["low"],
         "canary_auc_high": shown["high"],

@@ -54,7 +54,7 @@ class Evidence:
     noise_prints: list[str] = field(default_factory=list)
     accounted: list[tuple[float, float]] = field(default_factory=list)
     not_finite: int = 0
-    times_drawn: dict[str, int] = field(default_factory=dict)
+    times_drawn: dict[str, int] = field(default_factory=dict, repr=False)
 
 
 @dataclass

@@ -50,7 +50,8 @@ FICTITIOUS_ONLY = (
     ("Who was drawn, how often", "evidence.json beside the weights", "not covered; they are fictitious"),
     (
         "Audit",
-        "losses of all {unit}s, trained on or not, in the run folder; their summary in results.json",
+        "losses of all {unit}s, trained on or not, in the run folder; their summary, and four held-out {unit}s' "
+        "questions with answers, in results.json and shown",
         "not covered; they are fictitious",
     ),
     (

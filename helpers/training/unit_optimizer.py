@@ -82,7 +82,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add the noise, and measure it on the way."""
         super().add_noise()
         added = torch._foreach_sub([p.grad for p in self.params], [p.summed_grad for p in self.params])
-        squares = torch.stack(torch._foreach_norm(added)).cpu().double().square()  # Apple's GPUs have no fp64
+        squares = torch.stack([values.square().sum() for values in added]).cpu().double()  # Apple's GPUs have no fp64
         counts = torch.tensor([parameter.numel() for parameter in self.params], dtype=torch.float64)
         self.noise_stds.append(float((squares.sum() / counts.sum()).sqrt()))
         off = ((squares / counts).sqrt() / (self.noise_multiplier * self.max_grad_norm) - 1).abs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,8 +32,8 @@ class Unit:
     """
 
     name: str
-    rows: tuple[Row, ...]
-    begins: tuple[int, ...] = ()
+    rows: tuple[Row, ...] = field(repr=False)  # a tokenizer turns them back into records
+    begins: tuple[int, ...] = field(default=(), repr=False)
 
     @cached_property
     def distinct(self) -> dict[tuple[Row, int], int]:

@@ -14,7 +14,6 @@ from helpers.evaluation.leakage import (
     calibrated_scores,
     canary_leakage,
     exposures,
-    extrapolated_exposures,
     membership_inference,
     tpr_at_fpr,
 )
@@ -82,26 +81,6 @@ def test_exposure_by_rank() -> None:
     assert unseen.mean() == pytest.approx(1 / np.log(2), abs=0.1)
 
 
-def test_extrapolated_exposure_reaches_beyond_the_ranks() -> None:
-    candidates = np.random.default_rng(4).normal(80, 5, 1200)
-    depths = np.array([0.0, 2.0, 6.0, 12.0])
-    found, fit = extrapolated_exposures(80 - 5 * depths, candidates, entropy_bits=200)
-    true = -norm.logcdf(-depths) / np.log(2)
-    assert fit > 0.05
-    assert found[:2] == pytest.approx(true[:2], rel=0.1)
-    assert found[2:] == pytest.approx(true[2:], rel=0.35)  # a tail nobody saw
-    capped, _ = extrapolated_exposures(80 - 5 * depths, candidates, entropy_bits=40)
-    assert capped.max() == 40 and capped[0] == pytest.approx(found[0])
-    above, _ = extrapolated_exposures(np.array([120.0]), candidates, entropy_bits=40)
-    assert above == pytest.approx([0], abs=1e-6)
-
-
-def test_a_fit_that_does_not_hold_says_so() -> None:
-    chooser = np.random.default_rng(5)
-    two_heaps = np.concatenate([chooser.normal(20, 1, 500), chooser.normal(80, 1, 500)])
-    assert extrapolated_exposures(np.array([10.0]), two_heaps, entropy_bits=40)[1] < 1e-6
-
-
 @pytest.mark.parametrize("slope", [1.0, 0.0])
 def test_calibration_helps_where_the_prior_stays_and_does_not_hurt_where_it_went(slope: float) -> None:
     chooser = np.random.default_rng(6)
@@ -125,7 +104,6 @@ def test_the_summary_of_canaries_is_ready_for_json() -> None:
     assert found["n_in"] + found["n_out"] == 900 and found["n_in"] == member.sum()
     assert found["calibrated"]["auc"] > found["loss"]["auc"] > 0.95
     assert found["exposure"]["median"] > 7 and found["exposure"]["ceiling"] == pytest.approx(9.6, abs=0.1)
-    assert found["exposure"]["extrapolated_median"] < found["exposure"]["entropy"]
     assert np.mean(np.array(found["scores"])[member]) > 10
 
     untouched = canary_leakage(canaries, base)
