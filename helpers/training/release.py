@@ -73,8 +73,8 @@ NOT_COVERED = (
     "everybody's texts. The promise compares two trainings that mask the same names and numbers.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
     "boundary. Only this model's folder is made for release.",
-    "Rounding: a {unit}'s presence changes in what company others are computed. On this machine, on invented rows, "
-    "their clipped gradients then changed by {carried:.1e} of the clipping norm a step, all together.",
+    "Rounding: a {unit}'s presence changes in what company others are computed. On this machine, on short invented "
+    "rows, their clipped gradients then changed by {carried:.1e} of the clipping norm a step, all together.",
 )
 
 
