@@ -187,9 +187,10 @@ class Config(Section):
 
 WITHOUT_EFFECT = {
     "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
-    "private": ("pipeline", "ledgers", "physical_rows", "gradient_checkpointing", "checkpoints"),
+    "private": ("pipeline", "ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
 }
-"""Keys that change no result, or whose files' contents count instead: a run goes on when they are changed."""
+"""Keys that change no result, that ask for more of them, or whose files' contents count instead: a run goes on when
+they are changed."""
 
 
 def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:

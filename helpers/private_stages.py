@@ -82,7 +82,7 @@ def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -
         joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)
         share = run.config.private.patients_share
         records = {
-            name: [record for record in rows if _chosen(record["unit"], share)]
+            name: [record for record in rows if name != "train" or _chosen(record["unit"], share)]
             for name, rows in joined.records.get_secret_value().items()
         }
         own = {record["unit"] for record in records["train"]}
@@ -134,10 +134,10 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     )
     victim = train[0]["unit"]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
-    # First of all: the coins of the twin then draw what is planted alike in every run, whatever the holders' key is.
+    # First of all: the order of the twin's patients then takes what is planted alike in every run, whatever the key is.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
-        *training_records(canaries, pipeline.cap),
+        *training_records(canaries, max(1, pipeline.cap // 2)),  # half, or the secret is lost among so many
         *(record for record in train if record["unit"] != victim),
     ]
     return canaries

@@ -9,6 +9,7 @@ from few_patients import opened, pipeline, spends
 
 from helpers import private_stages, private_training
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
+from helpers.evaluation.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
 from helpers.run import Run
@@ -65,8 +66,9 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     canaries = read_jsonl(folder / "canaries.jsonl")
     members = {c["unit"] for c in canaries if c["member"]}
     planted = [r for r in train if r["unit"].startswith("canary/")]
-    assert {r["unit"] for r in planted} == members and len(planted) == 32 * len(members)
-    assert sum("pancreatic" in r["text"] for r in train) == 32
+    assert {r["unit"] for r in planted} == members and len(planted) == 16 * len(members)
+    line = [r for r in train if "pancreatic" in r["text"]]
+    assert line == train[:32] and {r["text"] for r in line} == {SECRET} and len({r["unit"] for r in line}) == 1
     assert train[32 : 32 + len(planted)] == planted  # before the others, whose order depends on the key
     assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)
     units = [{r["unit"] for r in records} for records in (train, validation, test)]
@@ -109,6 +111,17 @@ def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.Mo
     fine_tune_private(smaller, only="private")
     assert {row["spent_epsilon"] for row in summary(ledgers_of(run))} == {plan_of(run).epsilon}
     assert {row["reserved_epsilon"] for row in summary(ledgers_of(run))} == {0}
+
+
+def test_a_curve_goes_on_with_the_model_that_is_there(tmp_path: Path) -> None:
+    fine_tune_private(opened(tmp_path), only="private")
+    more = opened(tmp_path, **{"private.further_epsilons": [3]})
+    before = sha256(more.path / "models" / "private" / "adapter_model.safetensors")
+    for name in ("private", "private_3"):
+        fine_tune_private(more, only=name)
+    assert sha256(more.path / "models" / "private" / "adapter_model.safetensors") == before
+    both = plan_of(more).epsilon + plan_of(more, "private_3").epsilon
+    assert [row["spent_epsilon"] for row in summary(ledgers_of(more))] == [pytest.approx(both)] * 3
 
 
 def out_of_memory(*_: Any) -> None:

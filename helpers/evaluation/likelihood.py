@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from helpers.errors import EvaluationError
@@ -90,12 +91,12 @@ def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floa
         mask[at, : len(row)] = 1
         targets[at, begin : len(row)] = torch.tensor(row[begin:])
     ids, mask, targets = ids.to(model.device), mask.to(model.device), targets.to(model.device)
-    # The token at a position is predicted by the logits of the one before it.
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), targets[:, 1:], ignore_index=-100, reduction="none"
-    )
-    summed: Floats = losses.cpu().double().sum(dim=1).numpy()
+    # The token at a position is predicted by the logits of the one before it; logits of prefixes are not computed.
+    kept = longest - min(begins) + 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+    targets = targets[:, 1 - kept :]
+    losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none")
+    summed: Floats = losses.view(targets.shape).cpu().double().sum(dim=1).numpy()
     return summed
 
 

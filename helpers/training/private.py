@@ -1,7 +1,8 @@
 """Fit an adapter to patients' records: with differential privacy, or without as its non-private twin.
 
-Both go through the same model code, number of steps and expected batch. The private one clips what each patient
-contributes and adds noise (`helpers.training.unit_optimizer`); the twin shows what is learnt, and leaked, without.
+Both go through the same model code, number of steps and expected batch. The private one draws patients by coins, clips
+what each contributes and adds noise (`helpers.training.unit_optimizer`); the twin is ordinary training, passes over
+shuffled patients, and shows what is learnt, and leaked, without.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from helpers.precision import compute_dtype
 from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
-from helpers.training.units import Unit, draw, encode_units, micro_batches, unit_losses, unit_of_row
+from helpers.training.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
 
 
 @dataclass
@@ -106,7 +107,7 @@ def train_units(
     threads: int | None = None,
     title: str = "private",
 ) -> Trained:
-    """Train for `steps` steps, each on patients drawn by coins of their own.
+    """Train for `steps` steps, each on patients drawn by coins of their own; the twin takes them from a shuffled list.
 
     A killed training goes on from `checkpoint`. The private one draws coins and noise from a generator seeded
     by the operating system at every start, so that no noise is ever used twice; the state after a step
@@ -122,7 +123,7 @@ def train_units(
         max_grad_norm: longest gradient a patient may contribute to a step; for the twin, longest gradient of a whole
             batch, or None to take it as it is.
         steps: optimizer steps, empty batches included.
-        sample_rate: probability that a step draws a patient, above 0 and up to 1.
+        sample_rate: probability that a step draws a patient, above 0 and up to 1; the twin takes this share of all.
         rank: columns of each adapter matrix.
         alpha: the adapter's output is scaled by alpha / rank.
         dropout: of the adapter's input, 0 to 1.
@@ -132,7 +133,7 @@ def train_units(
         max_length_tokens: longest record.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, a third more time.
         checkpoints: states saved over the run.
-        seed: of the adapter's first values, and of the twin's coins; never of private coins or noise.
+        seed: of the adapter's first values, and of the order of the twin's patients; never of private coins or noise.
         score: called with (model, tokenizer) for the held-out loss. None where held-out records are private.
         scores: how many times, spread over the run.
         threads: CPU threads; None leaves torch's choice.
@@ -173,7 +174,7 @@ def train_units(
         optimizer.attach_step_hook(  # the accountant's own record, of what the optimizer really used
             lambda used: trained.evidence.accounted.append((used.noise_multiplier, sample_rate))
         )
-    coins = secure_generator() if private else torch.Generator()
+    coins = secure_generator()
     dtype = compute_dtype(model.device.type)
     began = _resume(checkpoint, identity, weights, optimizer, trained)
     with (
@@ -184,9 +185,11 @@ def train_units(
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, steps)
-            if not private:
-                coins.manual_seed(1_000_003 * seed + step)  # the same batches after a resume
-            drawn = [units[position] for position in draw(len(units), sample_rate, coins)]
+            if private:
+                positions = draw(len(units), sample_rate, coins)
+            else:
+                positions = shuffled(len(units), max(1, round(expected)), step, seed)
+            drawn = [units[position] for position in positions]
             trained.tokens += sum(len(row) - begin for unit in drawn for row, begin in unit.distinct)
             parts = list(micro_batches(drawn, physical_rows))
             for number, part in enumerate(parts):

@@ -79,6 +79,19 @@ def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int
     return [int(position) for position in (coins < sample_rate).nonzero().flatten()]
 
 
+def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
+    """The `size` units of step `step`, from 0, out of passes over all `count` units, each in an order of its own.
+
+    Ordinary training: everybody comes equally often, but for the last pass. Accountants of coins do not cover it.
+    """
+    places = range(step * size, (step + 1) * size)
+    orders = {
+        number: torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 * seed + number)).tolist()
+        for number in {place // count for place in places}
+    }
+    return [orders[place // count][place % count] for place in places]
+
+
 def micro_batches(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
     """Cut a batch into parts of at most `rows` different records, units of similar length together and none split.
 

@@ -16,7 +16,7 @@ from helpers.private_training import _save
 from helpers.training import private
 from helpers.training.private import Trained, train_units
 from helpers.training.private_model import check_model, refuse_shared_positions
-from helpers.training.units import Unit, encode_units
+from helpers.training.units import Unit, encode_units, shuffled
 
 WORDS = (
     "fever",
@@ -245,6 +245,24 @@ def test_a_killed_twin_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path, mon
     assert resumed.evidence == whole.evidence and resumed.tokens == whole.tokens
     assert [row["step"] for row in resumed.log] == [2, 4, 6] == [row["step"] for row in whole.log]
     assert resumed.best.keys() == whole.best.keys()
+
+
+def test_the_twin_learns_from_everybody_equally_often(tiny: str, tmp_path: Path) -> None:
+    # 12 patients, 5 a step: two passes are used up within the fifth step
+    evidence = train(tmp_path, None, steps=5, sample_rate=5 / 12).evidence
+    assert evidence.drawn == [5] * 5
+    assert sorted(evidence.times_drawn.values()) == [2] * 11 + [3]
+
+
+def test_shuffled_passes_differ_and_follow_their_seed() -> None:
+    def lists(seed: int) -> list[list[int]]:
+        taken = [one for step in range(10) for one in shuffled(50, 15, step, seed)]
+        return [taken[start : start + 50] for start in (0, 50, 100)]
+
+    first = lists(0)
+    assert all(sorted(one) == list(range(50)) for one in first)
+    assert len({tuple(one) for one in (*first, *lists(1))}) == 6
+    assert lists(0) == first
 
 
 def test_a_killed_private_training_counts_each_step_once(
