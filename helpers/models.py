@@ -28,7 +28,7 @@ from helpers.config import PROJECT_ROOT
 from helpers.embedded_server import embedded_gguf
 from helpers.errors import ModelError
 from helpers.files import read_json, write_atomic, write_json
-from helpers.precision import best_device, compute_dtype, keep_freed_memory
+from helpers.precision import best_device, compute_dtype
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
 EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
@@ -105,7 +105,6 @@ def load_base(name: str, *, quantisation: str = "none", threads: int | None = No
     """
     if threads:
         torch.set_num_threads(threads)
-    keep_freed_memory()
     where = resolve_model(name)
     device = best_device()
     dtype = compute_dtype(device)

@@ -1,8 +1,7 @@
-"""Where models compute, in which number format, and how they get memory there."""
+"""Where models compute, and in which number format."""
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from typing import TYPE_CHECKING
 
@@ -43,16 +42,3 @@ def cpu_multiplies_bf16() -> bool:
     if platform.machine().lower() in ("arm64", "aarch64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what this process frees, up to 2 GB, for its next tensors; elsewhere nothing is changed.
-
-    A training step frees and asks for large tensors all the time. glibc would return each of them to the system and get
-    it back page by page, zeroed: on processors that are quick at products, a good part of a step (docs/decisions/0005).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt  # malloc.h names the parameters below
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)

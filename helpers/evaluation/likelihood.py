@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from helpers.errors import EvaluationError
 from helpers.files import Record
 from helpers.models import first_behind, record_tokens
+from helpers.row_losses import batch_of, row_losses
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,7 +60,8 @@ def text_losses(
         with torch.inference_mode(), tqdm(total=len(rows), desc=title, delay=2) as bar:
             for at in range(0, len(order), batch_size):
                 batch = order[at : at + batch_size]
-                losses[batch] = _batch(model, [rows[i] for i in batch], [begins[i] for i in batch])
+                inputs = batch_of([rows[i] for i in batch], [begins[i] for i in batch], 0, model.device)
+                losses[batch] = row_losses(model, inputs).cpu().numpy()
                 bar.update(len(batch))
     finally:
         model.train(was_training)
@@ -78,26 +79,6 @@ def _after_prefixes(
             raise EvaluationError(f"Text {number} of {len(rows)} does not begin with its prefix.")
         begins.append(first_behind(tokenizer, prefix, row))
     return begins
-
-
-def _batch(model: Any, rows: Sequence[list[int]], begins: Sequence[int]) -> Floats:
-    longest = max(map(len, rows))
-    # Padded on the right, behind everything that counts; the mask hides what number stands there.
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    targets = torch.full_like(ids, -100)
-    for at, (row, begin) in enumerate(zip(rows, begins, strict=True)):
-        ids[at, : len(row)] = torch.tensor(row)
-        mask[at, : len(row)] = 1
-        targets[at, begin : len(row)] = torch.tensor(row[begin:])
-    ids, mask, targets = ids.to(model.device), mask.to(model.device), targets.to(model.device)
-    # The token at a position is predicted by the logits of the one before it; logits of prefixes are not computed.
-    kept = longest - min(begins) + 1
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-    targets = targets[:, 1 - kept :]
-    losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none")
-    summed: Floats = losses.view(targets.shape).cpu().double().sum(dim=1).numpy()
-    return summed
 
 
 def record_losses(model: Any, tokenizer: Any, records: Sequence[Record], *, title: str = "losses") -> Floats:

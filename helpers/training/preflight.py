@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from helpers.errors import TrainingError
 from helpers.files import Record
 from helpers.models import stop_tokens
-from helpers.training.trainer import IGNORED
+from helpers.row_losses import IGNORED
 
 
 def audit(

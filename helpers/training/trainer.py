@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
-IGNORED = -100
-"""The label that carries no loss, by torch's convention."""
+from helpers.row_losses import IGNORED, row_losses
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
@@ -32,12 +30,6 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
         if self.args.device.type != "cpu" or self.args.world_size > 1 or return_outputs or not plain:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        given = {name: value for name, value in inputs.items() if name != "labels"}
-        targets = inputs["labels"][:, 1:]  # the token at a position is predicted from the one before
-        learnt = targets != IGNORED
-        positions = learnt.any(dim=0).nonzero().squeeze(1)
-        logits = model(**given, logits_to_keep=positions, use_cache=False).logits
-        learnt, targets = learnt[:, positions], targets[:, positions]
-        loss = cross_entropy(logits[learnt].float(), targets[learnt], reduction="sum")
-        count = learnt.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = row_losses(model, inputs).sum()
+        count = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         return loss / torch.as_tensor(count).clamp(min=1)  # a batch without a learnt token weighs nothing

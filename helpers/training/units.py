@@ -9,13 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import first_behind, record_tokens
-from helpers.training.trainer import IGNORED
+from helpers.row_losses import batch_of, row_losses
 
 Row = tuple[int, ...]
 
@@ -95,12 +94,13 @@ def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
 def micro_batches(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
     """Cut a batch into parts of at most `rows` different records, units of similar length together and none split.
 
-    A unit with more records than that makes a part of its own. At least one part comes, empty where the batch is:
-    an empty batch is a step like others.
+    The longest come first: what they free is room enough for those behind, and memory runs out at once or never. A unit
+    with more records than that makes a part of its own. At least one part comes, empty where the batch is: an empty
+    batch is a step like others.
     """
     part: list[Unit] = []
     filled = 0
-    for unit in sorted(units, key=lambda unit: max(len(row) for row in unit.rows)):
+    for unit in sorted(units, key=lambda unit: max(len(row) for row in unit.rows), reverse=True):
         if part and filled + len(unit.distinct) > rows:
             yield part
             part, filled = [], 0
@@ -125,22 +125,10 @@ def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.T
         units: the micro-batch.
         pad_token: fills rows up to the longest, on the right.
     """
-    rows = [row for unit in units for row in unit.distinct]
-    times = [times for unit in units for times in unit.distinct.values()]
-    longest = max(len(row) for row, _ in rows)
-    ids = torch.full((len(rows), longest), pad_token)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORED)
-    for number, (row, begin) in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-        targets[number, begin : len(row)] = torch.tensor(row[begin:])
-    ids, mask, targets = ids.to(model.device), mask.to(model.device), targets.to(model.device)
-    # The token at a position is predicted by the logits of the one before it; logits of questions are not computed.
-    kept = longest - min(begin for _, begin in rows) + 1
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-    targets = targets[:, 1 - kept :]
-    nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    of_row = nats.view(targets.shape).sum(dim=1) / (targets != IGNORED).sum(dim=1)
-    weighted = of_row * torch.tensor(times, device=model.device)
-    return torch.zeros(len(units), device=model.device).index_add(0, unit_of_row(units).to(model.device), weighted)
+    rows = [row for unit in units for row, _ in unit.distinct]
+    begins = [begin for unit in units for _, begin in unit.distinct]
+    # A record counts as often as it comes, by the mean over its tokens.
+    weights = [times / (len(row) - begin) for unit in units for (row, begin), times in unit.distinct.items()]
+    losses = row_losses(model, batch_of(rows, begins, pad_token, model.device))
+    weighted = losses * torch.tensor(weights, device=losses.device)
+    return torch.zeros(len(units), device=losses.device).index_add(0, unit_of_row(units).to(losses.device), weighted)

@@ -1,0 +1,28 @@
+"""Losses of rows: the right numbers, without copies of the output layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers.models import load_base
+from helpers.row_losses import batch_of, row_losses
+
+
+def test_the_loss_of_a_row_is_that_of_its_learnt_tokens_alone(tiny: str) -> None:
+    model = load_base("tiny-random")
+    rows, begins = [[5, 6, 7, 8, 9], [10, 11, 12]], [3, 1]
+    told = row_losses(model, batch_of(rows, begins, 0, model.device))
+    for row, begin, loss in zip(rows, begins, told, strict=True):
+        chances = model(input_ids=torch.tensor([row])).logits[0].float().log_softmax(dim=-1)
+        alone = -sum(float(chances[at - 1, row[at]]) for at in range(begin, len(row)))
+        assert float(loss) == pytest.approx(alone, rel=1e-3)
+
+
+def test_the_output_layer_gets_learnt_positions_only_and_next_to_each_other_in_memory(tiny: str) -> None:
+    model = load_base("tiny-random")
+    seen: list[torch.Tensor] = []
+    model.lm_head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    row_losses(model, batch_of([[5, 6, 7, 8, 9], [10, 11, 12]], [4, 2], 0, model.device))
+    assert seen[0].shape[:2] == (2, 2)  # before tokens 4 and 2, in both rows
+    assert seen[0].is_contiguous()  # otherwise torch copies the layer's weights once a row
