@@ -129,6 +129,7 @@ class Private(Section):
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
+    twin_learning_rate: Annotated[float, Field(gt=0)]
     twin_max_grad_norm: Annotated[float, Field(gt=0)]
     quantisation: Literal["none", "nf4"]
     physical_rows: Positive

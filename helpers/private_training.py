@@ -189,7 +189,7 @@ def _settings(run: Run, plan: Plan | None) -> dict[str, Any]:
         "steps": settings.steps, "sample_rate": min(1.0, settings.patients_a_step / units_to_train(run)),
         "rank": settings.rank, "alpha": settings.alpha, "dropout": lora.dropout,
         "target_modules": lora.target_modules, "physical_rows": settings.physical_rows,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": settings.twin_learning_rate if plan is None else settings.learning_rate,
         "max_length_tokens": settings.max_length_tokens, "gradient_checkpointing": settings.gradient_checkpointing,
         "checkpoints": settings.checkpoints, "seed": run.config.seed,
     }  # fmt: skip

@@ -102,7 +102,7 @@ def main() -> None:
             max_grad_norm=settings.max_grad_norm if cost else settings.twin_max_grad_norm,
             steps=options.steps, sample_rate=rate, rank=settings.rank, alpha=settings.alpha, dropout=0.0,
             target_modules=config.lora.target_modules,
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.learning_rate if cost else settings.twin_learning_rate,
             physical_rows=settings.physical_rows, max_length_tokens=LONGEST, gradient_checkpointing=False,
             checkpoints=10, seed=SEED, title=name, scores=5,
             score=lambda model, tokenizer: mean_loss(model, tokenizer, few),
