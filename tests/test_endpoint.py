@@ -343,15 +343,22 @@ def test_the_embedded_server_dies_with_its_parent() -> None:
         child.wait(timeout=5)
 
 
-@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
-def test_the_servers_threads_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+@pytest.mark.parametrize(
+    ("chosen", "value", "spins"),
+    [(None, "", "3000"), ("GOMP_SPINCOUNT", "7", "7"), ("OMP_WAIT_POLICY", "PASSIVE", None)],
+)
+def test_the_servers_threads_soon_sleep_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, value: str, spins: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        monkeypatch.setenv(chosen, value)
     with embedded_server(parallel=1):
         (child,) = psutil.Process().children()
-        assert child.environ()["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")
-    assert os.environ.get("OMP_WAIT_POLICY") == chosen
+        told = child.environ()
+    assert told.get("GOMP_SPINCOUNT") == spins
+    assert told.get("OMP_WAIT_POLICY") == (value if chosen == "OMP_WAIT_POLICY" else None)
 
 
 def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
