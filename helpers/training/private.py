@@ -210,9 +210,9 @@ def train_units(
             _note(trained.evidence, drawn, sample_rate, optimizer)
             trained.seconds += time.monotonic() - started
             done = step + 1
-            if score is not None and (done == steps or done % max(1, steps // max(1, scores)) == 0):
+            if score is not None and _due(done, steps, max(1, scores)):
                 _measure(trained, weights, score, done, dtype)
-            if done == steps or done % max(1, steps // checkpoints) == 0:
+            if _due(done, steps, checkpoints):
                 _save(checkpoint, identity, done, weights, optimizer, trained)
             bar.update()
     model.eval()
@@ -223,6 +223,11 @@ def _schedule(step: int, steps: int) -> float:
     """Rise over the first twentieth of the steps, then fall to zero: the last steps leave little noise behind."""
     rise = max(1, steps // 20)
     return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
+
+
+def _due(done: int, steps: int, times: int) -> bool:
+    """Whether what happens `times` times over `steps` steps, the last of them included, happens after step `done`."""
+    return done * times // steps > (done - 1) * times // steps
 
 
 def backward_part(model: Any, part: list[Unit], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:

@@ -94,8 +94,6 @@ def train_adapter(
     with measured() as cost:
         tokenizer = load_tokenizer(base_name)
         base = load_base(base_name, quantisation=quantisation, threads=threads)
-        if base.device.type == "cpu":
-            base.set_attn_implementation("eager")  # torch's fused attention takes a quarter of a step on short texts
         lora = LoraConfig(
             r=rank,
             lora_alpha=alpha,
