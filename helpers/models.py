@@ -38,9 +38,6 @@ PLAIN_CHATML = (
 )
 """SmolLM2's template without its default system prompt, which would add 20 tokens to every conversation."""
 
-ROUND = 16
-"""Tokens after which finished answers leave their batch."""
-
 
 class Generated(NamedTuple):
     """One answer: its text, its length in tokens, and whether the model stopped by itself."""
@@ -201,8 +198,6 @@ def generate_answers(
 ) -> list[Generated]:
     """Answer each conversation greedily, in left-padded batches of similar length.
 
-    Answers are written in rounds of a few tokens: a batch lasts as long as its longest answer, and most are short.
-
     Args:
         model: a causal language model or a PeftModel.
         tokenizer: its tokenizer, padding on the left.
@@ -210,33 +205,28 @@ def generate_answers(
         max_new_tokens: longest answer, in tokens.
         batch_size: conversations answered at once.
         title: of the progress bar.
-        on_batch: called with (positions, answers) as soon as answers are done.
+        on_batch: called with (positions, answers) as soon as a batch is done.
 
     Returns:
         One answer for each conversation, in their order.
     """
     texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations]
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    asked = [len(row) for row in rows]
-    stops = stop_tokens(model, tokenizer)
+    order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))
     answers: dict[int, Generated] = {}
-    with tqdm(total=len(rows), desc=title) as bar:
-        for written in range(0, max_new_tokens, ROUND):
-            left = sorted(set(range(len(rows))) - answers.keys(), key=lambda at: (len(rows[at]), at))
-            more = min(ROUND, max_new_tokens - written)
-            for start in range(0, len(left), batch_size):
-                batch = left[start : start + batch_size]
-                inputs = tokenizer.pad({"input_ids": [rows[at] for at in batch]}, return_tensors="pt").to(model.device)
-                output = model.generate(**inputs, max_new_tokens=more, pad_token_id=tokenizer.pad_token_id)
-                for at, new in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                    rows[at] = rows[at] + new
-                read = {at: _read(rows[at][asked[at] :], stops, tokenizer) for at in batch}
-                done = [at for at in batch if read[at].stopped or written + more == max_new_tokens]
-                answers.update((at, read[at]) for at in done)
-                if on_batch and done:
-                    on_batch(done, [read[at] for at in done])
-                bar.update(len(done))
-    return [answers[position] for position in range(len(rows))]
+    stops = torch.tensor(sorted(stop_tokens(model, tokenizer)), device=model.device)
+    with tqdm(total=len(texts), desc=title) as bar:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+            inputs = inputs.to(model.device)
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+            new = output[:, inputs["input_ids"].shape[1] :]
+            done = [_read(row, stops, tokenizer) for row in new]
+            answers.update(zip(batch, done, strict=True))
+            if on_batch:
+                on_batch(batch, done)
+            bar.update(len(batch))
+    return [answers[position] for position in range(len(texts))]
 
 
 def record_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, whole: bool = True) -> list[int]:
@@ -271,10 +261,11 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
 
 
-def _read(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Generated:
-    length = next((at for at, token in enumerate(tokens) if token in stops), len(tokens))
-    text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
-    return Generated(text, length, length < len(tokens))
+def _read(row: torch.Tensor, stops: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> Generated:
+    ends = torch.isin(row, stops).nonzero()
+    length = int(ends[0]) if len(ends) else len(row)
+    text = str(tokenizer.decode(row[:length], skip_special_tokens=True)).strip()
+    return Generated(text, length, bool(len(ends)))
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:

@@ -81,7 +81,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
             raise LedgerError(
                 f"The ledger of {holder.name} begins with {first.note!r}, where this pipeline has {note!r}. "
                 "An ε for a record and one for a patient do not add up, and records once called real stay so. Put back "
-                "what the ledger has, or give the holder another name."
+                "what the ledger has."
             )
         opened.append(ledger)
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):

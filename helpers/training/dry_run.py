@@ -35,11 +35,11 @@ def dry_run(
     units_a_step: float,
     threads: int | None,
 ) -> float:
-    """Compute a step of invented units with the shortest, without it and of it alone, on the machine that will train.
+    """Compute a step of invented units with the longest, without it and of it alone, on the machine that will train.
 
-    Without it, every other unit stands in other company: its micro-batch has other rows and another length. In exact
-    arithmetic its share stays as it is. What rounding makes of that depends on processor, number format and libraries,
-    and so is measured where it matters (docs/decisions/0006).
+    Without it, every other unit stands in other company: the longest come first, so that all move up by one place.
+    In exact arithmetic its share stays as it is. What rounding makes of that depends on processor, number format and
+    libraries, and so is measured where it matters (docs/decisions/0006).
 
     Args:
         base_name: the frozen base; see `helpers.models.resolve_model`.
@@ -76,11 +76,11 @@ def dry_run(
         torch.optim.SGD([layer.weight for layer in adapter_layers(model).values()], lr=0.0), noise_multiplier=1.0,
         max_grad_norm=max_grad_norm, expected_batch_size=1, generator=secure_generator(model.device),
     )  # fmt: skip
-    everybody, first, others = (
-        _sum_of_shares(model, tokenizer, some, physical_rows, optimizer) for some in (units, units[:1], units[1:])
+    everybody, longest, others = (
+        _sum_of_shares(model, tokenizer, some, physical_rows, optimizer) for some in (units, units[-1:], units[:-1])
     )
-    change = math.nan if optimizer.not_finite else float((everybody - first - others).norm())
-    carried = change / max_grad_norm * units_a_step / len(units[1:])
+    change = math.nan if optimizer.not_finite else float((everybody - longest - others).norm())
+    carried = change / max_grad_norm * units_a_step / len(units[:-1])
     device, room = model.device.type, ROOM / 2
     if not carried <= room:  # worded so that a value that is not a number is refused too
         raise PrivacyError(

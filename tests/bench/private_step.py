@@ -79,8 +79,6 @@ class Steps:
         self.tokenizer = load_tokenizer(model)
         self.parts = parts(self.tokenizer, rounds)
         base = load_base(model, quantisation=quantisation)
-        if base.device.type == "cpu":
-            base.set_attn_implementation("eager")
         shape = LoraConfig(r=settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
         self.model = get_peft_model(base, shape).train()
         self.dtype = compute_dtype(base.device.type)

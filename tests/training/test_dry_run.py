@@ -27,6 +27,20 @@ def test_this_machines_own_format_leaves_enough_room(tiny: str) -> None:
     assert dry_run(tiny, **SETTINGS) < ROOM / 2
 
 
+def test_every_other_unit_stands_in_other_company_without_the_one(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[frozenset[str]] = []
+
+    def noted(model: Any, part: list[Any], *others: Any) -> None:
+        parts.append(frozenset(unit.name for unit in part))
+        backward_part(model, part, *others)
+
+    monkeypatch.setattr("helpers.training.dry_run.backward_part", noted)
+    dry_run(tiny, **SETTINGS)
+    *everybody, alone, one, other = parts
+    assert len(alone) == 1 and frozenset.union(*everybody) == one | other | alone
+    assert not set(everybody) & {one, other}
+
+
 def test_units_that_scale_each_other_are_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def token_mean(model: Any, part: list[Any], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
         tokens = sum(len(row) for unit in part for row in unit.rows)

@@ -247,6 +247,14 @@ def test_a_killed_twin_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path, mon
     assert resumed.best.keys() == whole.best.keys()
 
 
+@pytest.mark.parametrize(("scores", "steps"), [(2, [3, 5]), (3, [2, 4, 5]), (9, [1, 2, 3, 4, 5])])
+def test_measurements_are_spread_over_the_run_and_end_with_it(
+    tiny: str, tmp_path: Path, scores: int, steps: list[int]
+) -> None:
+    log = train(tmp_path, None, steps=5, score=lambda model, tokenizer: 0.0, scores=scores).log
+    assert [row["step"] for row in log] == steps
+
+
 def test_the_twin_learns_from_everybody_equally_often(tiny: str, tmp_path: Path) -> None:
     # 12 patients, 5 a step: two passes are used up within the fifth step
     evidence = train(tmp_path, None, steps=5, sample_rate=5 / 12).evidence
