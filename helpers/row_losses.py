@@ -12,8 +12,13 @@ IGNORED = -100
 """The label that carries no loss, by torch's convention."""
 
 
+SHORTEST = 16
+"""Tokens of the shortest batch. A processor adds up so many fp32 numbers at once, and fewer of them in another order:
+in bf16 a short row in short company then differed from the same row in long company (docs/decisions/0006)."""
+
+
 def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: int, device: Any) -> dict[str, Any]:
-    """`input_ids`, `attention_mask` and `labels` of rows, int64 `(rows, longest)`, padded on the right.
+    """`input_ids`, `attention_mask` and `labels` of rows, int64 `(rows, SHORTEST or more)`, padded on the right.
 
     Args:
         rows: token ids.
@@ -21,7 +26,7 @@ def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: in
         pad_token: fills rows up to the longest; it stands behind everything that counts, and the mask hides it.
         device: where the model is.
     """
-    shape = (len(rows), max(map(len, rows)))
+    shape = (len(rows), max(SHORTEST, *map(len, rows)))
     ids, mask, labels = torch.full(shape, pad_token), torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
     for number, (row, begin) in enumerate(zip(rows, begins, strict=True)):
         ids[number, : len(row)] = torch.tensor(row)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.models import load_base
-from helpers.row_losses import batch_of, row_losses
+from helpers.row_losses import SHORTEST, batch_of, row_losses
 
 
 def test_the_loss_of_a_row_is_that_of_its_learnt_tokens_alone(tiny: str) -> None:
@@ -17,6 +17,12 @@ def test_the_loss_of_a_row_is_that_of_its_learnt_tokens_alone(tiny: str) -> None
         chances = model(input_ids=torch.tensor([row])).logits[0].float().log_softmax(dim=-1)
         alone = -sum(float(chances[at - 1, row[at]]) for at in range(begin, len(row)))
         assert float(loss) == pytest.approx(alone, rel=1e-3)
+
+
+def test_no_batch_is_so_short_that_its_sums_have_another_order(tiny: str) -> None:
+    batch = batch_of([[5, 6, 7], [8, 9]], [1, 1], 0, "cpu")
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["labels"].shape == (2, SHORTEST)
+    assert batch["attention_mask"].sum() == 5 and (batch["labels"] != -100).sum() == 3
 
 
 def test_the_output_layer_gets_learnt_positions_only(tiny: str) -> None:
