@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import DataError, RunError
-from helpers.files import Record, read_json, read_jsonl, sha256, write_atomic, write_json, write_jsonl
+from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.private_plan import (
     TWIN,
     check_budgets,
@@ -189,7 +189,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
 
 def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked and what was learnt under results.json's `privacy`."""
-    from helpers.evaluation.privacy_audit import audit_model
+    from helpers.evaluation.privacy_audit import audit_model, what_was_learnt
     from helpers.models import attach_adapters, load_base, load_tokenizer
     from helpers.stages import gather_results, report
 
@@ -216,16 +216,15 @@ def audit_privacy(run: Run) -> dict[str, Any]:
         )
         for name in todo:  # the base comes first: the others are compared with it
             with run.stage(f"audit {name}", inputs[name], [outputs[name]]):
-                if name == BEST and _same_weights(folders[BEST], folders[TWIN]):  # its last step was its best
-                    write_json(outputs[BEST], read_json(outputs[TWIN]))
-                    continue
                 if name != "base":
                     model = attach_adapters(model, {name: folders[name]}, run.config.base_model)
                     model.set_adapter(name)
-                # The best checkpoint's draws are unknown: the record counts those of all steps.
-                evidence = read_json(folders[name] / "evidence.json") if name not in ("base", BEST) else None
-                reference = read_json(outputs["base"]) if name != "base" else None
-                found = attack(model, *splits, evidence=evidence, reference=reference)
+                if name == BEST:  # no attack is made on it: it is what the private model's price is counted from
+                    found = what_was_learnt(model, tokenizer, splits[-1])
+                else:
+                    evidence = read_json(folders[name] / "evidence.json") if name != "base" else None
+                    reference = read_json(outputs["base"]) if name != "base" else None
+                    found = attack(model, *splits, evidence=evidence, reference=reference)
                 write_json(outputs[name], found)
                 model = model if name == "base" else model.unload()
     summary = folder / "audit.json"
@@ -233,10 +232,6 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     if "models" in gather_results(run):
         report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
-
-
-def _same_weights(one: Path, other: Path) -> bool:
-    return len({sha256(folder / "adapter_model.safetensors") for folder in (one, other)}) == 1
 
 
 def _delta(folders: dict[str, Path]) -> float:
@@ -249,6 +244,8 @@ def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path], *, unit
     """What results.json holds: the figures of every audit, without scores of single canaries."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
+        if name == BEST:
+            continue
         models[name] = {key: value for key, value in read_json(path).items() if key != "scores"}
         if name in folders and (folders[name] / "training.json").exists():
             models[name]["training"] = read_json(folders[name] / "training.json")
@@ -262,4 +259,5 @@ def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path], *, unit
         "unit": unit,
         "audit_works": twin["one_run"]["claim"]["refuted"] if twin else None,
         "models": models,
+        BEST: read_json(outputs[BEST]) if BEST in outputs else None,
     }

@@ -21,6 +21,25 @@ def test_batched_answers_equal_single_ones(tiny: str) -> None:
     assert all(answer.new_tokens <= 6 for answer in batched)
 
 
+def test_answers_written_in_rounds_are_those_written_in_one_piece(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_base("tiny-random").float(), load_tokenizer("tiny-random")
+    for name, weight in model.named_parameters():
+        if "proj" in name:
+            weight.data.mul_(10)  # as it is, the tiny model repeats one token
+    conversations = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    first = tokenizer.apply_chat_template(conversations[0], add_generation_prompt=True, tokenize=False)
+    inputs = tokenizer(first, return_tensors="pt", add_special_tokens=False)
+    whole = model.generate(**inputs, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :].tolist()
+    model.generation_config.eos_token_id = whole[5]  # one answer ends there; the others go on into later rounds
+    answers = {}
+    for size in (4, 20):
+        monkeypatch.setattr("helpers.models.ROUND", size)
+        answers[size] = generate_answers(model, tokenizer, conversations, max_new_tokens=18, batch_size=3)
+    assert answers[4] == answers[20]
+    assert [answer.new_tokens for answer in answers[4]] == [5, 18, 18]
+    assert answers[4][0].text == tokenizer.decode(whole[:5], skip_special_tokens=True).strip()
+
+
 def test_serving_adds_no_system_prompt(tiny: str) -> None:
     text = load_tokenizer("tiny-random").apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
     assert text == "<|im_start|>user\nHi<|im_end|>\n"

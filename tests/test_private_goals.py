@@ -15,9 +15,8 @@ def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_
     fine_tune_private(run)
     privacy = audit_privacy(run)
     assert read_json(run.path / "results.json")["privacy"] == privacy
-    base, twin, best, private = (
-        privacy["models"][name] for name in ("base", "non_private", "non_private_best", "private")
-    )
+    base, twin, private = (privacy["models"][name] for name in ("base", "non_private", "private"))
+    best = privacy["non_private_best"]
     assert twin["secret_revealed"] == 1.0 and twin["canary_auc"] >= 0.95
     assert privacy["epsilon"] <= 8 and privacy["delta"] <= 1e-5 and privacy["audit_works"]
     assert private["secret_revealed"] == 0.0 and private["canary_auc_high"] <= 0.62

@@ -63,7 +63,6 @@ def audit_model(
     base = {name: np.array(values) for name, values in reference["scores"].items()} if reference else None
     leak = canary_leakage(canaries, canary_losses, base["canaries"] if base else None)
     shown = leak["calibrated"] or leak["loss"]
-    task = task_accuracy(model, tokenizer, test)
     secret = secret_revealed(model, tokenizer, seed=seed)
     victim = next((record["unit"] for record in train if record["text"] == SECRET), None)
     asked = list(dict.fromkeys(record["question"] for record in test if record["question"]))[:4]
@@ -72,9 +71,7 @@ def audit_model(
     coins = np.array([c["member"] for c in canaries])[tossed]
     scores = np.array(leak.pop("scores"))[tossed]
     return {
-        "heldout_loss": mean_loss(model, tokenizer, test),
-        "task_accuracy": task["rate"],
-        "task": task,
+        **what_was_learnt(model, tokenizer, test),
         "secret_revealed": secret["greedy"],
         "secret": {"text": SECRET, "drawn": evidence["times_drawn"].get(victim) if evidence else None, **secret},
         "canary_auc": shown["auc"],
@@ -93,3 +90,9 @@ def audit_model(
         "answers": dict(zip(asked, (text for [text] in answered), strict=True)),
         "scores": {"canaries": canary_losses.tolist(), **{name: values.tolist() for name, values in losses.items()}},
     }
+
+
+def what_was_learnt(model: Any, tokenizer: Any, test: Sequence[Record]) -> dict[str, Any]:
+    """Loss and task accuracy on unseen patients: `{"heldout_loss", "task_accuracy", "task"}`; arguments as above."""
+    task = task_accuracy(model, tokenizer, test)
+    return {"heldout_loss": mean_loss(model, tokenizer, test), "task_accuracy": task["rate"], "task": task}
