@@ -28,9 +28,7 @@ def test_this_machines_own_format_leaves_enough_room(tiny: str) -> None:
 
 
 def test_a_short_row_of_the_real_model_is_computed_alike_in_short_and_long_company() -> None:
-    torch.manual_seed(
-        11
-    )  # adapters with which, in bf16, a row of 5 tokens differed by 1.6 % when padded to 5 and to 30
+    torch.manual_seed(11)  # with these adapters a row of 5 tokens, padded to 5 and to 30, differed by 1.6 % in bf16
     settings: dict[str, Any] = {"physical_rows": 16, "rank": 8, "alpha": 256, "max_length_tokens": 128}
     assert dry_run("smollm2-135m-instruct", **SETTINGS | settings) < 1e-4
 
