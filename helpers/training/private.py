@@ -161,7 +161,7 @@ def train_units(
     layers = adapter_layers(model)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     trained = Trained(model, tokenizer, Evidence(units=len(units), times_drawn={unit.name: 0 for unit in units}))
-    optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
+    optimizer: Any = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0, fused=True)
     expected = sample_rate * len(units)
     if private:
         optimizer = UnitOptimizer(

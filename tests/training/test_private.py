@@ -86,7 +86,7 @@ def close(one: Trained, other: Trained, atol: float) -> bool:
 @pytest.fixture
 def descent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain gradient descent: AdamW blows up rounding where a gradient is all but zero."""
-    monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, weight_decay: torch.optim.SGD(weights, lr=lr))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, **_: torch.optim.SGD(weights, lr=lr))
 
 
 EVERYBODY: dict[str, Any] = {"sample_rate": 1.0, "steps": 3, "learning_rate": 0.5}

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import nn
 
@@ -12,7 +11,7 @@ from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
 from helpers.training.units import draw
 
 SHAPE = (30, 40)
-NOISE = DPOptimizer.add_noise
+NOISE = UnitOptimizer.noise_all
 
 
 def optimizer(noise: float = 0.0, norm: float = 1.0, expected: float = 4.0) -> tuple[UnitOptimizer, nn.Parameter]:
@@ -171,7 +170,7 @@ def noted(count: int, made_of: tuple[int, ...]) -> UnitOptimizer:
     return made
 
 
-def give_two_tensors_one_noise(optimizer: DPOptimizer) -> None:
+def give_two_tensors_one_noise(optimizer: UnitOptimizer) -> None:
     NOISE(optimizer)
     first, *_, last = optimizer.params
     last.grad = last.summed_grad + (first.grad - first.summed_grad).view_as(last)
@@ -180,13 +179,13 @@ def give_two_tensors_one_noise(optimizer: DPOptimizer) -> None:
 def test_two_tensors_with_the_same_noise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert noted(9, (40, 4)).noise_worst[0] < 6
     assert noted(9, (1, 2)).noise_worst[0] < 6  # two coins fall alike, and prove nothing
-    monkeypatch.setattr(DPOptimizer, "add_noise", give_two_tensors_one_noise)
+    monkeypatch.setattr(UnitOptimizer, "noise_all", give_two_tensors_one_noise)
     made = noted(9, (40, 4))
     assert made.noise_worst[0] == math.inf
     assert made.noise_stds[0] == pytest.approx(0.35, rel=0.1)  # each has the right length
 
 
-def add_noise_but_to_one_tensor(optimizer: DPOptimizer) -> None:
+def add_noise_but_to_one_tensor(optimizer: UnitOptimizer) -> None:
     NOISE(optimizer)
     forgotten = optimizer.params[3]
     forgotten.grad = forgotten.summed_grad.clone()
@@ -202,7 +201,7 @@ def test_noise_that_misses_one_tensor_of_hundreds_is_noted_and_refused_by_the_ch
 
     assert worst() < 6
     check_noise(UnitOptimizer, seed=1)
-    monkeypatch.setattr(DPOptimizer, "add_noise", add_noise_but_to_one_tensor)
+    monkeypatch.setattr(UnitOptimizer, "noise_all", add_noise_but_to_one_tensor)
     assert worst() > 90
     with pytest.raises(PrivacyError, match="noise has a standard deviation"):
         check_noise(UnitOptimizer, seed=1)
