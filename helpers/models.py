@@ -93,7 +93,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(name: str, *, quantisation: str = "none", threads: int | None = None) -> PreTrainedModel:
+def load_base(
+    name: str, *, quantisation: str = "none", threads: int | None = None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
     """Load the frozen base weights, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
 
     Weights and products are bf16 where the processor has instructions for it, else fp32 (helpers/precision.py).
@@ -102,6 +104,7 @@ def load_base(name: str, *, quantisation: str = "none", threads: int | None = No
         name: embedded name, folder or hub id.
         quantisation: `none` or `nf4`.
         threads: CPU threads for torch; None leaves torch's own choice.
+        dtype: number format of weights and products; None takes the one above.
 
     Raises:
         ModelError: the model cannot be found, is gated, or does not fit.
@@ -110,7 +113,7 @@ def load_base(name: str, *, quantisation: str = "none", threads: int | None = No
         torch.set_num_threads(threads)
     where = resolve_model(name)
     device = best_device()
-    dtype = compute_dtype(device)
+    dtype = dtype or compute_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": _token()}
     if quantisation == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(

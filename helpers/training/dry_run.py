@@ -10,7 +10,7 @@ from peft.helpers import disable_input_dtype_casting
 
 from helpers.errors import PrivacyError
 from helpers.models import load_tokenizer
-from helpers.precision import compute_dtype
+from helpers.precision import private_dtype
 from helpers.training.private import backward_part
 from helpers.training.private_model import adapted_model
 from helpers.training.row_adapters import adapter_layers, own_copies
@@ -84,7 +84,7 @@ def dry_run(
     device, room = model.device.type, ROOM / 2
     if not carried <= room:  # worded so that a value that is not a number is refused too
         raise PrivacyError(
-            f"On {device} in {compute_dtype(device)}, taking one patient out of a step changes the others' shares by "
+            f"On {device} in {private_dtype(device)}, taking one patient out of a step changes the others' shares by "
             f"{carried:.1e} of the clipping norm, by rounding; there is room for {room:g}. The guarantee cannot be "
             "shown to hold here, and nothing was paid. Train on a CPU: ACCELERATE_USE_CPU=true in front of the command."
         )
@@ -93,7 +93,7 @@ def dry_run(
 
 def _sum_of_shares(model: Any, tokenizer: Any, units: list[Unit], rows: int, optimizer: UnitOptimizer) -> torch.Tensor:
     """The clipped gradients of units, added up by a whole step of a learning rate of zero; flat, on the CPU."""
-    dtype, layers, parts = compute_dtype(model.device.type), adapter_layers(model), list(micro_batches(units, rows))
+    dtype, layers, parts = private_dtype(model.device.type), adapter_layers(model), list(micro_batches(units, rows))
     with disable_input_dtype_casting(model, active=dtype is torch.bfloat16):
         for number, part in enumerate(parts):
             with own_copies(layers, len(part), dtype):

@@ -24,7 +24,7 @@ from transformers import set_seed
 from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
 from helpers.models import load_tokenizer
-from helpers.precision import compute_dtype
+from helpers.precision import private_dtype
 from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
@@ -175,7 +175,7 @@ def train_units(
             lambda used: trained.evidence.accounted.append((used.noise_multiplier, sample_rate))
         )
     coins = secure_generator()
-    dtype = compute_dtype(model.device.type)
+    dtype = private_dtype(model.device.type)
     began = _resume(checkpoint, identity, weights, optimizer, trained)
     with (
         disable_input_dtype_casting(model, active=dtype is torch.bfloat16),

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from helpers.errors import PrivacyError
 from helpers.models import load_architecture, load_base
+from helpers.precision import best_device, private_dtype
 from helpers.training.row_adapters import adapter_layers
 
 
@@ -50,7 +51,7 @@ def adapted_model(
 
     Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
     """
-    base = load_base(base_name, quantisation=quantisation, threads=threads)
+    base = load_base(base_name, quantisation=quantisation, threads=threads, dtype=private_dtype(best_device()))
     # Others skip the mask where no row is padded, so that one patient's length would decide how all are computed.
     base.set_attn_implementation("eager")
     model = _with_adapter(base, target_modules, r=rank, lora_alpha=alpha, lora_dropout=dropout).train()

@@ -36,7 +36,7 @@ from helpers.dataset.pipeline import load_pipeline
 from helpers.dataset.pseudonyms import read_key
 from helpers.files import read_json, write_json
 from helpers.models import load_base, load_tokenizer
-from helpers.precision import compute_dtype
+from helpers.precision import best_device, private_dtype
 from helpers.training.private import backward_part
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
@@ -80,10 +80,10 @@ class Steps:
         settings = load_config("cpu").private
         self.tokenizer = load_tokenizer(model)
         self.parts = parts(self.tokenizer, rounds)
-        base = load_base(model, quantisation=quantisation)
+        base = load_base(model, quantisation=quantisation, dtype=private_dtype(best_device()))
         shape = LoraConfig(r=settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
         self.model = get_peft_model(base, shape).train()
-        self.dtype = compute_dtype(base.device.type)
+        self.dtype = private_dtype(base.device.type)
         self.layers = adapter_layers(self.model)
         weights = [layer.weight for layer in self.layers.values()]
         for weight in weights:
@@ -180,7 +180,7 @@ def main() -> None:
         "model": options.model,
         "quantisation": options.quantisation,
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "dtype": str(compute_dtype("cuda" if torch.cuda.is_available() else "cpu")),
+        "dtype": str(private_dtype(best_device())),
     }
     path = PROJECT_ROOT / "runs" / "bench.json"
     usual = (options.model, options.quantisation) == (TOKENIZER, "none")
