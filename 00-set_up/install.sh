@@ -161,9 +161,9 @@ leave or delete that environment, then run this again"
         trap "rm -f '$wanted'" EXIT
         "$python" "$here/keep_installed.py" "$root/pyproject.toml" "$constraints" >"$wanted"
     fi
-    # In the course's own environment Python compiles what it imports, a small part of all files, when it does: 54
-    # seconds in place of 106. One that others may use, without the right to write there, is compiled at once.
-    if [ "$environment" = "$root/.venv" ]; then compile=--no-compile; fi
+    # In the course's own environment Python compiles what it imports when it does, a small part of all files: 54 seconds
+    # in place of 106. Where it may not keep what it compiled, each process would do so anew, 10 seconds every time.
+    if [ "$environment" = "$root/.venv" ] && [ -z "${PYTHONDONTWRITEBYTECODE:-}" ]; then compile=--no-compile; fi
     # With its own index torch comes alone: that index holds old versions of what torch needs.
     # -qq keeps errors only: warnings about mirrors and a newer pip would bury them.
     step "torch" pip install -qq $compile -c "$wanted" ${TORCH_INDEX_URL:+--no-deps --index-url "$TORCH_INDEX_URL"} torch

@@ -191,6 +191,7 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked and what was learnt under results.json's `privacy`."""
     from helpers.evaluation.privacy_audit import audit_model, what_was_learnt
     from helpers.models import attach_adapters, load_base, load_tokenizer
+    from helpers.precision import best_device, private_dtype
     from helpers.stages import gather_results, report
 
     folder, settings = run.path / "private", run.config.private
@@ -210,7 +211,10 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     if todo:
         *splits, canaries = (read_jsonl(path) for path in data)
         tokenizer = load_tokenizer(run.config.base_model)
-        model = load_base(run.config.base_model, quantisation=settings.quantisation, threads=run.config.threads)
+        model = load_base(
+            run.config.base_model, quantisation=settings.quantisation, threads=run.config.threads,
+            dtype=private_dtype(best_device()),
+        )  # fmt: skip
         attack = partial(
             audit_model, tokenizer=tokenizer, canaries=canaries, delta=_delta(folders), seed=run.config.seed
         )

@@ -19,6 +19,7 @@ def _isolate() -> None:
         if name.upper().startswith(PRIVATE):
             del os.environ[name]
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # the tests are for the CPU, that of a machine with a GPU too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several tests run processes side by side (0009)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH", "")]))
     sys.path[:0] = [OFFLINE, str(HERE)]

@@ -5,7 +5,7 @@ import torch
 
 from helpers.errors import ModelError
 from helpers.models import check_adapter, generate_answers, load_base, load_tokenizer, resolve_model
-from helpers.precision import best_device
+from helpers.precision import best_device, compute_dtype, private_dtype
 
 QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
 
@@ -81,6 +81,13 @@ def test_nf4_stores_four_bits_and_keeps_gradients(tiny: str) -> None:
 
 def test_a_cpu_is_used_beside_a_gpu_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     assert best_device() == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert best_device() == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_private_training_is_fp32_on_a_gpu_and_the_machines_own_format_on_a_cpu(device: str) -> None:
+    assert private_dtype(device) is torch.float32
+    assert private_dtype("cpu") is compute_dtype("cpu")

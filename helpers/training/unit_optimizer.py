@@ -47,6 +47,10 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+        if settings.get("secure_mode"):
+            raise PrivacyError(
+                "secure_mode needs torchcsprng, which is not here. Give a secure_generator() in its place."
+            )
         super().__init__(optimizer, **settings)
         self.unit_of_row = torch.zeros(0, dtype=torch.long)
         self.not_finite = 0
@@ -57,22 +61,28 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
     def clip_and_accumulate(self) -> None:
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape."""
         owners = self.unit_of_row.to(self.params[0].device)
+        for parameter in self.params:
+            if len(parameter.grad_sample) != len(owners):
+                raise PrivacyError(
+                    f"unit_of_row names the patients of {len(owners)} rows; there are gradients of "
+                    f"{len(parameter.grad_sample)}. Set it before each step, or nobody knows whose they are."
+                )
+            if parameter.summed_grad is not None:
+                _check_processed_flag(parameter.summed_grad)  # else patients of the step before would count again
         count = int(owners.max()) + 1 if len(owners) else 0
-        one_row_each = torch.equal(owners, torch.arange(count, device=owners.device))
-
-        def per_unit(parameter: torch.nn.Parameter) -> torch.Tensor:
-            rows = parameter.grad_sample.flatten(1).float()
-            return rows if one_row_each else rows.new_zeros(count, rows.shape[1]).index_add_(0, owners, rows)
-
-        # Made twice rather than kept in fp32: less memory, and less time than moving it through memory.
+        if not torch.equal(owners, torch.arange(count, device=owners.device)):
+            for parameter in self.params:
+                rows = parameter.grad_sample.flatten(1).float()
+                parameter.grad_sample = rows.new_zeros(count, rows.shape[1]).index_add_(0, owners, rows)
+        # Turned to fp32 twice rather than kept so: less memory, and less time than moving it through memory.
         # torch adds sums up in pairs, norms one by one: over eight million numbers 2e-7 against 3e-3 off, in fp32
-        squares = torch.stack([per_unit(parameter).square().sum(dim=1) for parameter in self.params])
-        norms = squares.sum(dim=0).sqrt()
+        squares = [parameter.grad_sample.flatten(1).float().square().sum(dim=1) for parameter in self.params]
+        norms = torch.stack(squares).sum(dim=0).sqrt()
         finite = norms.isfinite()
         self.not_finite += int((~finite).sum())
         factors = ((1 - ROOM) * self.max_grad_norm / norms[finite].clamp(min=1e-12)).clamp(max=1.0)
         for parameter in self.params:
-            values = per_unit(parameter)
+            values = parameter.grad_sample.flatten(1).float()
             if len(factors) < count:  # zero times NaN is NaN: such units are left out, not multiplied
                 values = values[finite]
             clipped = (factors @ values).view_as(parameter)
@@ -85,9 +95,9 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
             _check_processed_flag(parameter.summed_grad)
             _mark_as_processed(parameter.summed_grad)
         sums = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
-        noisy = torch.normal(
-            0.0, self.noise_multiplier * self.max_grad_norm, sums.shape, generator=self.generator, device=sums.device
-        ).add_(sums)
+        deviation = self.noise_multiplier * self.max_grad_norm
+        noise = torch.normal(0.0, deviation, sums.shape, generator=self.generator, device=sums.device, dtype=sums.dtype)
+        noisy = noise.add_(sums)
         parts = noisy.split([parameter.numel() for parameter in self.params])
         for parameter, values in zip(self.params, parts, strict=True):
             parameter.grad = values.view_as(parameter)

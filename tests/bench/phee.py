@@ -25,6 +25,7 @@ from helpers.evaluation.leakage import canary_leakage
 from helpers.evaluation.likelihood import mean_loss
 from helpers.files import Record, read_json, read_jsonl, write_json
 from helpers.models import load_base, load_tokenizer, record_tokens
+from helpers.precision import best_device, private_dtype
 from helpers.training.accounting import Plan, plan
 from helpers.training.private import train_units
 from helpers.training.release import verify
@@ -83,7 +84,9 @@ def main() -> None:
     train, test, canaries = records(options.phee, tokenizer)
     found: dict[str, Any] = read_json(options.out) if options.out.exists() else {}
     if "base" not in found:
-        found["base"] = attacked(load_base(base_name), tokenizer, test, canaries, None)
+        found["base"] = attacked(
+            load_base(base_name, dtype=private_dtype(best_device())), tokenizer, test, canaries, None
+        )
         write_json(options.out, found)
     units = len({record["unit"] for record in train})
     rate = EPOCHS / options.steps

@@ -2,10 +2,11 @@
 
     python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 80]
 
-`make bench` runs it. Time: the two kinds of steps take turns on the same rows in one process; the median of the pairs'
-ratios counts, which a machine that grows slower or faster on the way leaves as it is. Memory: each kind runs in a
-process of its own, and what its peak lies above the loaded model counts. Both ratios go into runs/bench.json under
-`private_step`.
+`make bench` runs it. Both clip, as every training of the course does: the one each patient, the other the whole batch.
+A patient has one record here. Time: the two kinds of steps take turns on the same rows in one process; the median of
+the pairs' ratios counts, which a machine that grows slower or faster on the way leaves as it is. Memory: each kind
+runs in a process of its own, and what its peak lies above the loaded model counts. Both ratios go into
+runs/bench.json under `private_step`.
 
 `--model random-1.7b` takes random weights in the shape of SmolLM2-1.7B, which no package ships: time and memory do
 not depend on what weights hold.
@@ -96,7 +97,7 @@ class Steps:
 
     def non_private(self, part: list[Unit]) -> None:
         backward_part(self.model, part, self.tokenizer, self.dtype, ROWS)
-        torch.nn.utils.clip_grad_norm_(self.plain.param_groups[0]["params"], 1.0)  # as all of the course's trainings
+        torch.nn.utils.clip_grad_norm_(self.plain.param_groups[0]["params"], 1.0)
         self.plain.step()
         self.plain.zero_grad()
 
@@ -120,7 +121,7 @@ def measure_time(steps: Steps) -> dict[str, list[float]]:
             for name in sorted(seconds, reverse=bool(number % 2)):
                 started = time.perf_counter()
                 getattr(steps, name)(part)
-                if torch.cuda.is_available():
+                if best_device() == "cuda":
                     torch.cuda.synchronize()
                 if number >= len(steps.parts) // 8:  # the first ones warm up
                     seconds[name].append(time.perf_counter() - started)
@@ -129,7 +130,7 @@ def measure_time(steps: Steps) -> dict[str, list[float]]:
 
 def measure_memory(steps: Steps, name: str) -> float:
     """Peak MB above the loaded model over some steps of one kind."""
-    if torch.cuda.is_available():
+    if best_device() == "cuda":
         torch.cuda.reset_peak_memory_stats()
         loaded = torch.cuda.memory_allocated()
     else:
@@ -145,7 +146,7 @@ def measure_memory(steps: Steps, name: str) -> float:
     with steps.casting():
         for part in steps.parts[:15]:
             getattr(steps, name)(part)
-    if torch.cuda.is_available():
+    if best_device() == "cuda":
         return float(torch.cuda.max_memory_allocated() - loaded) / 2**20
     stop.set()
     return (peak[0] - loaded) / 2**20
@@ -179,7 +180,7 @@ def main() -> None:
         "rows": ROWS,
         "model": options.model,
         "quantisation": options.quantisation,
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(0) if best_device() == "cuda" else best_device(),
         "dtype": str(private_dtype(best_device())),
     }
     path = PROJECT_ROOT / "runs" / "bench.json"

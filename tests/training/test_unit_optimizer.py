@@ -216,3 +216,31 @@ def test_a_long_tensor_is_clipped_to_the_norm() -> None:
     weight.grad_sample, made.unit_of_row = torch.full((1, 8_000_000), 0.01), torch.tensor([0])
     made.clip_and_accumulate()
     assert 0.9899 < weight.summed_grad.double().norm() <= 0.9901
+
+
+@pytest.mark.parametrize("owners", [[], [0], [0, 1, 2]])
+def test_rows_whose_patients_are_not_named_are_refused(owners: list[int]) -> None:
+    with pytest.raises(PrivacyError, match=rf"the patients of {len(owners)} rows; there are gradients of 2"):
+        summed(torch.ones(2, *SHAPE), owners)
+
+
+def test_shares_of_the_step_before_never_count_again() -> None:
+    made, weight = optimizer(noise=0.7)
+    for _ in range(2):  # with zero_grad between them, as many as wanted
+        weight.grad_sample, made.unit_of_row = torch.ones(1, *SHAPE), torch.tensor([0])
+        made.step()
+        made.zero_grad()
+    weight.grad_sample = torch.ones(1, *SHAPE)
+    made.step()
+    weight.grad_sample = torch.ones(1, *SHAPE)
+    with pytest.raises(ValueError, match="haven't been cleared"):
+        made.step()
+
+
+def test_a_secure_mode_that_is_not_there_is_refused() -> None:
+    weight = nn.Parameter(torch.zeros(SHAPE))
+    with pytest.raises(PrivacyError, match="secure_generator"):
+        UnitOptimizer(
+            torch.optim.SGD([weight], lr=1.0), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1,
+            secure_mode=True,
+        )  # fmt: skip
