@@ -59,7 +59,12 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.noise_prints: list[str] = []
 
     def clip_and_accumulate(self) -> None:
-        """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape."""
+        """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape.
+
+        Raises:
+            PrivacyError: `unit_of_row` does not name a patient for each row.
+            ValueError: what was added up for the step before was not cleared (`zero_grad`).
+        """
         owners = self.unit_of_row.to(self.params[0].device)
         for parameter in self.params:
             if len(parameter.grad_sample) != len(owners):
