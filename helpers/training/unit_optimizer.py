@@ -21,6 +21,8 @@ ROOM = 1e-2
 shares of others, who are computed in other company: `helpers.training.dry_run` measures these and refuses more."""
 NOISE_TOLERANCE = 1e-3
 """How far, as a share, fp32 sums may move the deviation of noise that is measured in a gradient."""
+COLUMNS = 2**16
+"""Numbers of each row that are squared at once, so that the squares stay near the processor."""
 PRINTED_SIGNS = 64
 """Numbers of each tensor's noise whose signs tell it from any other's. Rounding to fp32 seldom turns a sign, and
 coins tell nothing of the numbers themselves."""
@@ -57,6 +59,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.noise_stds: list[float] = []
         self.noise_worst: list[float] = []
         self.noise_prints: list[str] = []
+        self._room: torch.Tensor | None = None
 
     def clip_and_accumulate(self) -> None:
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape.
@@ -74,25 +77,38 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
                 )
             if parameter.summed_grad is not None:
                 _check_processed_flag(parameter.summed_grad)  # else patients of the step before would count again
+        values = self._matrix(len(owners))
+        torch.cat([parameter.grad_sample.flatten(1) for parameter in self.params], dim=1, out=values)
+        for parameter in self.params:
+            parameter.grad_sample = None  # used once
         count = int(owners.max()) + 1 if len(owners) else 0
         if not torch.equal(owners, torch.arange(count, device=owners.device)):
-            for parameter in self.params:
-                rows = parameter.grad_sample.flatten(1).float()
-                parameter.grad_sample = rows.new_zeros(count, rows.shape[1]).index_add_(0, owners, rows)
-        # Turned to fp32 twice rather than kept so: less memory, and less time than moving it through memory.
+            values = values.new_zeros(count, values.shape[1]).index_add_(0, owners, values)
         # torch adds sums up in pairs, norms one by one: over eight million numbers 2e-7 against 3e-3 off, in fp32
-        squares = [parameter.grad_sample.flatten(1).float().square().sum(dim=1) for parameter in self.params]
+        squares = [columns.square().sum(dim=1) for columns in values.split(COLUMNS, dim=1)]
         norms = torch.stack(squares).sum(dim=0).sqrt()
         finite = norms.isfinite()
         self.not_finite += int((~finite).sum())
-        factors = ((1 - ROOM) * self.max_grad_norm / norms[finite].clamp(min=1e-12)).clamp(max=1.0)
-        for parameter in self.params:
-            values = parameter.grad_sample.flatten(1).float()
-            if len(factors) < count:  # zero times NaN is NaN: such units are left out, not multiplied
-                values = values[finite]
-            clipped = (factors @ values).view_as(parameter)
+        if not finite.all():  # zero times NaN is NaN: such units are left out, not multiplied
+            values, norms = values[finite], norms[finite]
+        factors = ((1 - ROOM) * self.max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
+        parts = (factors @ values).split([parameter.numel() for parameter in self.params])
+        for parameter, part in zip(self.params, parts, strict=True):
+            clipped = part.view_as(parameter)
             parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped
-            parameter.grad_sample = None  # used once
+
+    def _matrix(self, rows: int) -> torch.Tensor:
+        """Room for fp32 gradients, (rows, numbers of all parameters), whatever it holds.
+
+        A CPU keeps it from step to step: to get so much memory anew takes longer than all that is done in it.
+        """
+        if self._room is None or len(self._room) < rows:
+            device, columns = self.params[0].device, sum(parameter.numel() for parameter in self.params)
+            room = torch.empty(rows, columns, device=device)
+            if device.type != "cpu":
+                return room
+            self._room = room
+        return self._room[:rows]
 
     def noise_all(self) -> None:
         """Leave the noisy sums in `grad`: what Opacus does, with one draw of noise for all parameters together."""

@@ -207,6 +207,29 @@ def test_noise_that_misses_one_tensor_of_hundreds_is_noted_and_refused_by_the_ch
         check_noise(UnitOptimizer, seed=1)
 
 
+def test_no_micro_batch_leaves_anything_to_the_next() -> None:
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in (SHAPE, (7,), (2, 3))]
+    made = UnitOptimizer(
+        torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.0, max_grad_norm=1e6, expected_batch_size=1.0,
+        generator=secure_generator(),
+    )  # fmt: skip
+    expected = [torch.zeros_like(weight) for weight in weights]
+    for rows in (5, 2, 0, 7, 3):
+        broken = rows == 5
+        for weight, total in zip(weights, expected, strict=True):
+            values = torch.randn(rows, *weight.shape)
+            total += values[int(broken) :].sum(0)
+            if broken:
+                values[0] = torch.nan
+            weight.grad_sample = values
+        made.unit_of_row = torch.arange(rows)
+        made.clip_and_accumulate()
+    assert made.not_finite == 1
+    for weight, total in zip(weights, expected, strict=True):
+        assert torch.allclose(weight.summed_grad, total, rtol=1e-5, atol=1e-5)
+
+
 def test_a_long_tensor_is_clipped_to_the_norm() -> None:
     weight = nn.Parameter(torch.zeros(8_000_000))
     made = UnitOptimizer(
