@@ -134,7 +134,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     )
     victim = train[0]["unit"]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
-    # First of all: the order of the twin's patients then takes what is planted alike in every run, whatever the key is.
+    # First of all: what is planted then stands in the twin's list in the same order, whoever the key chose besides.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
         *training_records(canaries, max(1, pipeline.cap // 2)),  # half, or the secret is lost among so many

@@ -87,6 +87,16 @@ def test_a_cpu_is_used_beside_a_gpu_where_asked_for(monkeypatch: pytest.MonkeyPa
     assert best_device() == "cpu"
 
 
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_a_frozen_output_layer_is_not_copied_for_each_row(tiny: str, quantisation: str) -> None:
+    model = load_base(tiny, quantisation=quantisation).requires_grad_(False)
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
+        model(input_ids=torch.ones(5, 7, dtype=torch.long), logits_to_keep=1)
+    vocabulary = model.config.vocab_size
+    shapes = [shape for event in profile.events() for shape in event.input_shapes if vocabulary in shape]
+    assert shapes and not any(len(shape) == 3 and min(shape) == 5 and shape[1] > 1 for shape in shapes), shapes
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_private_training_is_fp32_on_a_gpu_and_the_machines_own_format_on_a_cpu(device: str) -> None:
     assert private_dtype(device) is torch.float32

@@ -65,22 +65,24 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape.
 
         Raises:
-            PrivacyError: `unit_of_row` does not name a patient for each row.
+            PrivacyError: `unit_of_row` does not name a patient for each row, or was not set since the last call.
             ValueError: what was added up for the step before was not cleared (`zero_grad`).
         """
         owners = self.unit_of_row.to(self.params[0].device)
         for parameter in self.params:
-            if len(parameter.grad_sample) != len(owners):
+            if parameter.grad_sample.shape != (len(owners), *parameter.shape):
                 raise PrivacyError(
                     f"unit_of_row names the patients of {len(owners)} rows; there are gradients of "
-                    f"{len(parameter.grad_sample)}. Set it before each step, or nobody knows whose they are."
+                    f"{len(parameter.grad_sample)}, in all of shape {tuple(parameter.grad_sample.shape)} for a weight "
+                    f"of {tuple(parameter.shape)}. Set it before each step, or nobody knows whose they are."
                 )
             if parameter.summed_grad is not None:
                 _check_processed_flag(parameter.summed_grad)  # else patients of the step before would count again
         values = self._matrix(len(owners))
         torch.cat([parameter.grad_sample.flatten(1) for parameter in self.params], dim=1, out=values)
         for parameter in self.params:
-            parameter.grad_sample = None  # used once
+            parameter.grad_sample = None  # used once, and so are the names of their patients
+        self.unit_of_row = self.unit_of_row[:0]
         count = int(owners.max()) + 1 if len(owners) else 0
         if not torch.equal(owners, torch.arange(count, device=owners.device)):
             values = values.new_zeros(count, values.shape[1]).index_add_(0, owners, values)
@@ -102,9 +104,11 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
 
         A CPU keeps it from step to step: to get so much memory anew takes longer than all that is done in it.
         """
-        if self._room is None or len(self._room) < rows:
-            device, columns = self.params[0].device, sum(parameter.numel() for parameter in self.params)
-            room = torch.empty(rows, columns, device=device)
+        device = self.params[0].device
+        if device.type != "cpu" or self._room is None or len(self._room) < rows:
+            columns = sum(parameter.numel() for parameter in self.params)
+            self._room = None  # given back before more is asked for
+            room = torch.empty(rows, columns, device=device, dtype=torch.float32)
             if device.type != "cpu":
                 return room
             self._room = room

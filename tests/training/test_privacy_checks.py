@@ -201,9 +201,13 @@ def test_opacus_optimizer_clips_records_and_does_the_rest_right() -> None:
 
 
 class MeanOverNobody(UnitOptimizer):
+    def clip_and_accumulate(self) -> None:
+        self.drawn = torch.tensor(float(len(self.unit_of_row)))
+        super().clip_and_accumulate()
+
     def scale_grad(self) -> None:
         for weight in self.params:
-            weight.grad *= len(self.unit_of_row) / torch.tensor(float(len(self.unit_of_row)))
+            weight.grad *= self.drawn / self.drawn
 
 
 class NeverSteps(UnitOptimizer):

@@ -247,15 +247,36 @@ def test_rows_whose_patients_are_not_named_are_refused(owners: list[int]) -> Non
         summed(torch.ones(2, *SHAPE), owners)
 
 
+def test_the_patients_of_the_step_before_are_not_those_of_this_one() -> None:
+    made, weight = optimizer()
+    weight.grad_sample, made.unit_of_row = torch.ones(2, *SHAPE), torch.tensor([0, 1])
+    made.clip_and_accumulate()
+    weight.grad_sample = torch.ones(2, *SHAPE)
+    with pytest.raises(PrivacyError, match="Set it before each step"):
+        made.clip_and_accumulate()
+
+
+def test_gradients_of_another_shape_are_refused() -> None:
+    weights = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))]
+    made = UnitOptimizer(
+        torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0,
+        generator=secure_generator(),
+    )  # fmt: skip
+    made.unit_of_row = torch.tensor([0])
+    weights[0].grad_sample, weights[1].grad_sample = torch.ones(1, 3), torch.ones(1, 5)  # eight numbers all the same
+    with pytest.raises(PrivacyError, match=r"of shape \(1, 3\) for a weight of \(4,\)"):
+        made.clip_and_accumulate()
+
+
 def test_shares_of_the_step_before_never_count_again() -> None:
     made, weight = optimizer(noise=0.7)
     for _ in range(2):  # with zero_grad between them, as many as wanted
         weight.grad_sample, made.unit_of_row = torch.ones(1, *SHAPE), torch.tensor([0])
         made.step()
         made.zero_grad()
-    weight.grad_sample = torch.ones(1, *SHAPE)
+    weight.grad_sample, made.unit_of_row = torch.ones(1, *SHAPE), torch.tensor([0])
     made.step()
-    weight.grad_sample = torch.ones(1, *SHAPE)
+    weight.grad_sample, made.unit_of_row = torch.ones(1, *SHAPE), torch.tensor([0])
     with pytest.raises(ValueError, match="haven't been cleared"):
         made.step()
 
