@@ -137,7 +137,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     # First of all: what is planted then stands in the twin's list in the same order, whoever the key chose besides.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
-        *training_records(canaries, max(1, pipeline.cap // 2)),  # half, or the secret is lost among so many
+        *training_records(canaries, max(1, 3 * pipeline.cap // 8)),  # more, and the secret is lost among so many
         *(record for record in train if record["unit"] != victim),
     ]
     return canaries
