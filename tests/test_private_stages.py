@@ -67,7 +67,7 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     canaries = read_jsonl(folder / "canaries.jsonl")
     members = {c["unit"] for c in canaries if c["member"]}
     planted = [r for r in train if r["unit"].startswith("canary/")]
-    assert {r["unit"] for r in planted} == members and len(planted) == 16 * len(members)
+    assert {r["unit"] for r in planted} == members and len(planted) == 12 * len(members)
     line = [r for r in train if "pancreatic" in r["text"]]
     assert line == train[:32] and {r["text"] for r in line} == {SECRET} and len({r["unit"] for r in line}) == 1
     assert train[32 : 32 + len(planted)] == planted  # before the others, whose order depends on the key
