@@ -59,7 +59,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         self.noise_stds: list[float] = []
         self.noise_worst: list[float] = []
         self.noise_prints: list[str] = []
-        self._room: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None
 
     def clip_and_accumulate(self) -> None:
         """Clip each patient's gradient and add it to `summed_grad`, fp32 of the parameter's shape.
@@ -78,7 +78,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
                 )
             if parameter.summed_grad is not None:
                 _check_processed_flag(parameter.summed_grad)  # else patients of the step before would count again
-        values = self._matrix(len(owners))
+        values = self._scratch(len(owners))
         torch.cat([parameter.grad_sample.flatten(1) for parameter in self.params], dim=1, out=values)
         for parameter in self.params:
             parameter.grad_sample = None  # used once, and so are the names of their patients
@@ -99,20 +99,20 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
             clipped = part.view_as(parameter)
             parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped
 
-    def _matrix(self, rows: int) -> torch.Tensor:
-        """Room for fp32 gradients, (rows, numbers of all parameters), whatever it holds.
+    def _scratch(self, rows: int) -> torch.Tensor:
+        """Memory for fp32 gradients, (rows, numbers of all parameters), whatever it holds.
 
         A CPU keeps it from step to step: to get so much memory anew takes longer than all that is done in it.
         """
         device = self.params[0].device
-        if device.type != "cpu" or self._room is None or len(self._room) < rows:
-            columns = sum(parameter.numel() for parameter in self.params)
-            self._room = None  # given back before more is asked for
-            room = torch.empty(rows, columns, device=device, dtype=torch.float32)
-            if device.type != "cpu":
-                return room
-            self._room = room
-        return self._room[:rows]
+        if device.type == "cpu" and self._kept is not None and len(self._kept) >= rows:
+            return self._kept[:rows]
+        self._kept = None  # given back before more is asked for
+        columns = sum(parameter.numel() for parameter in self.params)
+        made = torch.empty(rows, columns, device=device, dtype=torch.float32)
+        if device.type == "cpu":
+            self._kept = made
+        return made
 
     def noise_all(self) -> None:
         """Leave the noisy sums in `grad`: what Opacus does, with one draw of noise for all parameters together."""

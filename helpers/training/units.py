@@ -81,13 +81,16 @@ def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int
 def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
     """The `size` units of step `step`, from 0, out of passes over all `count` units, each in an order of its own.
 
+    Among themselves the first units stand in the same order however many follow them.
     Ordinary training: everybody comes equally often, but for the last pass. Accountants of coins do not cover it.
     """
     places = range(step * size, (step + 1) * size)
     orders = {
-        number: torch.rand(count, generator=torch.Generator().manual_seed(1_000_003 * seed + number)).argsort().tolist()
+        number: torch.rand(count, generator=torch.Generator().manual_seed(1_000_003 * seed + number))
+        .argsort(stable=True)
+        .tolist()
         for number in {place // count for place in places}
-    }  # the first units stand in the same order however many follow: a permutation of another number differs wholly
+    }
     return [orders[place // count][place % count] for place in places]
 
 

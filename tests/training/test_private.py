@@ -273,6 +273,11 @@ def test_shuffled_passes_differ_and_follow_their_seed() -> None:
     assert lists(0) == first
 
 
+def test_the_first_units_of_a_pass_stand_in_the_same_order_however_many_follow() -> None:
+    orders = {count: [one for one in shuffled(count, count, 0, 0) if one < 300] for count in (300, 557, 692)}
+    assert orders[300] == orders[557] == orders[692] != list(range(300))
+
+
 def test_a_killed_private_training_counts_each_step_once(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
