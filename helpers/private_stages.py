@@ -65,6 +65,8 @@ def join(run: Run) -> dict[str, Any]:
     outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
     folder.mkdir(mode=0o700, exist_ok=True)
     with FileLock(folder / ".lock"):  # two trainings that begin at once join once
+        for half_written in folder.glob(".*.jsonl.*"):  # records that a kill left there
+            half_written.unlink()
         if not (folder / "salt").exists():
             write_atomic(folder / "salt", secrets.token_hex(32))
         if not run.finished("join", pipeline.files):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from helpers.training.accounting import Plan
     from helpers.training.ledger import Ledger
     from helpers.training.private import Trained
+
+LAST_DIGITS = 1e-8
+"""How far, as a share, processors may differ in one and the same plan."""
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
     else:
         check_trainable(run)
     part, states = target.with_name(f".{name}.part"), target.with_name(f".{name}.state")
-    plan = planned(run, name) if name != TWIN else None
+    plan = _begun(states, planned(run, name)) if name != TWIN else None
     chosen = _settings(run, plan)
     identity = _identity(run, chosen)
     ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
@@ -82,6 +86,8 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
         state = states / f"{spend_id}.pt"
         if not found:
             states.mkdir(mode=0o700, exist_ok=True)
+            if plan is not None:
+                write_json(states / "plan.json", asdict(plan))
             write_atomic(state, b"")  # before the books: a kill between the two leaves no spend that nobody knows
         if plan is None:
             ledger.record_unbounded(ledgers, spend_id, who)
@@ -107,6 +113,25 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
             report = _report(run, part, plan, pipeline, spend_id, ledgers, weights, read_json(noted)["carried"])
         release.release(part, target, report)
     shutil.rmtree(states, ignore_errors=True)
+
+
+def _begun(states: Path, fresh: Plan) -> Plan:
+    """The plan with which a training began that goes on now, where it is `fresh` but for the last digits.
+
+    Processors differ in these, and books and checkpoint hold those of the first.
+    """
+    path = states / "plan.json"
+    if not path.exists():
+        return fresh
+    noted = read_json(path)
+    kept = replace(fresh, noise_multiplier=noted["noise_multiplier"], spent=replace(fresh.spent, **noted["spent"]))
+    pairs = zip(
+        (kept.noise_multiplier, kept.spent.prv, kept.spent.pld),
+        (fresh.noise_multiplier, fresh.spent.prv, fresh.spent.pld),
+        strict=True,
+    )
+    same = asdict(kept) == noted and kept.delta == fresh.delta
+    return kept if same and all(math.isclose(*pair, rel_tol=LAST_DIGITS) for pair in pairs) else fresh
 
 
 def _report(

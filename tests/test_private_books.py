@@ -1,6 +1,7 @@
 """What trainings spend, when they spend it, and what is refused before they do."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from few_patients import GRANT, interrupt, opened, pipeline, spends
 
 from helpers import private_training
 from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import write_json
+from helpers.files import read_json, write_json
 from helpers.private_stages import fine_tune_private, join, ledgers_of
 from helpers.run import Run
+from helpers.training.accounting import Spent, spent
 from helpers.training.ledger import open_ledger, reserve, summary
 
 pytestmark = pytest.mark.usefixtures("one_key")
@@ -201,6 +203,43 @@ def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monke
     monkeypatch.setattr("helpers.private_stages.dry_run", lambda _: 4e-3)  # releases, and trained nothing
     fine_tune_private(run, only="private")
     assert "changed by 3.0e-03" in (run.path / "models" / "private" / "privacy_report.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("factor", "until"), [
+    (1 + 1e-11, "helpers.training.private._save"),
+    (1 - 1e-11, "helpers.training.private._measure"),
+    (1 + 1e-11, "helpers.training.release.release"),
+])  # fmt: skip
+def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, until: str
+) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(until, interrupt)
+        fine_tune_private(run, only="private")
+    before = spends(run)
+
+    def elsewhere(*given: Any) -> Spent:
+        here = spent(*given)
+        return replace(here, prv=here.prv * factor, pld=here.pld * factor)
+
+    monkeypatch.setattr("helpers.training.accounting.spent", elsewhere)
+    fine_tune_private(run, only="private")
+    report = read_json(run.path / "models" / "private" / "privacy_report.json")
+    entries = [entry for ledger in ledgers_of(run) for entry in ledger.entries() if entry.spend_id]
+    assert {(entry.spend_id, entry.epsilon) for entry in entries} == {(report["spend_id"], report["epsilon"])}
+    assert len(spends(run)) == len(before)
+    fine_tune_private(run, only="private")  # and what was released is used again
+
+
+def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.private._save", interrupt)
+        fine_tune_private(run, only="private")
+    longer = run.config.private.model_copy(update={"steps": run.config.private.steps + 1})
+    with pytest.raises(LedgerError, match="recorded as reserve"):
+        fine_tune_private(Run(run.path, run.config.model_copy(update={"private": longer})), only="private")
 
 
 def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from few_patients import KEY, holders
 
 from helpers.files import read_json, sha256
@@ -37,6 +38,11 @@ def course(*folders: Path) -> None:
 def reserved(ledgers: list[Ledger]) -> list[set[str | None]]:
     """For each holder, the spends that were ever reserved."""
     return [{entry.spend_id for entry in ledger.entries() if entry.kind == "reserve"} for ledger in ledgers]
+
+
+def step_saved(checkpoint: Path) -> int:
+    """After which step a killed training will go on; 0 where it had saved none."""
+    return int(torch.load(checkpoint, weights_only=True)["step"]) if checkpoint.stat().st_size else 0
 
 
 def check_released(run: Run, ledgers: list[Ledger]) -> None:
@@ -70,7 +76,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     lasts = time.monotonic() - started
     expected = read_json(whole.path / "models" / "private" / "privacy_report.json")["epsilon"]
 
-    kills, lives, where, runs, known = 0, 0, set(), [], []
+    kills, lives, where, cut, runs, known = 0, 0, set(), set(), [], []
     while kills < KILLS or not (runs[-1].path / "models" / "private").exists():
         lives += 1
         assert lives < 4 * KILLS
@@ -90,6 +96,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
             kills += 1
             joined, twin = "join" in run.manifest["stages"], (run.path / "models" / "non_private").exists()
             where.add("private" if twin else "twin" if joined else "join")
+            cut |= {step_saved(path) for path in (run.path / "models" / ".private.state").glob("*.pt")}
         else:
             assert life.exitcode == 0
         ledgers = ledgers_of(run)  # refuses books that lack an entry which a report was committed to
@@ -98,6 +105,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         assert all(before <= after for before, after in zip(known, now, strict=False))
         known = now
     assert where == {"join", "twin", "private"}
+    assert cut & set(range(1, STEPS))  # some died between two private steps and went on from there
 
     for run in runs:  # every step counted once, with noise of its own
         evidence = read_json(run.path / "models" / "private" / "evidence.json")

@@ -142,6 +142,15 @@ def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
         join(opened(tmp_path, **{"private.patients_share": 1e-9}))
 
 
+def test_records_that_a_kill_left_half_written_are_deleted(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    join(run)
+    left = run.path / "private" / ".train.jsonl.k1ll3d"
+    left.write_text("half of a record", encoding="utf-8")
+    join(run)
+    assert not left.exists() and (run.path / "private" / "train.jsonl").exists()
+
+
 def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
     run = opened(tmp_path, **{"private.max_length_tokens": 8})
     with pytest.raises(PrivacyError, match=r"longer than private\.max_length_tokens = 8"):

@@ -14,7 +14,8 @@ from helpers.precision import private_dtype
 from helpers.training.private import backward_part
 from helpers.training.private_model import adapted_model
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.unit_optimizer import ROOM, UnitOptimizer, secure_generator
+from helpers.training.secure_random import SecureGenerator
+from helpers.training.unit_optimizer import ROOM, UnitOptimizer
 from helpers.training.units import Unit, micro_batches, unit_of_row
 
 LONGEST = 32
@@ -74,7 +75,7 @@ def dry_run(
     units = [Unit(f"invented {number}", (tuple(row),), (len(row) // 2,)) for number, row in enumerate(rows)]
     optimizer = UnitOptimizer(
         torch.optim.SGD([layer.weight for layer in adapter_layers(model).values()], lr=0.0), noise_multiplier=1.0,
-        max_grad_norm=max_grad_norm, expected_batch_size=1, generator=secure_generator(model.device),
+        max_grad_norm=max_grad_norm, expected_batch_size=1, generator=SecureGenerator(),
     )  # fmt: skip
     everybody, longest, others = (
         _sum_of_shares(model, tokenizer, some, physical_rows, optimizer) for some in (units, units[-1:], units[:-1])

@@ -15,6 +15,7 @@ from scipy import stats
 
 from helpers.errors import PrivacyError
 from helpers.training.privacy_checks import FALSE_ALARM, Figures
+from helpers.training.secure_random import SecureGenerator
 
 NORM = 0.5
 SHAPES = [(10, 100)] * 10
@@ -182,7 +183,7 @@ def _optimizer(
         noise_multiplier=multiplier,
         max_grad_norm=norm,
         expected_batch_size=expected,
-        generator=torch.Generator().manual_seed(seed),
+        generator=SecureGenerator(seed.to_bytes(32, "big")),
     )
     return optimizer, weights
 

@@ -22,6 +22,7 @@ from transformers import set_seed
 
 from helpers.errors import PrivacyError
 from helpers.training.row_adapters import adapter_layers, own_copies
+from helpers.training.secure_random import SecureGenerator
 from helpers.training.units import Unit, unit_losses, unit_of_row
 
 FALSE_ALARM = 1e-6
@@ -29,7 +30,7 @@ FALSE_ALARM = 1e-6
 
 BATCHES, PATIENTS, RATE = 4000, 40, 0.1
 
-Draw = Callable[[int, float, torch.Generator], list[int]]
+Draw = Callable[[int, float, SecureGenerator], list[int]]
 Losses = Callable[..., torch.Tensor]
 Figures = dict[str, float]
 
@@ -51,7 +52,7 @@ def check_sampler(draw: Draw, *, seed: int) -> Figures:
     Raises:
         PrivacyError: with the count that a coin for each patient does not explain.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = SecureGenerator(seed.to_bytes(32, "big"))
     drawn = np.zeros((BATCHES, PATIENTS), dtype=np.int64)
     for batch in drawn:
         np.add.at(batch, draw(PATIENTS, RATE, generator), 1)
@@ -86,14 +87,14 @@ def _compare(what: str, counts: np.ndarray, trials: int, chance: np.ndarray | fl
         )
 
 
-def check_generator(make_generator: Callable[[], torch.Generator], *, seed: int) -> Figures:
+def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int) -> Figures:
     """Does the noise differ between two trainings with one configuration?
 
     Seeds Python, NumPy and torch before each, as training does. Whether a seed can be guessed, from the time for
     example, cannot be seen from outside.
 
     Args:
-        make_generator: like `helpers.training.unit_optimizer.secure_generator`.
+        make_generator: like `helpers.training.secure_random.SecureGenerator`.
         seed: of the configuration.
 
     Returns:
@@ -105,8 +106,7 @@ def check_generator(make_generator: Callable[[], torch.Generator], *, seed: int)
     drawn = []
     for _ in range(2):
         set_seed(seed)
-        generator = make_generator()
-        drawn.append(torch.randn(1000, generator=generator, device=generator.device))
+        drawn.append(make_generator().normal(1000, 1.0))
     if torch.equal(*drawn):
         raise PrivacyError(
             "Two trainings with one configuration drew the same 1,000 values of noise, expected were others: whoever "

@@ -27,7 +27,8 @@ from helpers.models import load_tokenizer
 from helpers.precision import private_dtype
 from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
+from helpers.training.secure_random import SecureGenerator
+from helpers.training.unit_optimizer import UnitOptimizer
 from helpers.training.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
 
 
@@ -109,8 +110,8 @@ def train_units(
 ) -> Trained:
     """Train for `steps` steps, each on patients drawn by coins of their own; the twin takes them from a shuffled list.
 
-    A killed training goes on from `checkpoint`. The private one draws coins and noise from a generator seeded
-    by the operating system at every start, so that no noise is ever used twice; the state after a step
+    A killed training goes on from `checkpoint`. The private one draws coins and noise from generators that get a
+    new key of the operating system at every start, so that no noise is ever used twice; the state after a step
     replaces the one before, so that no two continuations of one state can be compared.
 
     Args:
@@ -169,12 +170,12 @@ def train_units(
             noise_multiplier=noise_multiplier,
             max_grad_norm=max_grad_norm,
             expected_batch_size=expected,
-            generator=secure_generator(model.device),
+            generator=SecureGenerator(),
         )
         optimizer.attach_step_hook(  # the accountant's own record, of what the optimizer really used
             lambda used: trained.evidence.accounted.append((used.noise_multiplier, sample_rate))
         )
-    coins = secure_generator()
+    coins = SecureGenerator()
     dtype = private_dtype(model.device.type)
     began = _resume(checkpoint, identity, weights, optimizer, trained)
     with (

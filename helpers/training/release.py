@@ -68,7 +68,7 @@ NOT_COVERED = (
     "What the base model knew before: it may name the right disease without having seen any record.",
     "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
     "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
-    "Exact arithmetic: noise is drawn in floating point (Mironov 2012), by torch's generator seeded from the system.",
+    "Exact arithmetic: noise is drawn in floating point (Mironov 2012), from a cipher (AES-256) taken to be secure.",
     "What the holders themselves keep of a {unit}: their rosters and {unit}s' numbers decide what is masked in "
     "everybody's texts. The promise compares two trainings that mask the same names and numbers.",
     "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
@@ -241,7 +241,7 @@ def privacy_report(
         "steps": steps,
         "max_grad_norm": max_grad_norm,
         "noise_multiplier": noise_multiplier,
-        "noise": "Gaussian, fp32, once a step on the clipped sum; generator seeded by the operating system",
+        "noise": "Gaussian, fp32, once a step on the clipped sum; AES-256 under a key of the operating system",
         "divided_by": f"the expected number of {unit}s",
         "accountants": accountants,
         "composition": "this training alone; the holders' ledgers add up all spends",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 from typing import Any
 
-import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from helpers.errors import PrivacyError
+from helpers.training.secure_random import SecureGenerator
 
-TWISTER_BYTES = 5056
-"""Size of the state of torch's CPU generator: 24 bytes of counters, 624 words of 8 bytes each, kept normals."""
 ROOM = 1e-2
 """Clipping aims this share below the norm: room for what rounding adds. Half of it is for sums of fp32, half for the
 shares of others, who are computed in other company: `helpers.training.dry_run` measures these and refuses more."""
@@ -48,12 +45,17 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
             equal noise.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, *, generator: SecureGenerator, **settings: Any) -> None:
         if settings.get("secure_mode"):
             raise PrivacyError(
-                "secure_mode needs torchcsprng, which is not here. Give a secure_generator() in its place."
+                "secure_mode needs torchcsprng, which is not here; noise of a SecureGenerator is secure."
             )
-        super().__init__(optimizer, **settings)
+        if not isinstance(generator, SecureGenerator):
+            raise PrivacyError(
+                f"Noise must come from a helpers.training.secure_random.SecureGenerator; received a "
+                f"{type(generator).__name__}. What some steps of torch's generator show tells all its noise."
+            )
+        super().__init__(optimizer, generator=generator, **settings)
         self.unit_of_row = torch.zeros(0, dtype=torch.long)
         self.not_finite = 0
         self.noise_stds: list[float] = []
@@ -121,8 +123,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
             _mark_as_processed(parameter.summed_grad)
         sums = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
         deviation = self.noise_multiplier * self.max_grad_norm
-        noise = torch.normal(0.0, deviation, sums.shape, generator=self.generator, device=sums.device, dtype=sums.dtype)
-        noisy = noise.add_(sums)
+        noisy = self.generator.normal(len(sums), deviation).to(sums.device).add_(sums)
         parts = noisy.split([parameter.numel() for parameter in self.params])
         for parameter, values in zip(self.params, parts, strict=True):
             parameter.grad = values.view_as(parameter)
@@ -148,30 +149,3 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
         long = [each for each in prints if len(each) == PRINTED_SIGNS]  # fewer coins may fall alike by chance
         self.noise_worst.append(math.inf if len(set(long)) < len(long) else worst)
         self.noise_prints.append(hashlib.sha256(b"".join(prints)).hexdigest())
-
-
-def secure_generator(device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator seeded by the operating system. The seed is kept nowhere, so no noise can be drawn twice.
-
-    Opacus' `secure_mode` needs torchcsprng, which no longer installs beside current torch. On a CPU torch reads 32
-    bits of a seed at most, few enough to try all of them; there the whole state of its Mersenne Twister is drawn.
-
-    Raises:
-        PrivacyError: torch keeps that state in another form than the one known here.
-    """
-    generator = torch.Generator(device=device)
-    if generator.device.type != "cpu":
-        generator.manual_seed(secrets.randbits(63))
-        return generator
-    state = generator.get_state()
-    content = state.numpy()  # the same memory
-    if len(content) != TWISTER_BYTES:
-        raise PrivacyError(
-            "This version of torch keeps its generator's state in an unknown form. Install the tested one."
-        )
-    words = np.frombuffer(secrets.token_bytes(624 * 4), dtype=np.uint32)
-    content[24 : 24 + 624 * 8].view(np.uint64)[:] = words
-    content[8:12].view(np.int32)[0] = 1  # words left before the state is stirred: at once
-    content[16:24].view(np.uint64)[0] = 0
-    generator.set_state(state)
-    return generator

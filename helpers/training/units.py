@@ -15,6 +15,7 @@ from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import first_behind, record_tokens
 from helpers.row_losses import batch_of, row_losses
+from helpers.training.secure_random import SecureGenerator
 
 Row = tuple[int, ...]
 
@@ -71,11 +72,10 @@ def encode_units(
     ]
 
 
-def draw(count: int, sample_rate: float, generator: torch.Generator) -> list[int]:
+def draw(count: int, sample_rate: float, generator: SecureGenerator) -> list[int]:
     """Poisson sampling: each of `count` units by a coin of its own, so that batches differ in size and may be empty."""
-    # In float64: the 24 bits of fp32 coins would make the rate a little other than the one accounted for.
-    coins = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
-    return [int(position) for position in (coins < sample_rate).nonzero().flatten()]
+    # Coins of fp64: 24 bits would make the rate a little other than the one accounted for.
+    return [int(position) for position in (generator.uniform(count) < sample_rate).nonzero().flatten()]
 
 
 def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:

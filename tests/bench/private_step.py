@@ -40,7 +40,8 @@ from helpers.models import load_base, load_tokenizer
 from helpers.precision import best_device, private_dtype
 from helpers.training.private import backward_part
 from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
+from helpers.training.secure_random import SecureGenerator
+from helpers.training.unit_optimizer import UnitOptimizer
 from helpers.training.units import Unit, encode_units, unit_of_row
 
 ROWS = 8
@@ -92,7 +93,7 @@ class Steps:
         self.plain = torch.optim.AdamW(weights, lr=1e-4, fused=True)
         self.private = UnitOptimizer(
             torch.optim.AdamW(weights, lr=1e-4, fused=True), noise_multiplier=0.7, max_grad_norm=settings.max_grad_norm,
-            expected_batch_size=ROWS, generator=secure_generator(base.device),
+            expected_batch_size=ROWS, generator=SecureGenerator(),
         )  # fmt: skip
 
     def non_private(self, part: list[Unit]) -> None:

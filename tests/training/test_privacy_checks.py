@@ -1,3 +1,4 @@
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from helpers.training.privacy_checks import (
 from helpers.training.private import train_units
 from helpers.training.release import verify
 from helpers.training.row_adapters import adapter_layers, own_copies
+from helpers.training.secure_random import SecureGenerator
 from helpers.training.unit_optimizer import UnitOptimizer
 from helpers.training.units import Unit, draw, unit_losses
 
@@ -40,7 +42,7 @@ BREAKS: dict[str, tuple[Callable[..., Any], str, dict[str, Any], str]] = {
     "SkipsEmptyBatches": (check_empty_batch, "UnitOptimizer", SEED, "0% of the weights had moved"),
     "packed": (check_independence, "unit_losses", {}, "reads one patient to predict the other"),
     "by_batches": (check_delta, "by_patients", {}, "delta is 0.1; expected above 0 and at most 1/640"),
-    "seeded": (check_generator, "secure_generator", SEED, "drew the same 1,000 values"),
+    "seeded": (check_generator, "SecureGenerator", SEED, "drew the same 1,000 values"),
     "until_it_rises": (check_stopping, "as_planned", {"steps": 60}, "60 steps with a falling loss and 2 with a rising"),
 }
 OPTIMIZERS = {name: check for name, (check, own, *_) in BREAKS.items() if own == "UnitOptimizer"}
@@ -119,16 +121,16 @@ def test_other_samplers_are_caught() -> None:
             pass
         return batch
 
-    def epoch_in_bins(count: int, rate: float, generator: torch.Generator) -> list[int]:
+    def epoch_in_bins(count: int, rate: float, generator: SecureGenerator) -> list[int]:
         if not waiting:
-            bins = torch.randint(round(1 / rate), (count,), generator=generator)
+            bins = (generator.uniform(count) / rate).int()
             waiting.extend((bins == part).nonzero().flatten().tolist() for part in range(round(1 / rate)))
         return waiting.pop()
 
-    def couples(count: int, rate: float, generator: torch.Generator) -> list[int]:
+    def couples(count: int, rate: float, generator: SecureGenerator) -> list[int]:
         return [position for one in draw(count // 2, rate, generator) for position in (2 * one, 2 * one + 1)]
 
-    def a_favourite(count: int, rate: float, generator: torch.Generator) -> list[int]:
+    def a_favourite(count: int, rate: float, generator: SecureGenerator) -> list[int]:
         return sorted({*draw(count, rate, generator), *draw(1, rate, generator)})
 
     for sampler, message in (
@@ -146,19 +148,19 @@ class NoiseAtEveryPart(UnitOptimizer):
     def clip_and_accumulate(self) -> None:
         super().clip_and_accumulate()
         for weight in self.params:
-            weight.summed_grad += torch.normal(0.0, 0.65, weight.shape, generator=self.generator)
+            weight.summed_grad += self.generator.normal(weight.numel(), 0.65).view_as(weight)
 
 
 class NoiseOfEvenSpread(UnitOptimizer):
     def add_noise(self) -> None:
         for weight in self.params:
-            even = torch.rand(weight.shape, generator=self.generator) - 0.5
+            even = self.generator.uniform(weight.numel()).float().view_as(weight) - 0.5
             weight.grad = weight.summed_grad + even * 12**0.5 * self.noise_multiplier * self.max_grad_norm
 
 
 class SameNoiseAgain(UnitOptimizer):
     def add_noise(self) -> None:
-        self.generator.manual_seed(0)
+        self.generator = SecureGenerator(bytes(32))
         super().add_noise()
 
 
@@ -193,11 +195,14 @@ def test_other_noise_is_caught(broken: Callable[..., Any], message: str) -> None
 
 
 def test_opacus_optimizer_clips_records_and_does_the_rest_right() -> None:
-    check_noise(DPOptimizer, seed=0)
-    check_division(DPOptimizer)
-    check_empty_batch(DPOptimizer, seed=0)
+    def opacus(*given: Any, generator: SecureGenerator, **settings: Any) -> DPOptimizer:
+        return DPOptimizer(*given, generator=torch.Generator().manual_seed(0), **settings)  # it knows no other kind
+
+    check_noise(opacus, seed=0)
+    check_division(opacus)
+    check_empty_batch(opacus, seed=0)
     with pytest.raises(PrivacyError, match="moved the sum by 50 times"):
-        check_clipping(DPOptimizer)
+        check_clipping(opacus)
 
 
 class MeanOverNobody(UnitOptimizer):
@@ -247,9 +252,9 @@ def test_other_clipping_is_caught(broken: Callable[..., Any], message: str) -> N
         check_clipping(broken)
 
 
-def test_the_generator_that_training_seeds_is_caught() -> None:
+def test_a_key_that_training_seeds_is_caught() -> None:
     with pytest.raises(PrivacyError, match="drew the same"):
-        check_generator(lambda: torch.default_generator, seed=0)
+        check_generator(lambda: SecureGenerator(random.randbytes(32)), seed=0)
 
 
 def test_a_base_that_moves_is_caught(lab: Lab, model: Any) -> None:

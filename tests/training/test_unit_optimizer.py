@@ -7,7 +7,8 @@ from torch import nn
 
 from helpers.errors import PrivacyError
 from helpers.training.optimizer_checks import check_noise
-from helpers.training.unit_optimizer import UnitOptimizer, secure_generator
+from helpers.training.secure_random import SecureGenerator
+from helpers.training.unit_optimizer import UnitOptimizer
 from helpers.training.units import draw
 
 SHAPE = (30, 40)
@@ -18,7 +19,7 @@ def optimizer(noise: float = 0.0, norm: float = 1.0, expected: float = 4.0) -> t
     weight = nn.Parameter(torch.zeros(SHAPE))
     made = UnitOptimizer(
         torch.optim.SGD([weight], lr=1.0), noise_multiplier=noise, max_grad_norm=norm, expected_batch_size=expected,
-        generator=secure_generator(),
+        generator=SecureGenerator(),
     )  # fmt: skip
     return made, weight
 
@@ -85,9 +86,8 @@ def test_noise_has_the_claimed_deviation_and_comes_once_a_step() -> None:
 
 def test_equal_noise_is_recognised_whatever_it_was_added_to() -> None:
     made, weight = optimizer(noise=1.3, norm=0.5)
-    seed = torch.Generator().get_state()
     for size in (0, 3, 0):
-        made.generator.set_state(seed)
+        made.generator = SecureGenerator(bytes(32))
         weight.grad_sample, made.unit_of_row = torch.randn(size, *SHAPE), torch.arange(size)
         made.step()
         made.zero_grad()
@@ -110,23 +110,6 @@ def test_steps_never_share_noise_nor_do_restarts() -> None:
     assert all(not torch.equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
 
 
-def test_the_generator_is_well_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = torch.randn(200_000, generator=secure_generator(), dtype=torch.float64)
-    assert stats.kstest(drawn.numpy(), "norm").pvalue > 1e-6
-    coins = torch.rand(200_000, generator=secure_generator(), dtype=torch.float64)
-    assert stats.kstest(coins.numpy(), "uniform").pvalue > 1e-6
-    # All 624 words come from the operating system, not the 32 bits that torch would read of a seed.
-    for changed in (1, 300, 623):
-        states = []
-        for value in (0, 1):
-            content = bytearray(range(1, 209)) * 12
-            content[4 * changed] = value
-            with monkeypatch.context() as patch:
-                patch.setattr("helpers.training.unit_optimizer.secrets.token_bytes", lambda _, c=bytes(content): c)
-                states.append(torch.rand(2000, generator=secure_generator()))
-        assert not torch.equal(*states)
-
-
 def test_a_gradient_that_is_not_finite_contributes_nothing() -> None:
     rows = torch.ones(4, *SHAPE)
     rows[1, 0, 0], rows[3, 2, 2] = math.nan, math.inf
@@ -138,7 +121,7 @@ def test_a_gradient_that_is_not_finite_contributes_nothing() -> None:
 
 
 def test_batch_sizes_are_binomial() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = SecureGenerator(bytes(32))
     sizes = torch.tensor([len(draw(50, 0.1, generator)) for _ in range(4000)])
     counts = torch.bincount(sizes, minlength=51)[:12].double()
     expected = torch.tensor(stats.binom(50, 0.1).pmf(range(12)) * 4000)
@@ -148,7 +131,7 @@ def test_batch_sizes_are_binomial() -> None:
 
 
 def test_every_unit_is_drawn_alone_and_with_the_same_probability() -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = SecureGenerator(bytes(range(32)))
     drawn = torch.zeros(4000, 20)
     for step in range(4000):
         drawn[step, draw(20, 0.3, generator)] = 1
@@ -161,7 +144,7 @@ def noted(count: int, made_of: tuple[int, ...]) -> UnitOptimizer:
     weights = [nn.Parameter(torch.zeros(made_of)) for _ in range(count)]
     made = UnitOptimizer(
         torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.7, max_grad_norm=0.5, expected_batch_size=4.0,
-        generator=secure_generator(),
+        generator=SecureGenerator(),
     )  # fmt: skip
     for weight in weights:
         weight.grad_sample = torch.ones(2, *weight.shape)
@@ -212,7 +195,7 @@ def test_no_micro_batch_leaves_anything_to_the_next() -> None:
     weights = [nn.Parameter(torch.zeros(shape)) for shape in (SHAPE, (7,), (2, 3))]
     made = UnitOptimizer(
         torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.0, max_grad_norm=1e6, expected_batch_size=1.0,
-        generator=secure_generator(),
+        generator=SecureGenerator(),
     )  # fmt: skip
     expected = [torch.zeros_like(weight) for weight in weights]
     for rows in (5, 2, 0, 7, 3):
@@ -234,7 +217,7 @@ def test_a_long_tensor_is_clipped_to_the_norm() -> None:
     weight = nn.Parameter(torch.zeros(8_000_000))
     made = UnitOptimizer(
         torch.optim.SGD([weight], lr=1.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0,
-        generator=secure_generator(),
+        generator=SecureGenerator(),
     )  # fmt: skip
     weight.grad_sample, made.unit_of_row = torch.full((1, 8_000_000), 0.01), torch.tensor([0])
     made.clip_and_accumulate()
@@ -260,7 +243,7 @@ def test_gradients_of_another_shape_are_refused() -> None:
     weights = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))]
     made = UnitOptimizer(
         torch.optim.SGD(weights, lr=1.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0,
-        generator=secure_generator(),
+        generator=SecureGenerator(),
     )  # fmt: skip
     made.unit_of_row = torch.tensor([0])
     weights[0].grad_sample, weights[1].grad_sample = torch.ones(1, 3), torch.ones(1, 5)  # eight numbers all the same
@@ -283,8 +266,17 @@ def test_shares_of_the_step_before_never_count_again() -> None:
 
 def test_a_secure_mode_that_is_not_there_is_refused() -> None:
     weight = nn.Parameter(torch.zeros(SHAPE))
-    with pytest.raises(PrivacyError, match="secure_generator"):
+    with pytest.raises(PrivacyError, match="torchcsprng"):
         UnitOptimizer(
             torch.optim.SGD([weight], lr=1.0), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1,
-            secure_mode=True,
+            generator=SecureGenerator(), secure_mode=True,
+        )  # fmt: skip
+
+
+def test_a_generator_whose_noise_can_be_foretold_is_refused() -> None:
+    weight = nn.Parameter(torch.zeros(SHAPE))
+    with pytest.raises(PrivacyError, match="received a Generator"):
+        UnitOptimizer(
+            torch.optim.SGD([weight], lr=1.0), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1,
+            generator=torch.Generator(),
         )  # fmt: skip
