@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from helpers.training.ledger import Ledger
     from helpers.training.private import Trained
 
-LAST_DIGITS = 1e-8
-"""How far, as a share, processors may differ in one and the same plan."""
-
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
@@ -76,6 +73,8 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
     else:
         check_trainable(run)
     part, states = target.with_name(f".{name}.part"), target.with_name(f".{name}.state")
+    for half_written in states.glob(".*.pt.*"):  # by a kill; it would be a second continuation of one state
+        half_written.unlink()
     plan = _begun(states, planned(run, name)) if name != TWIN else None
     chosen = _settings(run, plan)
     identity = _identity(run, chosen)
@@ -120,6 +119,8 @@ def _begun(states: Path, fresh: Plan) -> Plan:
 
     Processors differ in these, and books and checkpoint hold those of the first.
     """
+    from helpers.training.accounting import LAST_DIGITS
+
     path = states / "plan.json"
     if not path.exists():
         return fresh

@@ -206,7 +206,7 @@ def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("factor", "until"), [
-    (1 + 1e-11, "helpers.training.private._save"),
+    (1 + 5e-10, "helpers.training.private._save"),
     (1 - 1e-11, "helpers.training.private._measure"),
     (1 + 1e-11, "helpers.training.release.release"),
 ])  # fmt: skip
@@ -223,7 +223,8 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
         here = spent(*given)
         return replace(here, prv=here.prv * factor, pld=here.pld * factor)
 
-    monkeypatch.setattr("helpers.training.accounting.spent", elsewhere)
+    for module in ("accounting", "release"):
+        monkeypatch.setattr(f"helpers.training.{module}.spent", elsewhere)
     fine_tune_private(run, only="private")
     report = read_json(run.path / "models" / "private" / "privacy_report.json")
     entries = [entry for ledger in ledgers_of(run) for entry in ledger.entries() if entry.spend_id]
@@ -237,9 +238,23 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("helpers.training.private._save", interrupt)
         fine_tune_private(run, only="private")
+    with monkeypatch.context() as patch, pytest.raises(LedgerError, match="recorded as reserve"):
+        patch.setattr("helpers.training.accounting.spent", lambda *g: replace(spent(*g), prv=spent(*g).prv * 0.999999))
+        fine_tune_private(run, only="private")
     longer = run.config.private.model_copy(update={"steps": run.config.private.steps + 1})
     with pytest.raises(LedgerError, match="recorded as reserve"):
         fine_tune_private(Run(run.path, run.config.model_copy(update={"private": longer})), only="private")
+
+
+def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    left = run.path / "models" / ".private.state" / ".0123.pt.k1ll3d"
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("helpers.training.private._note", interrupt)
+            fine_tune_private(run, only="private")
+        assert not left.exists()
+        left.write_bytes(b"a second continuation")
 
 
 def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ AGREEMENT = 0.01
 PRECISION = 0.004
 """Error allowed to PRV's grid, as a share of ε; with a tolerance of the same size it stays within AGREEMENT."""
 
+LAST_DIGITS = 1e-9
+"""How far, as a share, two processors may differ in the cost of one and the same plan; 6e-12 was seen."""
+
 MOST_EPSILON = 200
 """Above it nothing is guaranteed in practice, and the accountants' grids outgrow the memory."""
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
-from helpers.training.accounting import spent
+from helpers.training.accounting import LAST_DIGITS, spent
 from helpers.training.private import Evidence
 from helpers.training.unit_optimizer import NOISE_TOLERANCE
 
@@ -122,7 +122,7 @@ def verify(
     faults += _not_poisson(evidence.drawn, units, sample_rate, "the sizes of batches")
     faults += _not_poisson(list(evidence.times_drawn.values()), steps, sample_rate, "how often units were drawn")
     for (noise, rate), times in Counter(evidence.accounted).items():
-        if noise <= 0 or spent(noise, rate, times, delta).epsilon > epsilon * (1 + 1e-9):
+        if noise <= 0 or spent(noise, rate, times, delta).epsilon > epsilon * (1 + LAST_DIGITS):
             faults.append(f"the steps cost more than the ε = {epsilon:.6g} reserved")
     expected = noise_multiplier * max_grad_norm
     off = [std for std in evidence.noise_stds if not abs(std - expected) <= expected * _tolerance(sum(sizes))]

@@ -15,6 +15,7 @@ from helpers import precision
 from helpers.errors import PrivacyError
 from helpers.models import load_base
 from helpers.training.row_adapters import adapter_layers, own_copies
+from helpers.training.secure_random import SecureGenerator
 from helpers.training.unit_optimizer import ROOM, UnitOptimizer
 from helpers.training.units import Unit, micro_batches, unit_losses, unit_of_row
 
@@ -81,7 +82,9 @@ def clipped_sum(model: Any, units: list[Unit], rows: int = 100, dtype: torch.dty
     """What one step adds up before its noise, over all adapters; `(values,)`."""
     layers = adapter_layers(model)
     sgd = torch.optim.SGD([layer.weight for layer in layers.values()], lr=1.0)
-    optimizer = UnitOptimizer(sgd, noise_multiplier=0.0, max_grad_norm=NORM, expected_batch_size=1.0)
+    optimizer = UnitOptimizer(
+        sgd, noise_multiplier=0.0, max_grad_norm=NORM, expected_batch_size=1.0, generator=SecureGenerator()
+    )
     optimizer.zero_grad()
     for part in micro_batches(units, rows):
         with own_copies(layers, len(unit_of_row(part)), dtype):
