@@ -63,6 +63,8 @@ def join(run: Run) -> dict[str, Any]:
     load_dotenv(PROJECT_ROOT / ".env")  # the key, and for models of the hub a token
     pipeline, folder = pipeline_of(run), run.path / "private"
     outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
+    if not pipeline.fictitious:
+        run.path.chmod(0o700)  # exact counts, times and digests of real records are its owner's alone
     folder.mkdir(mode=0o700, exist_ok=True)
     with FileLock(folder / ".lock"):  # two trainings that begin at once join once
         for half_written in folder.glob(".*.jsonl.*"):  # records that a kill left there

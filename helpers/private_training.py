@@ -164,8 +164,10 @@ def _identity(run: Run, chosen: dict[str, Any]) -> str:
 
     The file's bytes are hashed and no record is read: that comes after its cost is reserved.
     """
+    from helpers.training.private import MECHANISM
+
     deciding = {key: value for key, value in chosen.items() if key not in WITHOUT_EFFECT["private"]}
-    content = json.dumps([sha256(run.path / "private" / "train.jsonl"), deciding], sort_keys=True)
+    content = json.dumps([MECHANISM, sha256(run.path / "private" / "train.jsonl"), deciding], sort_keys=True)
     return hmac.new((run.path / "private" / "salt").read_bytes(), content.encode(), "sha256").hexdigest()
 
 
@@ -187,8 +189,8 @@ def _released(target: Path, identity: str, plan: Plan | None, ledgers: Sequence[
     ):
         return True
     raise PrivacyError(
-        f"{target} holds a model that these records and settings did not make, or one that lost its report or was "
-        "altered since. Move it away to train anew, at a new cost, or choose another RUN folder."
+        f"{target} holds a model that these records, settings and code did not make, or one that lost its report or "
+        "was altered since. Move it away to train anew, at a new cost, or choose another RUN folder."
     )
 
 

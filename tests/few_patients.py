@@ -55,5 +55,5 @@ def spends(run: Run) -> list[tuple[str, float, int]]:
     return [(row["holder"], row["spent_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -309,3 +310,13 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     assert not [start for start in starts if start in shown]
     assert not [row["mobile"] for row in raw if str(row["mobile"]) in shown]
     assert "0123456789abcdef" not in shown
+    tables = [
+        output["data"]["text/html"]
+        for cell in cells
+        if cell.cell_type == "code" and ".round(decimals)" in cell.source
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ]
+    counts = [int(count) for count in re.findall(r"<td>(\d+)</td>", "".join(tables))]
+    assert len(tables) == 2 and max(counts) > 1000 and not any(count % 10 for count in counts)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700

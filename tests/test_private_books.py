@@ -100,6 +100,8 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
     assert (run.path / "models" / "private").exists() and not (copied.path / "models" / "private").exists()
     refused, released = (copied.path / "models" / ".private.part").stat(), (run.path / "models" / "private").stat()
     assert (refused.st_mode & 0o777, released.st_mode & 0o777) == (0o700, 0o755)
+    inside = {file.stat().st_mode & 0o777 for file in (run.path / "models" / "private").rglob("*") if file.is_file()}
+    assert inside == {0o644}
 
 
 def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +246,17 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
     longer = run.config.private.model_copy(update={"steps": run.config.private.steps + 1})
     with pytest.raises(LedgerError, match="recorded as reserve"):
         fine_tune_private(Run(run.path, run.config.model_copy(update={"private": longer})), only="private")
+
+
+def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.training.private.MECHANISM", "noise that can be foretold")
+        patch.setattr("helpers.private_training._save", interrupt)
+        fine_tune_private(run, only="private")
+    with pytest.raises(PrivacyError, match="records, settings or code"):
+        fine_tune_private(run, only="private")
+    assert not (run.path / "models" / "private").exists()
 
 
 def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

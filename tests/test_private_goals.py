@@ -20,5 +20,7 @@ def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_
     assert twin["secret_revealed"] == 1.0 and twin["canary_auc"] >= 0.95
     assert privacy["epsilon"] <= 8 and privacy["delta"] <= 1e-5 and privacy["audit_works"]
     assert private["secret_revealed"] == 0.0 and private["canary_auc_high"] <= 0.62
+    tokens = [read_json(run.path / "models" / name / "training.json")["tokens"] for name in ("non_private", "private")]
+    assert max(tokens) <= 40_000
     gain, whole = (base["heldout_loss"] - found["heldout_loss"] for found in (private, best))
     assert gain >= 0.75 * whole

@@ -173,7 +173,10 @@ def _named_by(value: str, sign: str | None) -> str:
 
 
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
-    """Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, are two: such keys are refused."""
+    """Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, are two: such keys are refused.
+
+    Of one holder. Two holders may well group the same digits in their own ways, and are taken to mean one patient.
+    """
     numbers: dict[str, set[tuple[str, ...]]] = {}
     letters: dict[str, set[str]] = {}
     for value, name in names.items():

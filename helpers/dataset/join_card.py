@@ -16,7 +16,7 @@ TOUCHED = (
     "Wordings, cap and splits: a {unit}'s own content, key or group (split.by) decide, with the seed.",
     "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
     "depend on the test set.",
-    "This card: its counts are exact and carry no noise.",
+    "Counts of the join: those in private/card.json are exact and carry no noise.",
 )
 """Where private data was read before training, for the privacy report."""
 NOT_MEASURED = (

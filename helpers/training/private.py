@@ -31,6 +31,10 @@ from helpers.training.secure_random import SecureGenerator
 from helpers.training.unit_optimizer import UnitOptimizer
 from helpers.training.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
 
+MECHANISM = "coins and noise from AES-256; clipped to 0.99 of the norm"
+"""How a private step is made, as far as settings do not say. It is part of a training's identity: whoever changes what
+a step draws, clips or adds changes it too, so that no training goes on from steps that another code made."""
+
 
 @dataclass
 class Evidence:
@@ -299,8 +303,8 @@ def _resume(checkpoint: Path, identity: str, weights: dict[str, Any], optimizer:
         state = {}
     if state.get("identity") != identity:
         raise PrivacyError(
-            f"{checkpoint} is damaged, or belongs to other records or settings. Training on from it would void the "
-            "guarantee. Choose another RUN folder, or delete the folder it lies in to train anew, at a new cost."
+            f"{checkpoint} is damaged, or belongs to other records, settings or code. Training on from it would void "
+            "the guarantee. Choose another RUN folder, or delete the folder it lies in to train anew, at a new cost."
         )
     for name, weight in weights.items():
         weight.data.copy_(state["weights"][name])

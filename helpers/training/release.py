@@ -71,8 +71,8 @@ NOT_COVERED = (
     "Exact arithmetic: noise is drawn in floating point (Mironov 2012), from a cipher (AES-256) taken to be secure.",
     "What the holders themselves keep of a {unit}: their rosters and {unit}s' numbers decide what is masked in "
     "everybody's texts. The promise compares two trainings that mask the same names and numbers.",
-    "Whoever sees the machine or the run folder: times, memory, batch sizes and checkpoints stay inside the trusted "
-    "boundary. Only this model's folder is made for release.",
+    "Whoever sees the machine or the run folder: times, memory, batch sizes, checkpoints and digests of files stay "
+    "inside the trusted boundary. Only this model's folder is made for release.",
     "Rounding: a {unit}'s presence changes in what company others are computed. On this machine, on short invented "
     "rows, their clipped gradients then changed by {carried:.1e} of the clipping norm a step, all together.",
 )
@@ -281,7 +281,8 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)  # whole or not at all, never without its report
-    part.chmod(0o755)  # its owner's alone until now
+    for made in (part, *part.rglob("*")):  # its owner's alone until now
+        made.chmod(0o755 if made.is_dir() else 0o644)
     part.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     sync(target.parent)

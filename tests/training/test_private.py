@@ -294,7 +294,7 @@ def test_a_checkpoint_of_something_else_is_refused(tiny: str, tmp_path: Path, mo
     with monkeypatch.context() as patch, pytest.raises(Killed):
         interrupt_after(patch, 1)
         train(tmp_path / "a", 0.7, 0.5)
-    with pytest.raises(PrivacyError, match="belongs to other records or settings"):
+    with pytest.raises(PrivacyError, match="belongs to other records, settings or code"):
         train(tmp_path / "a", 0.7, 0.5, identity="other")
     (tmp_path / "a" / "state.pt").write_bytes(b"damaged")
     with pytest.raises(PrivacyError, match="damaged"):
