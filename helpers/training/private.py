@@ -28,10 +28,10 @@ from helpers.precision import private_dtype
 from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
 from helpers.training.row_adapters import adapter_layers, own_copies
 from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import UnitOptimizer
+from helpers.training.unit_optimizer import ROOM, UnitOptimizer
 from helpers.training.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
 
-MECHANISM = "coins and noise from AES-256; clipped to 0.99 of the norm"
+MECHANISM = f"coins and noise from AES-256; clipped with room of {ROOM} of the norm"
 """How a private step is made, as far as settings do not say. It is part of a training's identity: whoever changes what
 a step draws, clips or adds changes it too, so that no training goes on from steps that another code made."""
 
