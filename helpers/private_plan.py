@@ -14,8 +14,8 @@ from helpers.run import Run
 
 if TYPE_CHECKING:
     from helpers.dataset.pipeline import Pipeline
-    from helpers.training.accounting import Plan
-    from helpers.training.ledger import Ledger
+    from helpers.privacy.accounting import Plan
+    from helpers.privacy.ledger import Ledger
 
 TWIN = "non_private"
 
@@ -48,7 +48,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
             fictitious ones are declared, or behind a released model's report.
         PrivacyError: a holder grants nothing.
     """
-    from helpers.training.ledger import Ledger, open_ledger
+    from helpers.privacy.ledger import Ledger, open_ledger
 
     pipeline, folder, opened = pipeline_of(run), run.config.private.ledgers, []
     for holder in pipeline.holders:
@@ -99,7 +99,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
 
 def planned(run: Run, name: str) -> Plan:
     """What a private training will cost, computed before it begins and without a look at the records."""
-    from helpers.training.accounting import plan
+    from helpers.privacy.accounting import plan
 
     settings, units = run.config.private, units_to_train(run)
     return plan(
@@ -120,7 +120,7 @@ def check_budgets(run: Run, names: Sequence[str]) -> None:
     Raises:
         LedgerError: naming the holder, what is left and what is asked for.
     """
-    from helpers.training.ledger import summary
+    from helpers.privacy.ledger import summary
 
     begun = [name for name in names if any((run.path / "models" / f".{name}.state").glob("*.pt"))]
     plans = {name: planned(run, name) for name in names if name != TWIN and name not in begun}
@@ -155,8 +155,8 @@ def require_fictitious(pipeline: Pipeline) -> None:
 
 
 def dry_run(run: Run) -> float:
-    """A step on invented rows, on this machine and with this configuration; see `helpers.training.dry_run`."""
-    from helpers.training.dry_run import dry_run as step_on_invented_rows
+    """A step on invented rows, on this machine and with this configuration; see `helpers.privacy.dry_run`."""
+    from helpers.privacy.dry_run import dry_run as step_on_invented_rows
 
     settings = run.config.private
     return step_on_invented_rows(
@@ -173,7 +173,7 @@ def check_trainable(run: Run) -> None:
     Raises:
         PrivacyError: packing is on, values are dropped at random, or a layer has no gradient for each row.
     """
-    from helpers.training.private_model import check_model
+    from helpers.privacy.private_model import check_model
 
     if run.config.training_arguments.get("packing"):
         raise PrivacyError(

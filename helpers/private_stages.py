@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from helpers.dataset.pipeline import Pipeline
-    from helpers.training.accounting import Plan
+    from helpers.privacy.accounting import Plan
 
 __all__ = [
     "audit_privacy",
@@ -80,7 +80,7 @@ def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -
     """Write the splits and the card; refuse what no training could use, before anything is paid for."""
     from helpers.dataset.join import join_providers
     from helpers.models import load_tokenizer
-    from helpers.training.units import encode_units
+    from helpers.privacy.units import encode_units
 
     with run.stage("join", pipeline.files, outputs):
         joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)

@@ -34,9 +34,9 @@ from helpers.run import Run
 
 if TYPE_CHECKING:
     from helpers.dataset.pipeline import Pipeline
-    from helpers.training.accounting import Plan
-    from helpers.training.ledger import Ledger
-    from helpers.training.private import Trained
+    from helpers.privacy.accounting import Plan
+    from helpers.privacy.ledger import Ledger
+    from helpers.privacy.private import Trained
 
 
 @contextmanager
@@ -63,9 +63,9 @@ def train_accounted(run: Run, name: str, target: Path, carried: float) -> None:
         run: with its records joined.
         name: of the model.
         target: the folder it is released into.
-        carried: what `helpers.training.dry_run` measured, for the report.
+        carried: what `helpers.privacy.dry_run` measured, for the report.
     """
-    from helpers.training import ledger, release
+    from helpers.privacy import ledger, release
 
     pipeline = pipeline_of(run)
     if name == TWIN:
@@ -119,7 +119,7 @@ def _begun(states: Path, fresh: Plan) -> Plan:
 
     Processors differ in these, and books and checkpoint hold those of the first.
     """
-    from helpers.training.accounting import LAST_DIGITS
+    from helpers.privacy.accounting import LAST_DIGITS
 
     path = states / "plan.json"
     if not path.exists():
@@ -145,7 +145,7 @@ def _report(
     weights: str,
     carried: float,
 ) -> dict[str, Any]:
-    from helpers.training.release import privacy_report
+    from helpers.privacy.release import privacy_report
 
     return privacy_report(
         epsilon=plan.epsilon, delta=plan.delta,
@@ -164,7 +164,7 @@ def _identity(run: Run, chosen: dict[str, Any]) -> str:
 
     The file's bytes are hashed and no record is read: that comes after its cost is reserved.
     """
-    from helpers.training.private import MECHANISM
+    from helpers.privacy.private import MECHANISM
 
     deciding = {key: value for key, value in chosen.items() if key not in WITHOUT_EFFECT["private"]}
     content = json.dumps([MECHANISM, sha256(run.path / "private" / "train.jsonl"), deciding], sort_keys=True)
@@ -234,9 +234,9 @@ def _fit(
     spend_id: str,
 ) -> None:
     """Train into `part`; its training.json, written last, says that the adapter there was verified."""
+    from helpers.privacy.private import train_units
+    from helpers.privacy.release import verify
     from helpers.run import measured
-    from helpers.training.private import train_units
-    from helpers.training.release import verify
 
     fictitious, scores = pipeline_of(run).fictitious, run.config.private.scores
     records = run.path / "private" / "train.jsonl"

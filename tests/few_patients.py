@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import PROJECT_ROOT
+from helpers.privacy.ledger import summary
 from helpers.private_stages import ledgers_of
 from helpers.run import Run, open_run
-from helpers.training.ledger import summary
 
 KEY = "0123456789abcdef" * 4
 GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"

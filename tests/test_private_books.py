@@ -11,10 +11,10 @@ from few_patients import GRANT, interrupt, opened, pipeline, spends
 from helpers import private_training
 from helpers.errors import LedgerError, PrivacyError, RunError
 from helpers.files import read_json, write_json
+from helpers.privacy.accounting import Spent, spent
+from helpers.privacy.ledger import open_ledger, reserve, summary
 from helpers.private_stages import fine_tune_private, join, ledgers_of
 from helpers.run import Run
-from helpers.training.accounting import Spent, spent
-from helpers.training.ledger import open_ledger, reserve, summary
 
 pytestmark = pytest.mark.usefixtures("one_key")
 
@@ -57,7 +57,7 @@ def test_rounding_that_carries_patients_into_others_is_refused_before_it_is_paid
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(tmp_path)
-    monkeypatch.setattr("helpers.training.dry_run.ROOM", -1.0)  # rounding may carry nothing at all here
+    monkeypatch.setattr("helpers.privacy.dry_run.ROOM", -1.0)  # rounding may carry nothing at all here
     with pytest.raises(PrivacyError, match="nothing was paid"):
         fine_tune_private(run, only="private")
     assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
@@ -83,7 +83,7 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
     run = opened(tmp_path)
     join(run)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.private._note", interrupt)
+        patch.setattr("helpers.privacy.private._note", interrupt)
         fine_tune_private(run, only="private")
     copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same books
     shutil.copytree(run.path, copied.path)
@@ -107,7 +107,7 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
 def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     join(run)
-    monkeypatch.setattr("helpers.training.ledger.reserve", interrupt)
+    monkeypatch.setattr("helpers.privacy.ledger.reserve", interrupt)
     monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
     with pytest.raises(KeyboardInterrupt):
         fine_tune_private(run, only="private")
@@ -142,7 +142,7 @@ def test_records_that_change_after_they_were_paid_for_are_not_read(
             file.write('{"unit": "late", "text": "late"}\n')
         return reserve(*given)
 
-    monkeypatch.setattr("helpers.training.ledger.reserve", changing)
+    monkeypatch.setattr("helpers.privacy.ledger.reserve", changing)
     with pytest.raises(RunError, match="was replaced while its cost was reserved"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
@@ -156,7 +156,7 @@ def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
 
 def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
-    monkeypatch.setattr("helpers.training.unit_optimizer.UnitOptimizer.add_noise", quiet)
+    monkeypatch.setattr("helpers.privacy.unit_optimizer.UnitOptimizer.add_noise", quiet)
     with pytest.raises(PrivacyError, match="nothing is released"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
@@ -175,7 +175,7 @@ def quiet(optimizer: Any) -> None:
 def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.release.release", interrupt)
+        patch.setattr("helpers.privacy.release.release", interrupt)
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
     spent = spends(run)
@@ -197,7 +197,7 @@ def test_books_for_another_unit_or_for_real_records_are_refused(tmp_path: Path, 
 
 def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
-    for rounding, until in ((3e-3, "helpers.training.private._note"), (2e-3, "helpers.training.release.release")):
+    for rounding, until in ((3e-3, "helpers.privacy.private._note"), (2e-3, "helpers.privacy.release.release")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("helpers.private_stages.dry_run", lambda _, rounding=rounding: rounding)
             patch.setattr(until, interrupt)
@@ -208,9 +208,9 @@ def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("factor", "until"), [
-    (1 + 5e-10, "helpers.training.private._save"),
-    (1 - 1e-11, "helpers.training.private._measure"),
-    (1 + 1e-11, "helpers.training.release.release"),
+    (1 + 5e-10, "helpers.privacy.private._save"),
+    (1 - 1e-11, "helpers.privacy.private._measure"),
+    (1 + 1e-11, "helpers.privacy.release.release"),
 ])  # fmt: skip
 def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, until: str
@@ -238,10 +238,10 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
 def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.private._save", interrupt)
+        patch.setattr("helpers.privacy.private._save", interrupt)
         fine_tune_private(run, only="private")
     with monkeypatch.context() as patch, pytest.raises(LedgerError, match="recorded as reserve"):
-        patch.setattr("helpers.training.accounting.spent", lambda *g: replace(spent(*g), prv=spent(*g).prv * 0.999999))
+        patch.setattr("helpers.privacy.accounting.spent", lambda *g: replace(spent(*g), prv=spent(*g).prv * 0.999999))
         fine_tune_private(run, only="private")
     longer = run.config.private.model_copy(update={"steps": run.config.private.steps + 1})
     with pytest.raises(LedgerError, match="recorded as reserve"):
@@ -251,7 +251,7 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
 def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.training.private.MECHANISM", "noise that can be foretold")
+        patch.setattr("helpers.privacy.private.MECHANISM", "noise that can be foretold")
         patch.setattr("helpers.private_training._save", interrupt)
         fine_tune_private(run, only="private")
     with pytest.raises(PrivacyError, match="records, settings or code"):
@@ -264,7 +264,7 @@ def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkey
     left = run.path / "models" / ".private.state" / ".0123.pt.k1ll3d"
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("helpers.training.private._note", interrupt)
+            patch.setattr("helpers.privacy.private._note", interrupt)
             fine_tune_private(run, only="private")
         assert not left.exists()
         left.write_bytes(b"a second continuation")

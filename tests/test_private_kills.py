@@ -12,9 +12,9 @@ import torch
 from few_patients import KEY, holders
 
 from helpers.files import read_json, sha256
+from helpers.privacy.ledger import Ledger, summary
 from helpers.private_stages import fine_tune_private, ledgers_of
 from helpers.run import Run, open_run
-from helpers.training.ledger import Ledger, summary
 
 KILLS = 50
 STEPS = 10
@@ -66,7 +66,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     monkeypatch.setenv("PSEUDONYM_KEY", KEY)
     chooser, books = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["helpers.private_stages", "helpers.training.private", "helpers.dataset.join"])
+    processes.set_forkserver_preload(["helpers.private_stages", "helpers.privacy.private", "helpers.dataset.join"])
     alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
     whole = opened(*alone)
     started = time.monotonic()

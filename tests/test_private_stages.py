@@ -11,9 +11,9 @@ from helpers import private_stages, private_training
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.evaluation.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
+from helpers.privacy.ledger import summary
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
 from helpers.run import Run
-from helpers.training.ledger import summary
 
 pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
@@ -106,7 +106,7 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
 def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr("helpers.training.private.backward_part", out_of_memory)
+        patch.setattr("helpers.privacy.private.backward_part", out_of_memory)
         fine_tune_private(run, only="private")
     smaller = opened(tmp_path, **{"private.physical_rows": 4, "private.gradient_checkpointing": True})
     fine_tune_private(smaller, only="private")

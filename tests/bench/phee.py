@@ -26,9 +26,9 @@ from helpers.evaluation.likelihood import mean_loss
 from helpers.files import Record, read_json, read_jsonl, write_json
 from helpers.models import load_base, load_tokenizer, record_tokens
 from helpers.precision import best_device, private_dtype
-from helpers.training.accounting import Plan, plan
-from helpers.training.private import train_units
-from helpers.training.release import verify
+from helpers.privacy.accounting import Plan, plan
+from helpers.privacy.private import train_units
+from helpers.privacy.release import verify
 
 MODELS: dict[str, float | None] = {"non_private": None, "private_8": 8.0, "private_22": 22.0}
 SECRET_COPIES, CANARY_COPIES = 32, 16

@@ -38,11 +38,11 @@ from helpers.dataset.pseudonyms import read_key
 from helpers.files import read_json, write_json
 from helpers.models import load_base, load_tokenizer
 from helpers.precision import best_device, private_dtype
-from helpers.training.private import backward_part
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import UnitOptimizer
-from helpers.training.units import Unit, encode_units, unit_of_row
+from helpers.privacy.private import backward_part
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import UnitOptimizer
+from helpers.privacy.units import Unit, encode_units, unit_of_row
 
 ROWS = 8
 TOKENIZER = "smollm2-135m-instruct"

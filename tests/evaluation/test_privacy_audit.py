@@ -11,7 +11,7 @@ from helpers.evaluation.leakage import canary_leakage
 from helpers.evaluation.one_run_audit import refutes
 from helpers.files import Record
 from helpers.models import load_base, load_tokenizer
-from helpers.training.private import Trained, train_units
+from helpers.privacy.private import Trained, train_units
 
 BASE = "smollm2-135m-instruct"
 

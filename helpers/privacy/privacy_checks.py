@@ -2,11 +2,11 @@
 
 Each check takes one part with the signature that the course's own has, looks at it from outside, and tests a
 single property. The course's own parts pass all of them. To pass proves nothing beyond that property. Variants of
-the optimizer have their checks in `helpers.training.optimizer_checks`.
+the optimizer have their checks in `helpers.privacy.optimizer_checks`.
 
 Statistical checks refuse a right part with a probability of at most `FALSE_ALARM`, and repeat exactly for the
-same seed. What needs no part is checked where it is used: δ by `helpers.training.accounting.check_delta`, and
-what a training really did by `helpers.training.release.verify`.
+same seed. What needs no part is checked where it is used: δ by `helpers.privacy.accounting.check_delta`, and
+what a training really did by `helpers.privacy.release.verify`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from scipy import stats
 from transformers import set_seed
 
 from helpers.errors import PrivacyError
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.units import Unit, unit_losses, unit_of_row
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.units import Unit, unit_losses, unit_of_row
 
 FALSE_ALARM = 1e-6
 """Probability at most with which a statistical check refuses a part that is right."""
@@ -43,7 +43,7 @@ def check_sampler(draw: Draw, *, seed: int) -> Figures:
     somebody comes are found with near certainty.
 
     Args:
-        draw: like `helpers.training.units.draw`, called as `draw(patients, sample_rate, generator)`.
+        draw: like `helpers.privacy.units.draw`, called as `draw(patients, sample_rate, generator)`.
         seed: of the generator it receives.
 
     Returns:
@@ -94,7 +94,7 @@ def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int)
     example, cannot be seen from outside.
 
     Args:
-        make_generator: like `helpers.training.secure_random.SecureGenerator`.
+        make_generator: like `helpers.privacy.secure_random.SecureGenerator`.
         seed: of the configuration.
 
     Returns:
@@ -119,7 +119,7 @@ def check_loss_scale(losses: Losses, model: Any, *, pad_token: int = 0) -> Figur
     """Does a patient weigh the same beside others with many tokens as beside others with few?
 
     Args:
-        losses: like `helpers.training.units.unit_losses`.
+        losses: like `helpers.privacy.units.unit_losses`.
         model: a causal language model in evaluation mode.
         pad_token: handed to `losses`.
 
@@ -143,7 +143,7 @@ def check_independence(losses: Losses, model: Any, *, pad_token: int = 0) -> Fig
     """Does a patient's loss stay the same when another's record is exchanged for one of equal length?
 
     Args:
-        losses: like `helpers.training.units.unit_losses`.
+        losses: like `helpers.privacy.units.unit_losses`.
         model: a causal language model in evaluation mode.
         pad_token: handed to `losses`.
 

@@ -11,11 +11,11 @@ from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from helpers.errors import PrivacyError
-from helpers.training.secure_random import SecureGenerator
+from helpers.privacy.secure_random import SecureGenerator
 
 ROOM = 1e-2
 """Clipping aims this share below the norm: room for what rounding adds. Half of it is for sums of fp32, half for the
-shares of others, who are computed in other company: `helpers.training.dry_run` measures these and refuses more."""
+shares of others, who are computed in other company: `helpers.privacy.dry_run` measures these and refuses more."""
 NOISE_TOLERANCE = 1e-3
 """How far, as a share, fp32 sums may move the deviation of noise that is measured in a gradient."""
 COLUMNS = 2**16
@@ -52,7 +52,7 @@ class UnitOptimizer(DPOptimizer):  # type: ignore[misc]
             )
         if not isinstance(generator, SecureGenerator):
             raise PrivacyError(
-                f"Noise must come from a helpers.training.secure_random.SecureGenerator; received a "
+                f"Noise must come from a helpers.privacy.secure_random.SecureGenerator; received a "
                 f"{type(generator).__name__}. What some steps of torch's generator show tells all its noise."
             )
         super().__init__(optimizer, generator=generator, **settings)

@@ -16,9 +16,9 @@ from scipy import stats
 
 from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
-from helpers.training.accounting import LAST_DIGITS, spent
-from helpers.training.private import Evidence
-from helpers.training.unit_optimizer import NOISE_TOLERANCE
+from helpers.privacy.accounting import LAST_DIGITS, spent
+from helpers.privacy.private import Evidence
+from helpers.privacy.unit_optimizer import NOISE_TOLERANCE
 
 RARE = 1e-9
 """Probability below which an honest run is taken for a broken one."""
@@ -224,7 +224,7 @@ def privacy_report(
         fictitious: whether every holder declares its data fictitious; only then are measurements on records shown.
         joined: where the join read records, a sentence each.
         adapter_sha256: of the released weights; the ledgers name the same.
-        carried: what `helpers.training.dry_run` returned.
+        carried: what `helpers.privacy.dry_run` returned.
     """
     shown = {"gradients_left_out_as_not_finite": not_finite} if fictitious else {}
     touched = [[text.format(unit=unit) for text in row] for row in TOUCHED + (FICTITIOUS_ONLY if fictitious else ())]

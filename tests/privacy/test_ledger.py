@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import LedgerError
-from helpers.training.ledger import Ledger, commit, open_ledger, record_unbounded, reserve, summary
+from helpers.privacy.ledger import Ledger, commit, open_ledger, record_unbounded, reserve, summary
 
 
 def opened(folder: Path, holder: str = "hospital", epsilon: float = 10.0, delta: float = 1e-3) -> Ledger:
@@ -230,7 +230,7 @@ CROWD = """
 import sys
 from pathlib import Path
 from helpers.errors import LedgerError
-from helpers.training.ledger import open_ledger, reserve
+from helpers.privacy.ledger import open_ledger, reserve
 folder, name = Path(sys.argv[1]), sys.argv[2]
 holders = ["hospital", "pharmacy"] if name == "0" else ["pharmacy", "hospital"]
 ledgers = [open_ledger(folder, holder, epsilon=10.0, delta=1e-3) for holder in holders]
@@ -270,7 +270,7 @@ def test_a_crowd_does_not_exceed_the_budget(tmp_path: Path) -> None:
 SPENDER = """
 import sys
 from pathlib import Path
-from helpers.training.ledger import commit, open_ledger, reserve
+from helpers.privacy.ledger import commit, open_ledger, reserve
 folder, life = Path(sys.argv[1]), sys.argv[2]
 ledgers = [open_ledger(folder, holder, epsilon=1e6, delta=0.5) for holder in ("hospital", "pharmacy")]
 for number in range(10_000):

@@ -3,7 +3,7 @@
 Rows of a batch share an adapter's matrices, so that autograd adds their gradients up. Here every row reads a
 copy of its own, which is a view and takes no memory, and autograd keeps them apart. Nothing else in the model
 changes: padding, autocast and gradient checkpointing work as without it. Opacus reaches the same numbers with
-hooks; `tests/training/test_row_adapters.py` compares the two.
+hooks; `tests/privacy/test_row_adapters.py` compares the two.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from peft.helpers import disable_input_dtype_casting
 from helpers.errors import PrivacyError
 from helpers.models import load_tokenizer
 from helpers.precision import private_dtype
-from helpers.training.private import backward_part
-from helpers.training.private_model import adapted_model
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import ROOM, UnitOptimizer
-from helpers.training.units import Unit, micro_batches, unit_of_row
+from helpers.privacy.private import backward_part
+from helpers.privacy.private_model import adapted_model
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import ROOM, UnitOptimizer
+from helpers.privacy.units import Unit, micro_batches, unit_of_row
 
 LONGEST = 32
 """Tokens of the longest invented row, so that the dry run takes seconds."""

@@ -12,9 +12,9 @@ from opacus.optimizers import DPOptimizer
 from helpers import open_run
 from helpers.errors import PrivacyError
 from helpers.models import load_base
-from helpers.training.accounting import check_delta
-from helpers.training.optimizer_checks import check_clipping, check_division, check_empty_batch, check_noise
-from helpers.training.privacy_checks import (
+from helpers.privacy.accounting import check_delta
+from helpers.privacy.optimizer_checks import check_clipping, check_division, check_empty_batch, check_noise
+from helpers.privacy.privacy_checks import (
     check_adapters,
     check_generator,
     check_independence,
@@ -22,12 +22,12 @@ from helpers.training.privacy_checks import (
     check_sampler,
     check_stopping,
 )
-from helpers.training.private import train_units
-from helpers.training.release import verify
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import UnitOptimizer
-from helpers.training.units import Unit, draw, unit_losses
+from helpers.privacy.private import train_units
+from helpers.privacy.release import verify
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import UnitOptimizer
+from helpers.privacy.units import Unit, draw, unit_losses
 
 NOTEBOOK = Path(__file__).parents[2] / "02-fine_tune" / "04-break_privacy.ipynb"
 Lab = dict[str, Any]

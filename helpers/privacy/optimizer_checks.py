@@ -1,6 +1,6 @@
 """Checks for variants of `UnitOptimizer`: the size of the noise, what one patient may add, what is divided by what.
 
-Like all of `helpers.training.privacy_checks`: one part, looked at from outside, one property each. Gradients are
+Like all of `helpers.privacy.privacy_checks`: one part, looked at from outside, one property each. Gradients are
 made up, so that neither a model nor records are needed.
 """
 
@@ -14,8 +14,8 @@ import torch
 from scipy import stats
 
 from helpers.errors import PrivacyError
-from helpers.training.privacy_checks import FALSE_ALARM, Figures
-from helpers.training.secure_random import SecureGenerator
+from helpers.privacy.privacy_checks import FALSE_ALARM, Figures
+from helpers.privacy.secure_random import SecureGenerator
 
 NORM = 0.5
 SHAPES = [(10, 100)] * 10
@@ -32,7 +32,7 @@ def check_noise(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
     Coarse noise has gaps between which the gradient shows (Mironov 2012); bf16 repeats nine tenths of its values.
 
     Args:
-        make_optimizer: like `helpers.training.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
         seed: of the generator it receives.
 
     Returns:
@@ -76,7 +76,7 @@ def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, len
     """Length of the clipped sum over some patients whose records all pull in one direction.
 
     Args:
-        make_optimizer: like `helpers.training.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
         records: how many each patient has.
         length: of the gradient of one record, over `max_grad_norm`.
 
@@ -95,7 +95,7 @@ def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
     """Is a patient clipped as one, whatever the number of its records, and no more than needed?
 
     Args:
-        make_optimizer: like `helpers.training.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
 
     Returns:
         Lengths over `max_grad_norm`: `{"fifty_records", "three_patients", "short"}`.
@@ -122,7 +122,7 @@ def check_division(make_optimizer: MakeOptimizer) -> Figures:
     """Is the sum divided by the expected number of patients, whatever number was drawn?
 
     Args:
-        make_optimizer: like `helpers.training.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
 
     Returns:
         `{"divisor"}`, the same for all batches.
@@ -147,7 +147,7 @@ def check_empty_batch(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
     """Is a batch without patients a step with noise, like any other?
 
     Args:
-        make_optimizer: like `helpers.training.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
         seed: of the generator it receives.
 
     Returns:

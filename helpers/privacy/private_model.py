@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from helpers.errors import PrivacyError
 from helpers.models import load_architecture, load_base
 from helpers.precision import best_device, private_dtype
-from helpers.training.row_adapters import adapter_layers
+from helpers.privacy.row_adapters import adapter_layers
 
 
 def check_model(base_name: str, *, target_modules: str | list[str], dropout: float, max_length_tokens: int) -> None:
@@ -47,7 +47,7 @@ def adapted_model(
     gradient_checkpointing: bool,
     threads: int | None,
 ) -> Any:
-    """Load the base and put a trainable adapter in fp32 on it; arguments as for `helpers.training.private.train_units`.
+    """Load the base and put a trainable adapter in fp32 on it; arguments as for `helpers.privacy.private.train_units`.
 
     Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
     """

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import first_behind, record_tokens
+from helpers.privacy.secure_random import SecureGenerator
 from helpers.row_losses import batch_of, row_losses
-from helpers.training.secure_random import SecureGenerator
 
 Row = tuple[int, ...]
 

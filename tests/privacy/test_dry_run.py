@@ -9,7 +9,7 @@ import transformers
 
 from helpers.errors import PrivacyError
 from helpers.models import load_tokenizer
-from helpers.training.dry_run import ROOM, backward_part, dry_run
+from helpers.privacy.dry_run import ROOM, backward_part, dry_run
 
 SETTINGS: dict[str, Any] = {
     "quantisation": "none", "rank": 4, "alpha": 8, "target_modules": "all-linear", "gradient_checkpointing": False,
@@ -40,7 +40,7 @@ def test_every_other_unit_stands_in_other_company_without_the_one(tiny: str, mon
         parts.append(frozenset(unit.name for unit in part))
         backward_part(model, part, *others)
 
-    monkeypatch.setattr("helpers.training.dry_run.backward_part", noted)
+    monkeypatch.setattr("helpers.privacy.dry_run.backward_part", noted)
     dry_run(tiny, **SETTINGS)
     *everybody, alone, one, other = parts
     assert len(alone) == 1 and frozenset.union(*everybody) == one | other | alone
@@ -52,7 +52,7 @@ def test_units_that_scale_each_other_are_refused(tiny: str, monkeypatch: pytest.
         tokens = sum(len(row) for unit in part for row in unit.rows)
         backward_part(model, part, tokenizer, dtype, divisor * tokens)
 
-    monkeypatch.setattr("helpers.training.dry_run.backward_part", token_mean)
+    monkeypatch.setattr("helpers.privacy.dry_run.backward_part", token_mean)
     with pytest.raises(PrivacyError, match="of the clipping norm, by rounding"):
         dry_run(tiny, **SETTINGS)
 
@@ -61,7 +61,7 @@ def test_gradients_that_are_no_numbers_are_refused(tiny: str, monkeypatch: pytes
     def broken(model: Any, part: list[Any], tokenizer: Any, dtype: torch.dtype, divisor: float) -> None:
         backward_part(model, part, tokenizer, dtype, 0.0)
 
-    monkeypatch.setattr("helpers.training.dry_run.backward_part", broken)
+    monkeypatch.setattr("helpers.privacy.dry_run.backward_part", broken)
     with pytest.raises(PrivacyError, match="by nan of the clipping norm"):
         dry_run(tiny, **SETTINGS)
 

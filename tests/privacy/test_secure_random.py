@@ -6,7 +6,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
 
-from helpers.training.secure_random import BLOCK, SecureGenerator
+from helpers.privacy.secure_random import BLOCK, SecureGenerator
 
 TWISTER = 19_937
 """Bits of a Mersenne Twister's state: no sequence of its bits is more complex than that."""
@@ -71,7 +71,7 @@ def test_coins_are_uniform_and_never_one() -> None:
 
 
 def test_the_tail_is_longer_than_any_noise_that_will_be_drawn() -> None:
-    from helpers.training.secure_random import _unit_interval
+    from helpers.privacy.secure_random import _unit_interval
 
     ends = torch.tensor([-(2**63), 2**63 - 1])
     lowest, highest = _unit_interval(ends, torch.empty(2, dtype=torch.float64)).tolist()

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from helpers.errors import PrivacyError
-from helpers.training.accounting import check_delta, default_delta, plan, spent
+from helpers.privacy.accounting import check_delta, default_delta, plan, spent
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,6 @@ def test_a_target_that_no_noise_meets_is_refused() -> None:
 @pytest.mark.parametrize("wrong", [0.98, 1.03, math.nan])
 def test_accountants_that_disagree_give_no_guarantee(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = spent(1.0, 0.05, 100, 1e-5).pld
-    monkeypatch.setattr("helpers.training.accounting.PLDAccountant.get_epsilon", lambda *_: right * wrong)
+    monkeypatch.setattr("helpers.privacy.accounting.PLDAccountant.get_epsilon", lambda *_: right * wrong)
     with pytest.raises(PrivacyError, match="No guarantee can be given for noise_multiplier"):
         spent(1.0, 0.05, 100, 1e-5)

@@ -9,8 +9,8 @@ import pytest
 from helpers.dataset.join_card import TOUCHED
 from helpers.errors import PrivacyError
 from helpers.files import read_json
-from helpers.training.private import Evidence
-from helpers.training.release import _tail_of_spread, privacy_report, release, report_page, verify
+from helpers.privacy.private import Evidence
+from helpers.privacy.release import _tail_of_spread, privacy_report, release, report_page, verify
 
 PLAN: dict[str, Any] = {
     "units": 100, "steps": 50, "sample_rate": 0.2, "noise_multiplier": 0.8, "max_grad_norm": 0.5,

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import load_tokenizer
+from helpers.privacy import private
+from helpers.privacy.private import Trained, train_units
+from helpers.privacy.private_model import check_model, refuse_shared_positions
+from helpers.privacy.units import Unit, encode_units, shuffled
 from helpers.private_training import _save
-from helpers.training import private
-from helpers.training.private import Trained, train_units
-from helpers.training.private_model import check_model, refuse_shared_positions
-from helpers.training.units import Unit, encode_units, shuffled
 
 WORDS = (
     "fever",

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from helpers.errors import LedgerError, RunError
 from helpers.files import Record, sync, write_atomic
-from helpers.training.ledger_chain import Entry, Head, follow, line_of, read_chain
+from helpers.privacy.ledger_chain import Entry, Head, follow, line_of, read_chain
 
 LOCK_TIMEOUT_S = 60
 State = Literal["new", "reserved", "committed"]

@@ -6,10 +6,10 @@ from scipy import stats
 from torch import nn
 
 from helpers.errors import PrivacyError
-from helpers.training.optimizer_checks import check_noise
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import UnitOptimizer
-from helpers.training.units import draw
+from helpers.privacy.optimizer_checks import check_noise
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import UnitOptimizer
+from helpers.privacy.units import draw
 
 SHAPE = (30, 40)
 NOISE = UnitOptimizer.noise_all

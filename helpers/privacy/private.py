@@ -1,7 +1,7 @@
 """Fit an adapter to patients' records: with differential privacy, or without as its non-private twin.
 
 Both go through the same model code, number of steps and expected batch. The private one draws patients by coins, clips
-what each contributes and adds noise (`helpers.training.unit_optimizer`); the twin is ordinary training, passes over
+what each contributes and adds noise (`helpers.privacy.unit_optimizer`); the twin is ordinary training, passes over
 shuffled patients, and shows what is learnt, and leaked, without.
 """
 
@@ -25,11 +25,11 @@ from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
 from helpers.models import load_tokenizer
 from helpers.precision import private_dtype
-from helpers.training.private_model import adapted_model, refuse_dropout, refuse_shared_positions
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import ROOM, UnitOptimizer
-from helpers.training.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
+from helpers.privacy.private_model import adapted_model, refuse_dropout, refuse_shared_positions
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import ROOM, UnitOptimizer
+from helpers.privacy.units import Unit, draw, encode_units, micro_batches, shuffled, unit_losses, unit_of_row
 
 MECHANISM = f"coins and noise from AES-256; clipped with room of {ROOM} of the norm"
 """How a private step is made, as far as settings do not say. It is part of a training's identity: whoever changes what
@@ -38,7 +38,7 @@ a step draws, clips or adds changes it too, so that no training goes on from ste
 
 @dataclass
 class Evidence:
-    """What a private training really did, step by step; `helpers.training.release` compares it with the plan.
+    """What a private training really did, step by step; `helpers.privacy.release` compares it with the plan.
 
     Attributes:
         units: patients that could be drawn.
@@ -123,7 +123,7 @@ def train_units(
         identity: digest of records, settings and purpose; a checkpoint with another one is refused.
         base_name: the frozen base; see `helpers.models.resolve_model`.
         quantisation: `none` or `nf4`.
-        records: see `helpers.training.units.encode_units`.
+        records: see `helpers.privacy.units.encode_units`.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`; None for the twin.
         max_grad_norm: longest gradient a patient may contribute to a step; for the twin, longest gradient of a whole
             batch, or None to take it as it is.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import LedgerError
-from helpers.training.ledger import Ledger, commit, open_ledger, record_unbounded, reserve, summary
+from helpers.privacy.ledger import Ledger, commit, open_ledger, record_unbounded, reserve, summary
 
 
 def opened(folder: Path, holder: str = "hospital", epsilon: float = 10.0, delta: float = 1e-3) -> Ledger:

@@ -14,10 +14,10 @@ from torch import nn
 from helpers import precision
 from helpers.errors import PrivacyError
 from helpers.models import load_base
-from helpers.training.row_adapters import adapter_layers, own_copies
-from helpers.training.secure_random import SecureGenerator
-from helpers.training.unit_optimizer import ROOM, UnitOptimizer
-from helpers.training.units import Unit, micro_batches, unit_losses, unit_of_row
+from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.unit_optimizer import ROOM, UnitOptimizer
+from helpers.privacy.units import Unit, micro_batches, unit_losses, unit_of_row
 
 PAD = 2
 NORM = 2.0

@@ -1,0 +1,1 @@
+"""Differentially private training: mechanism, sampling, noise, accounting, ledgers, checks and report."""
