@@ -10,15 +10,16 @@ import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import spacy
-from presidio_analyzer import AnalyzerEngine, PatternRecognizer, RecognizerRegistry
+import yaml
+from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, RecognizerRegistry, RecognizerResult
 from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpEngine, NoOpNlpEngine, SpacyNlpEngine
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
-    DateRecognizer,
     EmailRecognizer,
     IbanRecognizer,
     IpRecognizer,
@@ -30,7 +31,7 @@ from helpers.errors import PrivacyError
 
 PATTERNS = Path(__file__).with_name("recognizers.yaml")
 THRESHOLD = 0.4
-"""Presidio's phone numbers score 0.4; its bare month/year fractions, which are doses here, 0.1 and 0.2."""
+"""What presidio gives a phone number."""
 MASKS = {
     "PERSON": "[name]",
     "DATE_TIME": "[date]",
@@ -40,12 +41,16 @@ MASKS = {
     "URL": "[link]",
 }
 OTHER_MASK = "[id]"
+WORDS_ONLY = ["PERSON", "DATE_TIME", "LOCATION", "EMAIL_ADDRESS", "URL"]
+"""Presidio's words for what may hold neither a digit nor @; in other texts no more is looked for."""
+SHORTEST_PHONE = 7
 NER_LABELS = {"PERSON": "PERSON", "PER": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION"}
 NER_IGNORED = (
     *("CARDINAL", "DATE", "EVENT", "LANGUAGE", "LAW", "MISC", "MONEY", "NORP", "ORDINAL", "ORG", "PERCENT"),
     *("PRODUCT", "QUANTITY", "TIME", "WORK_OF_ART"),
 )
-PLAIN = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u2012\u2013\u2014\u00a0\u202f\u2009", "'''-----   ")
+PLAIN = str.maketrans("‘’ʼ′´`‐‑‒–—―−·•∙⋅‧・∕⁄\t\n\r", "''''''" + "-" * 13 + "//   ")
+DOSE = re.compile(r"(?i) (?=[\d.,]+ ?(?:%|(?:mg|mcg|ug|g|ml|ui|iu|tablets?|comprimes?|cp)\b))")
 
 
 class Span(NamedTuple):
@@ -87,10 +92,9 @@ def make_analyzer(
     """
     cells = {fold(cell) for cell in roster if cell}
     registry = RecognizerRegistry(supported_languages=["en"])
-    registry.add_recognizers_from_yaml(PATTERNS)
     for recognizer in (
-        DateRecognizer(),
-        PhoneRecognizer(supported_regions=tuple(phone_regions)),
+        *_patterns(),
+        _Phones(supported_regions=tuple(phone_regions)),
         CreditCardRecognizer(),
         IbanRecognizer(),
         IpRecognizer(),
@@ -111,6 +115,29 @@ def make_analyzer(
     return AnalyzerEngine(registry=registry, nlp_engine=engine, default_score_threshold=THRESHOLD)
 
 
+class _Phones(PhoneRecognizer):
+    """Phone numbers of some countries and with a plus; a dose behind a number or a date is no part of it."""
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        few = len(re.findall(r"\d", text)) < SHORTEST_PHONE  # so are most texts: a shortcut
+        return [] if few else super().analyze(DOSE.sub(";", text), entities, nlp_artifacts)
+
+
+@cache
+def _patterns() -> list[PatternRecognizer]:
+    """Those of recognizers.yaml, with its {WORDS} written out."""
+    content = yaml.safe_load(PATTERNS.read_text(encoding="utf-8"))
+
+    def write_out(pattern: str) -> str:
+        return re.sub(r"\{([A-Z]+)\}", lambda word: write_out(content["words"][word[1]]), pattern)
+
+    found = {
+        entity: [Pattern(name, write_out(each), 0.6 if entity == "ID" else 0.8) for name, each in patterns.items()]
+        for entity, patterns in content["patterns"].items()
+    }
+    return [PatternRecognizer(entity, patterns=patterns) for entity, patterns in found.items()]
+
+
 def ner_installed(ner: str | None) -> bool:
     """Whether the spaCy model is there; presidio would download one that is not."""
     return bool(ner) and (spacy.util.is_package(ner or "") or Path(ner or "").is_dir())
@@ -127,7 +154,7 @@ def find_identifiers(analyzer: AnalyzerEngine, text: str) -> list[Span]:
             "The log 'presidio-analyzer' is switched off; it alone says when presidio gives up on a pattern and leaves "
             "a text unmasked. Let warnings through (no logging.disable, no higher level) and join again."
         )
-    results = analyzer.analyze(fold(text), language="en")
+    results = analyzer.analyze(fold(text), language="en", entities=None if re.search(r"[\d@]", text) else WORDS_ONLY)
     spans: list[Span] = []
     for result in sorted(results, key=lambda result: (result.start, -result.end)):
         span = Span(result.start, result.end, result.entity_type)
@@ -149,6 +176,13 @@ def mask(text: str, spans: Sequence[Span]) -> str:
 
 
 def fold(text: str) -> str:
-    """The text without accents, with plain apostrophes, hyphens and blanks; every character keeps its place."""
+    """The text without accents, with plain apostrophes, hyphens, blanks and forms; every character keeps its place."""
     plain = text.translate(PLAIN)
-    return plain if plain.isascii() else "".join(unicodedata.normalize("NFD", character)[0] for character in plain)
+    return plain if plain.isascii() else "".join(map(_folded, plain))
+
+
+@cache
+def _folded(character: str) -> str:
+    if unicodedata.category(character) == "No":  # m² is not m2
+        return character
+    return unicodedata.normalize("NFKD", character)[0]

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from helpers.dataset.deidentify import Span, find_identifiers, make_analyzer, ma
 from helpers.dataset.join_card import SPLITS, make_join_card
 from helpers.dataset.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
 from helpers.dataset.providers import KEY, ROSTER, PrivateTable, read_holder
-from helpers.dataset.pseudonyms import normalise_key, pseudonym
+from helpers.dataset.pseudonyms import damaged, normalise_key, pseudonym, whole_number
 from helpers.dataset.redaction_score import score_spans
 from helpers.dataset.roster import with_plain_names
 from helpers.dataset.unit_splits import kept_in, split_units
@@ -32,6 +31,8 @@ from helpers.errors import DataError, PrivacyError
 from helpers.files import Record, read_jsonl
 
 PLACE = "#place"
+SHORN = "#shorn"
+"""The pseudonym that the key would have without leading zeros."""
 TYPED = (str.upper, str.lower, str.title)
 
 
@@ -74,28 +75,33 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int, progress: b
     quality = _mask_tables(pipeline, tables, progress)
     fates = {name: [""] * len(table.get_secret_value()) for name, table in tables.items()}
     frames = {holder.name: _pseudonymise(holder, tables[holder.name], key, seed, fates) for holder in pipeline.holders}
+    for column in {f"{side}.{on}" for join in pipeline.joins for side in (join.left, join.right) for on in join.on}:
+        frame = frames[column.split(".")[0]]
+        if column in frame:  # an episode is 1 with one holder, 1.0 with another
+            frame[column] = frame[column].map(whole_number)
+    frequent = {name: rows for name, frame in frames.items() if (rows := _far_more_frequent(frame))}
     joined = frames[pipeline.holders[0].name]
     for join in pipeline.joins:
         joined = _merge(joined, frames[join.right], join, fates)
     candidates = _make_candidates(joined, pipeline, seed)
     split_units(candidates, pipeline.split, cap=pipeline.cap)
-    return Joined(
-        _release(candidates), make_join_card(fates, candidates, quality, cap=pipeline.cap, unit=pipeline.unit)
-    )
+    card = make_join_card(fates, candidates, quality, cap=pipeline.cap, unit=pipeline.unit, frequent=frequent)
+    return Joined(_release(candidates), card)
 
 
 def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progress: bool) -> dict[str, Any]:
     """Mask every column that is not coded, in place; measure how well, where planted spans are given."""
     settings = pipeline.deidentify
     frames = {name: table.get_secret_value() for name, table in tables.items()}
-    rosters = [frame[column] for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
+    rosters = [list(frame[column]) for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
     # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
     keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
     for name, key in keys.items():
         if key.kind == "text":
-            rosters += [frames[name][KEY], frames[name][KEY].map(partial(_named_by, sign=key.before))]
+            usable = [cell for cell in frames[name][KEY] if normalise_key(_named_by(cell, key.before))]
+            rosters += [usable, [whole_number(_named_by(cell, key.before)) for cell in usable]]
     analyzer = make_analyzer(
-        {cell for column in rosters for cell in with_plain_names(list(column))},
+        {cell for column in rosters for cell in with_plain_names(column)},
         phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
         keep=settings.keep,
         ner=settings.ner,
@@ -118,7 +124,7 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
         given = [planted.pop(cell, []) for cell in cells]
         if any(span.end > len(text) for text, spans in zip(texts, given, strict=True) for span in spans):
             raise DataError(f"{settings.planted} names spans that lie behind the end of their texts. {foreign}")
-        quality |= score_spans(texts, given, found)
+        quality |= score_spans(texts, given, found) | {"languages": list(settings.languages)}
         if planted:
             raise DataError(
                 f"{settings.planted} names {len(planted)} cells that no de-identified column has. {foreign}"
@@ -152,24 +158,32 @@ def _pseudonymise(
     if holder.key is None:
         normal = _row_names(holder, frame)
     else:
-        usable = {
-            value: normalise_key(_named_by(value, holder.key.before), holder.key.kind, holder.key.region)
-            for value in frame[KEY]
-        }
+        kind, region = holder.key.kind, holder.key.region
+        named = {value: whole_number(_named_by(value, holder.key.before)) for value in frame[KEY]}
+        usable = {value: normalise_key(name, kind, region) for value, name in named.items()}
         normal = {value: name for value, name in usable.items() if name}
-        if holder.key.kind == "text":
-            _refuse_merged(holder.name, {_named_by(value, holder.key.before): name for value, name in normal.items()})
+        why = {value: damaged(name, kind) for value, name in named.items() if value not in normal}
+        if kind == "text":
+            _refuse_merged(holder.name, {named[value]: name for value, name in normal.items()})
     kept = frame[holder.names].add_prefix(f"{holder.name}.")
     kept[PATIENT] = frame[KEY].map({value: pseudonym(name, key) for value, name in normal.items()})
+    kept[SHORN] = frame[KEY].map({value: pseudonym(name.lstrip("0"), key) for value, name in normal.items()})
     kept[PLACE] = frame[KEY].map({value: draw(seed, "split", name) for value, name in normal.items()})
     kept[_row(holder.name)] = range(len(frame))
     known = kept[PATIENT].notna()
-    _note(fates, kept[~known], [holder.name], "no usable key")
+    for value, rows in kept[~known].groupby(frame[KEY][~known]):
+        _note(fates, rows, [holder.name], f"no usable key: {why[value]}" if why[value] else "no usable key")
     return kept[known]
 
 
 def _named_by(value: str, sign: str | None) -> str:
     return value.split(sign)[0] if sign else value
+
+
+def _far_more_frequent(frame: pd.DataFrame) -> int:
+    """Rows of the most frequent key, where it has 10 or more, and more than 10 times as many as the median key."""
+    rows = frame[PATIENT].value_counts()
+    return int(rows.max()) if len(rows) and rows.max() > max(9, 10 * rows.median()) else 0
 
 
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
@@ -211,19 +225,27 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     mine, other, agree = _row(join.left), _row(join.right), " and ".join(join.on)
     further = right.duplicated(right_on)
     _note(fates, right[further], [join.right], f"an earlier row of {join.right} has the same {agree}")
-    first = right[~further].drop(columns=PLACE)
+    first = right[~further].drop(columns=[PLACE, SHORN])
     merged = left.merge(first, how=join.how, left_on=left_on, right_on=right_on, sort=False)
     matched = merged[other].dropna()
     if not len(matched):
-        shared = len(set(left[PATIENT]) & set(right[PATIENT]))
+        shared, shorn = (len(set(left[column]) & set(right[column])) for column in (PATIENT, SHORN))
+        before = Counter(f"of {name}, {why}" for name in (join.left, join.right) for why in fates[name] if why)
         raise DataError(
             f"Joining {join.left} with {join.right} on {agree} matches nobody: {shared} of {left[PATIENT].nunique()} "
-            "patients are with both. Check each holder's key column with its kind and region, and the columns of 'on'."
+            f"patients are with both{f', {shorn} but for leading zeros' * (shorn > shared)}. Rows left out before: "
+            f"{'; '.join(f'{times} {why}' for why, times in before.items()) or 'none'}. Check each holder's key column "
+            "with its kind and region, and the columns of 'on'."
         )
-    _note(fates, first[~first[other].isin(matched)], [join.right], f"no row of {join.left} has the same {agree}")
+    lost = [(right[~right[other].isin(matched)], left, [join.right], join.left)]
     if join.how == "inner":
         joined = [name for name in fates if _row(name) in left]
-        _note(fates, left[~left[mine].isin(merged[mine])], joined, f"no row of {join.right} has the same {agree}")
+        lost.append((left[~left[mine].isin(merged[mine])], right, joined, join.right))
+    for rows, others, holders, partner in lost:
+        zeros = rows[SHORN].isin(others[SHORN]) & ~rows[PATIENT].isin(others[PATIENT])
+        reason = f"no row of {partner} has the same {agree}"
+        _note(fates, rows[zeros], holders, f"{reason}, but for leading zeros")
+        _note(fates, rows, holders, reason)
     return merged
 
 

@@ -31,6 +31,7 @@ def make_join_card(
     *,
     cap: int,
     unit: str = "patient",
+    frequent: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Count rows and records, kept and left out.
 
@@ -40,6 +41,7 @@ def make_join_card(
         quality: what the de-identification masked and how well.
         cap: records of one unit, at most.
         unit: what counts as one: `patient` or `record`.
+        frequent: for a holder with a key far more frequent than its others, how many rows that has.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
@@ -54,6 +56,7 @@ def make_join_card(
     return {
         "holders": holders,
         "joined": _count("the join", len(candidates), len(kept), left_out),
+        "frequent_key": dict(frequent or {}),
         "units": len({candidate.unit for candidate in kept}),
         "cap": cap,
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
@@ -91,9 +94,17 @@ def join_card_text(card: Mapping[str, Any]) -> str:
     for name, row in {**card["holders"], "joined records": card["joined"]}.items():
         lines.append(f"| {name} | {row['given']} | {row['kept']} | {sum(row['left_out'].values())} | |")
         lines += [f"| | | | {times} | {reason} |" for reason, times in row["left_out"].items()]
+    lines += [
+        f"\nOne key stands in {rows} rows of {name}, far more than any other: a patient, or a word for nobody?"
+        for name, rows in card["frequent_key"].items()
+    ]
     quality = card["deidentify"]
     lines += ["", "Masked: " + ", ".join(f"{times} {kind}" for kind, times in quality["masked"].items()) + "."]
     if quality.get("recall") is not None:
-        lines.append(f"Recall {quality['recall']:.4f} and precision {quality['precision']:.4f} on planted spans.")
+        languages = " and ".join(quality.get("languages", ())) or "a language that deidentify.languages does not say"
+        lines.append(
+            f"Recall {quality['recall']:.4f} and precision {quality['precision']:.4f} on planted spans, measured in "
+            f"{languages} only; the patterns are French and English."
+        )
     lines += ["", "Where private data was read before training:", "", *(f"- {place}" for place in card["touched"])]
     return "\n".join(lines) + "\n"

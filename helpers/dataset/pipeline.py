@@ -57,10 +57,24 @@ class JsonColumn(Section):
 
 
 class Grant(Section):
-    """What a holder allows all trainings on its patients to cost together, trials included."""
+    """What a holder allows all trainings on its patients to cost together, trials included.
 
-    epsilon: Annotated[float, Field(gt=0)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    A signed `file` beside the pipeline and the `public_key` it must be signed with; or plain amounts, which count for
+    fictitious records only.
+    """
+
+    file: str | None = None
+    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    serial: Positive = 1
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Grant:
+        given = {name for name in ("file", "public_key", "epsilon", "delta") if getattr(self, name) is not None}
+        if given not in ({"file", "public_key"}, {"epsilon", "delta"}):
+            raise ValueError(f"grant: give file and public_key, or epsilon and delta; received {sorted(given)}")
+        return self
 
 
 class Holder(Section):
@@ -71,6 +85,8 @@ class Holder(Section):
     grant: Grant | None = None
     file: str | None = None
     format: Literal["csv", "jsonl", "parquet"] | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str | None = None
     load_dataset: dict[str, Any] | None = None
     unit: Literal["patient", "row"] = "patient"
     key: Key | None = None
@@ -84,6 +100,16 @@ class Holder(Section):
         """The file that `load_dataset` reads where it is a local one."""
         loaded = self.load_dataset or {}
         return str(loaded["data_files"]) if loaded.get("path") in LOCAL_BUILDERS and "data_files" in loaded else None
+
+    @property
+    def granting(self) -> dict[str, Any]:
+        """What a grant of this holder has to say of whose records they are and how its patients are told apart."""
+        return {
+            "holder": self.name,
+            "unit": "record" if self.unit == "row" else "patient",
+            "patient_key": self.key.model_dump(mode="json", exclude_none=True) if self.key else {},
+            "fictitious": self.fictitious,
+        }
 
     @property
     def names(self) -> list[str]:
@@ -112,12 +138,13 @@ class Template(Section):
 
 
 class Deidentify(Section):
-    """How identifying words are found in every column that is not coded."""
+    """How identifying words are found in every column that is not coded; `languages`: of the planted texts."""
 
     phone_regions: tuple[Region, ...] = ("FR",)
     keep: tuple[str, ...] = ()
     ner: str | None = None
     planted: str | None = None
+    languages: tuple[Literal["English", "French"], ...] = ()
     min_recall: Share = 0.99
     min_precision: Share = 0.95
 
@@ -214,6 +241,14 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{where}: give exactly one of file and load_dataset"
         if (holder.file is None) != (holder.format is None):
             yield f"{where}: file and format (csv, jsonl, parquet) go together"
+        if (holder.separator and holder.format not in ("csv", None)) or (
+            holder.encoding and holder.format == "parquet"
+        ):
+            yield f"{where}: separator is of csv, encoding of csv and jsonl"
+        try:
+            "-".encode(holder.encoding or "utf-8")
+        except LookupError:
+            yield f"{where}.encoding: this is none that Python knows, such as cp1252, mac-roman or utf-16-le"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
         if holder.unit == "row" and (holder.key is not None or len(names) > 1):

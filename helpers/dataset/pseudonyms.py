@@ -17,8 +17,26 @@ from helpers.errors import ConfigError
 
 KEY_VARIABLE = "PSEUDONYM_KEY"
 HEX_KEY = re.compile(r"(?:[0-9a-fA-F]{2}){32,}")
-NOBODY = {"na", "nan", "nil", "none", "null", "unknown", "inconnu", "inconnue", "anonymous", "anonyme", "missing"}
-"""Keys that stand for no key. Whoever shares one would be one patient, protected as one."""
+MISSING = """acompleter adeterminer anonyme anonymous arenseigner aucun aucune autre blank divers dummy empty erreur
+error false inf missing manquant manquante na nan nat nc nd ne neant nil nobody noid none nonumber nothing nr ns nsp nul
+null nulle nv other personne rien sansid sansnumero sansobjet so tba tbd tobedetermined true unk vide void"""
+GIVEN = """applicable assigned attribue available communique connu defini defined determine determined disponible
+entered fourni given identified identifie known named nomme precise provided recorded renseigne specified valide"""
+NOBODY = set(MISSING.split()) | {
+    f"{no}{given}{end}" for no in ("non", "not", "pas", "un", "in") for given in GIVEN.split() for end in ("", "e")
+}
+"""Keys that stand for no key, as `letters_and_digits` leaves them. Whoever shares one would be one patient."""
+NOBODY_SHAPE = re.compile(r"x*|0+|([1-9])\1{5,}")
+DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "-" * 6)
+WHOLE = re.compile(r"(\d+)[.,]0{1,2}")
+NUMBER = r"\d[\d\s.,']*"
+DAMAGED = {
+    "a number in scientific notation (E+14)": r"[+-]?\d+(?:[.,]\d*e[+-]?|\s*e\s*[+-])\s*\d+",
+    "a number with a sign": rf"[+-]\s*{NUMBER}|{NUMBER}-|\(\s*{NUMBER}\)",
+    "a number with a decimal mark": r"[\d\s']+[.,][\d\s]+|[\d\s.']+,[\d\s.,]+",
+    "a sign that no key has": r".*(?:[^\w\s./:#°'’\"|\\@-]|²).*",
+}
+"""Spellings in which a spreadsheet or a program has written keys: of several people one, or of one another."""
 MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
@@ -48,10 +66,12 @@ def read_key(environment: Mapping[str, str], *, fictitious: bool) -> SecretStr:
 def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: str | None = None) -> str | None:
     """One spelling for all spellings of a key, or None where there is no usable key.
 
-    `text` keeps letters and digits only, without case or accents. `phone` becomes international
-    (E.164), so that `06 39 98 12 34` read in region FR equals `+33639981234` and `0033 6 39 98 12 34`.
-    What stands for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is none.
+    Text keys lose case, accents and separators, phone numbers become E.164 (`region` reads national ones). What stands
+    for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is none, and so is what is `damaged`.
     """
+    value = whole_number(value)
+    if damaged(value, kind):
+        return None
     if kind == "phone":
         try:
             number = phonenumbers.parse(value, region)
@@ -63,7 +83,27 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
             return None
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     plain = letters_and_digits(value)
-    return None if not plain or plain in NOBODY or re.fullmatch("x+|00+", plain) else plain
+    nobody = NOBODY_SHAPE.fullmatch(plain) or re.fullmatch(r"#\D*", value.strip())  # 999999, #REF!
+    return None if nobody or plain.removeprefix("patient") in NOBODY else plain
+
+
+def whole_number(value: str) -> str:
+    """`123` for the text `123.0`, as which programs write a whole number beside an empty cell; else the text itself.
+
+    A larger one than floating-point numbers hold exactly stays, and is `damaged`.
+    """
+    found = WHOLE.fullmatch(value.strip())
+    return found[1] if found and int(found[1]) < 2**53 else value
+
+
+def damaged(value: str, kind: Literal["text", "phone"] = "text") -> str:
+    """How a program has changed this key, so that it may be another's, or nothing. Other keys do not matter."""
+    raised = any(unicodedata.category(character) == "No" for character in value)  # 12² is not 122
+    plain = unicodedata.normalize("NFKC", value).translate(DASHES).strip() + "²" * raised
+    found = [what for what, shape in DAMAGED.items() if re.fullmatch(shape, plain, re.IGNORECASE | re.DOTALL)]
+    if kind == "phone":  # +33 (6) is none
+        found = [what for what in found if "E" in what or plain.startswith("-")]
+    return found[0] if found else ""
 
 
 def letters_and_digits(value: str) -> str:

@@ -10,25 +10,7 @@ from presidio_analyzer import LocalRecognizer, RecognizerResult
 from helpers.dataset.pseudonyms import letters_and_digits
 
 WORD = re.compile(r"[^\W\d_]+")
-PARTICLES = {
-    "al",
-    "ben",
-    "d",
-    "da",
-    "de",
-    "del",
-    "den",
-    "der",
-    "di",
-    "du",
-    "el",
-    "la",
-    "le",
-    "les",
-    "mac",
-    "van",
-    "von",
-}
+PARTICLES = set(WORD.findall("al ben d da de del den der di du el la le les mac van von"))
 GIVEN = {"ben", "del", "mac"}
 """Particles that are given names too. They are looked for where they begin with a capital."""
 

@@ -1,6 +1,7 @@
 """Identifying words in many spellings are masked; clinical quantities stay; nothing is downloaded."""
 
 import logging
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,21 @@ from helpers.errors import PrivacyError
 from helpers.run import EXAMPLES
 
 ROSTER = ["Solène", "de Kervigny", "Oscar", "Belinot-Marrec", "Rose", "AX-204-1187", "17 quai Vert"]
+
+PHONES = """07/39/98/56/78|(04) 65 71 56 78|0 7 3 9 9 8 5 6 7 8|01·99·00·56·78|O7 39 98 56 78|07 39 98 5O 78
+07  39  98  56  78|07 3998 5678|073 998 5678|0739 985 678|07_39_98_56_78|07,39,98,56,78
+07\u00a039\u200998\u202f56\u200378|０７ ３９ ９８ ５６ ７８|07－39－98－56－78|07−39−98−56−78|+33/7/39/98/56/78
+(+33) 7 39 98 56 78|00 33 (0)7 39 98 56 78|+41 79 123 45 67"""
+NUMBERS = """1.91.11.2B.033.118.42|1-91-11-2a-033-118|1 91 77 2A 033 118 42|191112B03311842|1/91/11/69/033/118/42
+1 91 11 971 33 118 42|1  91  11  69  033  118  42|XY-987-ZA|XY 987 ZA|xy987za|987 YZ 2A|9876-YZ-38|09XY87654
+2B1234567|12 CD 34567|DE89 3704 0044 0532 0130 01|fr14-2004-1010-0505-0001-3m02-606"""
+MAILS = """s.kern (at) example.org|s.kern[at]example[dot]org|s.kern at example dot org|s.kern@clinique|skern64@chu
+s.kern @ example.org|s.kern＠example.org|s.kern arobase example point org|s.kern@example,org"""
+DATES = """7-XI-1964|7.xi.1964|7 XI 1964|7 / 11 / 1964|07 11 1964|O7/11/1964|07/11/'64|1964.11.07|07_11_1964
+2023-11-07T08:15:30Z|2023-11-07 08:15|20231107T081530|2023-11-07T08:15:30.5+01:00|2023-11|11-2023|7nov2023|07NOV23
+7 févr. 2023|nov. 2023|quatorze juillet|vingt-deux août|trois mai deux mille vingt-quatre|third of May
+12/25/1964|25-12-1964|12-25-1964|25.12.64|7/11/64|NOV-2023|7-NOV-64|7-NOV|１４／０７／２０２３"""
+PHONES, NUMBERS, MAILS, DATES = (re.split(r"[|\n]", each) for each in (PHONES, NUMBERS, MAILS, DATES))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +76,10 @@ def masked(analyzer: AnalyzerEngine, text: str) -> str:
         ("48213007", "[id]"),
         ("AX-204-1187", "[id]"),
         ("FR14 2004 1010 0505 0001 3M02 606", "[id]"),
+        *((phone, "[phone]") for phone in PHONES),
+        *((number, "[id]") for number in NUMBERS),
+        *((mail, "[email]") for mail in MAILS),
+        *((date, "[date]") for date in DATES),
     ],
 )
 def test_spellings(analyzer: AnalyzerEngine, words: str, instead: str) -> None:
@@ -75,6 +95,16 @@ def test_spellings(analyzer: AnalyzerEngine, words: str, instead: str) -> None:
         ("paid on 3/5.", "paid on [date]."),
         ("file 00482", "file [id]"),
         ("lives 17 quai Vert", "lives [id]"),
+        ("vue par dr. d'Amblise-Réno et le Pr Œdelin", "vue par dr. [name] et le Pr [name]"),
+        ("Dr.Vauchet, M Duvallois, Mr V.", "Dr.[name], M [name], Mr [name]"),
+        ("sa fille Zoé, son mari Loïc", "sa fille [name], son mari [name]"),
+        ("The patient K.-L. B. left", "The patient [name] left"),
+        ("DUVALLOIS Anne-Lise, 54 ans", "[name], 54 ans"),
+        ("RDV 14/07 puis le 02.08, née le 7/11", "RDV [date] puis le [date], née le [date]"),
+        ("It came on 7.3.21.", "It came on [date]."),
+        ("passport C01X00T47, tél 3998567", "passport [id], tél [id]"),
+        ("2 square de l’Œillet, 69000 Valbrune Cedex 03", "[place]"),
+        ("07 39 98 56 78 20 mg, 03-05-2024 10 mg", "[phone] 20 mg, [date] 10 mg"),  # the dose is no part of it
     ],
 )
 def test_words_that_their_neighbours_give_away(analyzer: AnalyzerEngine, text: str, expected: str) -> None:
@@ -92,6 +122,14 @@ def test_words_that_their_neighbours_give_away(analyzer: AnalyzerEngine, text: s
         "temperature rose to 39, in 2019, on day 12, week 6, stage 3/4",
         "talk to the doctor. She may help. The nurse. He left",
         "Zelmor 150 mg from 1.8 mmol, ratio 2-3 times, 6/52, gravida 2/1",
+        "TA 12/8, PA 130/85 mmHg, FC 88, BP 120/80 125/82 130/85 at 10 15 and 20 min",
+        "at 100 mg, AT 100 MG, de 200 mg, 500 MG 10 fois, 1000 UI 12 h, 10 mg 20 mg 30 mg 40 mg 50 mg",
+        "1 cp matin, 2 cp soir pendant 10 jours, de 5 à 10 mg, le 3e jour, on 1/2 tablet, from 1/2 to 3/4 mg",
+        "Hb 12,3 g/dl, leucocytes 12 500/mm3, plaquettes 250 000, 1.234.567 copies/ml, 3 x 5000 UI, 150×10⁹/L",
+        "5 mg @ 8h, 20mg@bedtime, SpO2 97 98 99 96, O2 3 l/min, pH 7.35, EVA 7/10, Glasgow 15/15",
+        "phase III 2, grade IV, stade 3 B, dose 0.5 1.0 1.5 2.0 2.5 mg/kg, 10-12-20 mg, HTA, IRM Cérébrale",
+        "one may try two, the second may help, six may not; the dose was 3. May rise to 4",
+        "54 ans, 12 mois, 40 SA, G3P2, T12 L5, 71 kg, 1.73 m², deux comprimés, arrive at this point in time",
     ],
 )
 def test_clinical_quantities_stay(analyzer: AnalyzerEngine, text: str) -> None:

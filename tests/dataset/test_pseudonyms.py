@@ -6,7 +6,7 @@ import hmac
 import pytest
 from pydantic import SecretStr
 
-from helpers.dataset.pseudonyms import KEY_VARIABLE, normalise_key, pseudonym, read_key
+from helpers.dataset.pseudonyms import KEY_VARIABLE, damaged, normalise_key, pseudonym, read_key
 from helpers.errors import ConfigError
 
 GIVEN = "9f" * 8 + "01234567" * 6
@@ -51,7 +51,7 @@ def test_spellings_of_one_phone_agree() -> None:
 def test_spellings_of_one_number_agree() -> None:
     assert {normalise_key(spelling) for spelling in ("NP-00 417", "np00417", " ＮＰ-00417")} == {"np00417"}
     assert normalise_key("Éa-1") == normalise_key("ea1")
-    assert normalise_key("0") == "0"  # numbers may begin there
+    assert normalise_key("0012") == "0012" != normalise_key("12")
 
 
 @pytest.mark.parametrize("value", ["", "  ", "--", "unknown", "12", "00 00 00 00 00", "0666666666"])
@@ -59,9 +59,57 @@ def test_no_usable_phone(value: str) -> None:
     assert normalise_key(value, "phone", "FR") is None
 
 
-@pytest.mark.parametrize("value", ["", "  ", "--", "n/a", "N.A.", "Unknown", "inconnu", "00000", "XXX"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "  ", "--", "?", "n/a", "N.A.", "Unknown", "inconnu", "00000", "0", "XXX", "99999999", "NULL", "s/o"),
+        *("#REF!", "#N/A", "#NOM?", "#DIV/0!", "#VALEUR!", "#####", "NC", "néant", "Patient inconnu", "pas connu"),
+        "Non renseignée",
+    ],
+)
 def test_no_usable_text(value: str) -> None:
     assert normalise_key(value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        *((value, "scientific") for value in ("1.85E+14", "1,85e14", "2E+05", "9.1e+18", "1 e -7", "-3.5E+10")),
+        *((value, "with a sign") for value in ("-1", "\u22121", "+7", "12-", "(12)", "- 4.0")),
+        *(
+            (value, "decimal mark")
+            for value in ("12.5", "12,5", "1.234", "1 234,0", "9100000000000000001.0", "1,234,567")
+        ),
+        *(
+            (value, "sign that no key has")
+            for value in ("12?", "12 (2)", "12*", ">12", "12+13", "12²", "½", "=12", "12€")
+        ),
+    ],
+)
+def test_a_key_that_a_program_changed_is_no_other_patients_key(value: str, what: str) -> None:
+    assert what in damaged(value)
+    assert normalise_key(value) is None
+
+
+@pytest.mark.parametrize("value", ["219E01", "12E4", "219e1", "75.112.001", "NP-00 417", "2024/00317", "aB1_2", "#12"])
+def test_codes_are_not_damaged(value: str) -> None:
+    assert damaged(value) == ""
+    assert normalise_key(value) == "".join(filter(str.isalnum, value)).casefold()
+
+
+@pytest.mark.parametrize("value", ["7.0", "7,0", "7.00", "7"])
+def test_a_whole_number_stays_that_number_however_a_program_wrote_it(value: str) -> None:
+    assert normalise_key(value) == "7"
+
+
+@pytest.mark.parametrize("value", ["639981234.0", "639981234", "+33 (6) 39 98 12 34"])
+def test_a_phone_number_that_was_read_as_a_number(value: str) -> None:
+    assert normalise_key(value, "phone", "FR") == "+33639981234"
+
+
+@pytest.mark.parametrize("value", ["6.39981E+08", "-639981234"])
+def test_a_phone_number_that_a_program_changed(value: str) -> None:
+    assert normalise_key(value, "phone", "FR") is None
 
 
 def test_trying_every_number_undoes_a_plain_hash_and_not_ours() -> None:

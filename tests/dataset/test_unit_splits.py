@@ -115,6 +115,12 @@ def test_an_empty_split_is_refused(split: Split, name: str) -> None:
         split_units(hospital(3), split, cap=4)
 
 
+def test_a_split_without_a_share_is_empty() -> None:
+    made = hospital(3)
+    split_units(made, SPLIT.model_copy(update={"validation": 0, "test": 0}), cap=4)
+    assert [len(kept_in(name, made)) for name in ("train", "validation", "test")] == [len(made), 0, 0]
+
+
 def test_draws_are_even_and_depend_on_their_words_only() -> None:
     draws = [draw(1, "x", str(number)) for number in range(2000)]
     assert draws == [draw(1, "x", str(number)) for number in range(2000)]
