@@ -118,6 +118,7 @@ class Private(Section):
 
     pipeline: Path
     ledgers: Path
+    patients_expected: Positive | None
     patients_share: Annotated[float, Field(gt=0, le=1)]
     target_epsilon: Annotated[float, Field(gt=0)] | None
     noise_multiplier: Annotated[float, Field(gt=0)] | None
@@ -129,8 +130,8 @@ class Private(Section):
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
-    twin_learning_rate: Annotated[float, Field(gt=0)]
-    twin_max_grad_norm: Annotated[float, Field(gt=0)]
+    baseline_learning_rate: Annotated[float, Field(gt=0)]
+    baseline_max_grad_norm: Annotated[float, Field(gt=0)]
     quantisation: Literal["none", "nf4"]
     physical_rows: Positive
     gradient_checkpointing: bool

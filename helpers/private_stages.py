@@ -20,17 +20,16 @@ from helpers.config import PROJECT_ROOT
 from helpers.errors import DataError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.private_plan import (
-    TWIN,
+    BASELINE,
     check_budgets,
     check_trainable,
-    dry_run,
     ledgers_of,
     models_to_train,
     pipeline_of,
     planned,
     require_fictitious,
 )
-from helpers.private_training import alone, train_accounted
+from helpers.private_training import alone, record_of, train_accounted
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ __all__ = [
 
 SPLITS = ("train", "validation", "test")
 BEST = "non_private_best"
+MEASURED = ("tokens", "step_seconds", "seconds", "peak_memory_mb")
 
 
 def join(run: Run) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     )
     victim = train[0]["unit"]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
-    # First of all: what is planted then stands in the twin's list in the same order, whoever the key chose besides.
+    # First of all: what is planted then stands in the baseline's list in the same order, whoever the key chose besides.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
         *training_records(canaries, max(1, 3 * pipeline.cap // 8)),  # more, and the secret is lost among so many
@@ -154,7 +154,7 @@ def plan_of(run: Run, name: str = "private") -> Plan:
 
 
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """02: train the non-private twin and the private models into models/<name>/, each with its books kept.
+    """02: train the non-private baseline and the private models into models/<name>/, each with its books kept.
 
     Args:
         run: the run folder.
@@ -169,7 +169,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
         LedgerError: a holder's budget does not allow it.
     """
     pipeline = pipeline_of(run)
-    if only == TWIN:
+    if only == BASELINE:
         require_fictitious(pipeline)
     names = models_to_train(run)
     if only is not None and only not in names:
@@ -181,21 +181,29 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
     check_budgets(run, [name for name in missing if not (run.path / "models" / name).exists()])
-    carried = dry_run(run) if set(missing) - {TWIN} else 0.0
     for name in missing:
         target = run.path / "models" / name
         with alone(target):
             if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
                 with run.stage(f"fine_tune {name}", inputs, [target]):
-                    train_accounted(run, name, target, carried)
-    return {name: read_json(run.path / "models" / name / "training.json") for name in wanted}
+                    train_accounted(run, name, target)
+    return {name: told_of(run, name) for name in wanted}
+
+
+def told_of(run: Run, name: str) -> dict[str, Any]:
+    """What is told of a training: its released training.json and, of fictitious records, tokens, times and memory."""
+    told = read_json(run.path / "models" / name / "training.json")
+    if pipeline_of(run).fictitious and record_of(run, name).exists():
+        told |= {key: value for key, value in read_json(record_of(run, name)).items() if key in MEASURED}
+    return told
 
 
 def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked and what was learnt under results.json's `privacy`."""
+    import torch
+
     from helpers.evaluation.privacy_audit import audit_model, what_was_learnt
     from helpers.models import attach_adapters, load_base, load_tokenizer
-    from helpers.precision import best_device, private_dtype
     from helpers.stages import gather_results, report
 
     folder, settings = run.path / "private", run.config.private
@@ -206,8 +214,8 @@ def audit_privacy(run: Run) -> dict[str, Any]:
             "The audit attacks models trained on planted, fictitious records; this run has no private one. "
             "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
         )
-    if (folders.get(TWIN, folder) / "best").is_dir():
-        folders[BEST] = folders[TWIN] / "best"
+    if (folders.get(BASELINE, folder) / "best").is_dir():
+        folders[BEST] = folders[BASELINE] / "best"
     data = [folder / f"{name}.jsonl" for name in (*SPLITS, "canaries")]
     inputs = {"base": data, **{name: [*data, path] for name, path in folders.items()}}
     outputs = {name: folder / "audit" / f"{name}.json" for name in inputs}
@@ -217,7 +225,7 @@ def audit_privacy(run: Run) -> dict[str, Any]:
         tokenizer = load_tokenizer(run.config.base_model)
         model = load_base(
             run.config.base_model, quantisation=settings.quantisation, threads=run.config.threads,
-            dtype=private_dtype(best_device()),
+            dtype=getattr(torch, read_json(folders["private"] / "training.json")["dtype"]),
         )  # fmt: skip
         attack = partial(
             audit_model, tokenizer=tokenizer, canaries=canaries, delta=_delta(folders), seed=run.config.seed
@@ -230,16 +238,26 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 if name == BEST:  # no attack is made on it: it is what the private model's price is counted from
                     found = what_was_learnt(model, tokenizer, splits[-1])
                 else:
-                    evidence = read_json(folders[name] / "evidence.json") if name != "base" else None
+                    drawn = read_json(record_of(run, name))["times_drawn"] if name != "base" else None
                     reference = read_json(outputs["base"]) if name != "base" else None
-                    found = attack(model, *splits, evidence=evidence, reference=reference)
+                    found = attack(
+                        model, *splits, times_drawn=drawn, chance=_chance_to_be_drawn(run, name), reference=reference
+                    )
                 write_json(outputs[name], found)
                 model = model if name == "base" else model.unload()
     summary = folder / "audit.json"
-    write_json(summary, _privacy_section(folders, outputs, unit=pipeline_of(run).unit))
+    write_json(summary, _privacy_section(run, folders, outputs))
     if "models" in gather_results(run):
         report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
+
+
+def _chance_to_be_drawn(run: Run, name: str) -> float:
+    """Chance of a patient to be drawn at all; the baseline takes everybody."""
+    if name not in models_to_train(run) or name == BASELINE:
+        return 1.0
+    plan = planned(run, name)
+    return 1 - float((1 - plan.sample_rate) ** plan.steps)
 
 
 def _delta(folders: dict[str, Path]) -> float:
@@ -248,24 +266,24 @@ def _delta(folders: dict[str, Path]) -> float:
     return float(next((read_json(path)["delta"] for path in reports if path.exists()), 1e-5))
 
 
-def _privacy_section(folders: dict[str, Path], outputs: dict[str, Path], *, unit: str) -> dict[str, Any]:
+def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
     """What results.json holds: the figures of every audit, without scores of single canaries."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
         if name == BEST:
             continue
         models[name] = {key: value for key, value in read_json(path).items() if key != "scores"}
-        if name in folders and (folders[name] / "training.json").exists():
-            models[name]["training"] = read_json(folders[name] / "training.json")
+        if name in folders:
+            models[name]["training"] = told_of(run, name)
         report = folders.get(name, path) / "privacy_report.json"
         models[name]["epsilon"] = read_json(report)["epsilon"] if report.exists() else None
     private = read_json(folders["private"] / "privacy_report.json") if "private" in folders else {}
-    twin = models.get(TWIN)
+    baseline = models.get(BASELINE)
     return {
         "epsilon": private.get("epsilon"),
         "delta": private.get("delta"),
-        "unit": unit,
-        "audit_works": twin["one_run"]["claim"]["refuted"] if twin else None,
+        "unit": pipeline_of(run).unit,
+        "audit_works": baseline["one_run"]["claim"]["refuted"] if baseline else None,
         "models": models,
         BEST: read_json(outputs[BEST]) if BEST in outputs else None,
     }

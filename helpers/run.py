@@ -24,9 +24,10 @@ import yaml
 
 from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.errors import RunError
-from helpers.files import clear_disk_errors, sha256, write_atomic, write_json
+from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 
 EXAMPLES = PROJECT_ROOT / "example_data"
+PRIVATE_MANIFEST = Path("private", "manifest.json")
 TRACKED = (
     "torch",
     "transformers",
@@ -56,7 +57,7 @@ class Run:
 
     def finished(self, stage: str, inputs: Sequence[Path] = ()) -> bool:
         """Whether the stage ended, on these same inputs, and its outputs are still what it wrote."""
-        record = self.manifest["stages"].get(stage)
+        record = {**self.manifest["stages"], **self._private_stages}.get(stage)
         if record is None or record["inputs"] != self._hashes(inputs):
             return False
         return all(
@@ -66,14 +67,25 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, inputs: Sequence[Path] = (), outputs: Sequence[Path] = ()) -> Iterator[None]:
-        """Measure a stage and write it into the manifest once its outputs are there."""
+        """Measure a stage and write it into the manifest once its outputs are there.
+
+        The record of a stage that reads or writes private/ stays there too: digests and times tell of who is in it.
+        """
         before = self._hashes(inputs)
         with measured() as cost:
             yield
         record = {**cost, "inputs": before, "outputs": self._hashes(outputs)}
+        if any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs)):
+            write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
+            return
         manifest = self.manifest
         manifest["stages"][name] = record
         write_json(self.path / "manifest.json", manifest)
+
+    @property
+    def _private_stages(self) -> dict[str, Any]:
+        path = self.path / PRIVATE_MANIFEST
+        return dict(read_json(path)) if path.exists() else {}
 
     def ensure(self, folder: str, *, sample: str, made_by: str) -> Path:
         """Return `folder` of this run; where its stage was skipped, start from example_data/.

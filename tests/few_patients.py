@@ -9,13 +9,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from helpers.config import PROJECT_ROOT
+from helpers.dataset.pipeline import load_pipeline
+from helpers.files import write_json
+from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import summary
 from helpers.private_stages import ledgers_of
 from helpers.run import Run, open_run
 
 KEY = "0123456789abcdef" * 4
-GRANT = "grant: {epsilon: 1000, delta: 1.0e-2}"
+GRANT = "grant: {epsilon: 60, delta: 1.0e-5}"
 
 
 @cache
@@ -51,8 +56,23 @@ def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
+def make_real(path: Path, key: Ed25519PrivateKey, *, epsilon: float = 1000.0, delta: float = 1e-2) -> Path:
+    """Declare the records of a pipeline real, with a grant that each holder signed, and return it."""
+    content = path.read_text("utf-8").replace("fictitious: true", "fictitious: false")
+    path.write_text(content, encoding="utf-8")
+    for holder in load_pipeline(path).holders:
+        amounts = {"ledger": f"{holder.name}-2026", "serial": 1, "epsilon": epsilon, "delta": delta}
+        grant = sign(Grant.model_validate(holder.granting | amounts), key)
+        write_json(path.with_name(f"{holder.name}_grant.json"), grant.model_dump())
+        signed = f"grant: {{file: {holder.name}_grant.json, public_key: {grant.public_key}}}"
+        content = content.replace(GRANT, signed, 1)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
 def spends(run: Run) -> list[tuple[str, float, int]]:
-    return [(row["holder"], row["spent_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
+    """For each holder, the sum of the single ε of all trainings, and how many had no privacy."""
+    return [(row["holder"], row["sum_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
 
 
 def interrupt(*_: Any, **__: Any) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from few_patients import make_real
 from scripted_server import Response, ScriptedServer, failure, web_page
 from talker import Talker
 
@@ -289,8 +291,7 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(PROJECT_ROOT / "example_data" / "providers", tmp_path / "holders")
-    pipeline = tmp_path / "holders" / "pipeline.yaml"
-    pipeline.write_text(pipeline.read_text("utf-8").replace("fictitious: true", "fictitious: false"), encoding="utf-8")
+    pipeline = make_real(tmp_path / "holders" / "pipeline.yaml", Ed25519PrivateKey.generate())
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
     options = [f"private.pipeline={pipeline}", f"private.ledgers={tmp_path / 'ledgers'}", "private.patients_a_step=50"]
     given = ["--conf", "smoke", "--run", str(tmp_path / "run"), *(w for option in options for w in ("--set", option))]

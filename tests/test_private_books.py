@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from few_patients import GRANT, interrupt, opened, pipeline, spends
 
 from helpers import private_training
 from helpers.errors import LedgerError, PrivacyError, RunError
 from helpers.files import read_json, write_json
 from helpers.privacy.accounting import Spent, spent
+from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve, summary
-from helpers.private_stages import fine_tune_private, join, ledgers_of
+from helpers.private_stages import fine_tune_private, join, ledgers_of, pipeline_of
 from helpers.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_key")
@@ -30,12 +32,13 @@ def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: P
     fine_tune_private(again, only="private")
     [once], [twice] = {row[1] for row in spends(trained)}, {row[1] for row in spends(again)}
     assert twice == pytest.approx(2 * once)
+    assert all(row["total_epsilon"] < 0.8 * row["sum_epsilon"] for row in summary(ledgers_of(again)))
     weights = [(run.path / "models/private/adapter_model.safetensors").read_bytes() for run in (trained, again)]
-    assert weights[0] != weights[1]  # coins and noise are never those of before
+    assert weights[0] != weights[1]  # sampling and noise are never those of before
 
 
 def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: {epsilon: 7.0, delta: 1.0e-3}")))
+    run = opened(tmp_path, pipeline(tmp_path, (GRANT, "grant: {epsilon: 7.0, delta: 1.0e-5}")))
     monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
     with pytest.raises(LedgerError, match="budget of hospital is too small"):
         fine_tune_private(run, only="private")
@@ -45,47 +48,48 @@ def test_a_budget_that_is_too_small_refuses_before_training(tmp_path: Path, monk
 def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 10.0, delta: 1.0e-3}"))
+    few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 8.2, delta: 1.0e-5}"))
     run = opened(tmp_path, few, **{"private.further_epsilons": [3]})
     monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
-    with pytest.raises(LedgerError, match=r"too small for private and private_3: left is ε 10, .* are 10\.9"):
+    with pytest.raises(
+        LedgerError, match=r"too small for private and private_3: .* so far cost ε 0 .* granted is ε 8\.2"
+    ):
         fine_tune_private(run)
     assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
 
 
-def test_rounding_that_carries_patients_into_others_is_refused_before_it_is_paid_for(
+def test_a_machine_on_which_patients_change_each_other_is_refused_before_it_is_paid_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(tmp_path)
-    monkeypatch.setattr("helpers.privacy.dry_run.ROOM", -1.0)  # rounding may carry nothing at all here
+    monkeypatch.setattr("helpers.privacy.training.batch_composition_changes", lambda *_, **__: 1)
     with pytest.raises(PrivacyError, match="nothing was paid"):
         fine_tune_private(run, only="private")
     assert {row["entries"] for row in summary(ledgers_of(run))} == {1}
 
 
-def test_a_budget_changes_in_the_ledger_and_not_in_the_pipeline(tmp_path: Path) -> None:
+def test_a_budget_changes_with_a_new_serial_alone(tmp_path: Path) -> None:
     run = opened(tmp_path, pipeline(tmp_path))
-    ledgers = ledgers_of(run)
+    ledgers_of(run)
     path = tmp_path / "providers" / "pipeline.yaml"
     as_it_was = path.read_text("utf-8")
-    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-2}"), encoding="utf-8")
-    with pytest.raises(
-        LedgerError, match=r"grants ε 9 and δ 0\.01 of hospital; its ledger was begun with 1000 and 0\.01"
-    ):
+    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-5}"), encoding="utf-8")
+    with pytest.raises(LedgerError, match="hospital is refused: serial is 1, its ledger has 1 already"):
         ledgers_of(run)
-    path.write_text(as_it_was, encoding="utf-8")
-    for ledger in ledgers:
-        ledger.grant(9, 1e-2, note="less trust")
+    path.write_text(as_it_was.replace(GRANT, "grant: {epsilon: 9, delta: 1.0e-5, serial: 2}"), encoding="utf-8")
     assert {row["granted_epsilon"] for row in summary(ledgers_of(run))} == {9}
+    path.write_text(as_it_was, encoding="utf-8")
+    with pytest.raises(LedgerError, match="hospital is refused: serial is 1, its ledger has 2 already"):
+        ledgers_of(run)
 
 
 def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     join(run)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.privacy.private._note", interrupt)
+        patch.setattr("helpers.privacy.training._save", interrupt)
         fine_tune_private(run, only="private")
-    copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same books
+    copied = Run(tmp_path / "copy" / "run", run.config)  # the same name elsewhere, and the same ledgers
     shutil.copytree(run.path, copied.path)
 
     def meanwhile(*given: Any) -> None:
@@ -154,22 +158,13 @@ def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
         fine_tune_private(run, only="private")
 
 
-def test_evidence_that_disagrees_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_whose_noise_was_forgotten_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
-    monkeypatch.setattr("helpers.privacy.unit_optimizer.UnitOptimizer.add_noise", quiet)
-    with pytest.raises(PrivacyError, match="nothing is released"):
+    monkeypatch.setattr("helpers.privacy.mechanism.noisy_sum", lambda clipped, **_: clipped.float())
+    with pytest.raises(PrivacyError, match=r"nothing is released: an attacker told \d+ of 2000"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
-    assert all(row["reserved_epsilon"] > 0 for row in summary(ledgers_of(run)))  # what was done stays paid for
-
-
-def quiet(optimizer: Any) -> None:
-    """A step whose noise was forgotten."""
-    for parameter in optimizer.params:
-        parameter.grad = parameter.summed_grad.clone()
-    optimizer.noise_stds.append(0.0)
-    optimizer.noise_worst.append(0.0)
-    optimizer.noise_prints.append(f"{len(optimizer.noise_prints)}")
+    assert all(row["reserved"] == 1 for row in summary(ledgers_of(run)))  # what was done stays paid for
 
 
 def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,32 +179,22 @@ def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypat
     assert spends(run) == spent and (run.path / "models" / "private" / "privacy_report.json").exists()
 
 
-@pytest.mark.parametrize(("unit", "kind"), [("record", "fictitious"), ("patient", "real")])
-def test_books_for_another_unit_or_for_real_records_are_refused(tmp_path: Path, unit: str, kind: str) -> None:
+@pytest.mark.parametrize(("field", "value"), [("unit", "record"), ("fictitious", False)])
+def test_ledgers_for_another_unit_or_for_real_records_are_refused(tmp_path: Path, field: str, value: Any) -> None:
     run = opened(tmp_path)
-    begun = f"first grant; the unit is a {unit}; the records are {kind}"
-    open_ledger(tmp_path / "ledgers", "hospital", epsilon=1000, delta=1e-2, note=begun)
+    [hospital, *_] = pipeline_of(run).holders
+    own = hospital.granting | {"ledger": "hospital", "serial": 1, "epsilon": 60.0, "delta": 1e-5, field: value}
+    grant = sign(Grant.model_validate(own), Ed25519PrivateKey.generate())
+    open_ledger(tmp_path / "ledgers", grant, begin=True)
     for only in (None, "non_private"):  # no training without privacy on what was declared real once
-        with pytest.raises(LedgerError, match=f"hospital begins with '{begun}', where .* a patient; .* fictitious'"):
+        with pytest.raises(LedgerError, match=f"hospital is refused: {field} is .*, its ledger has {value!r}"):
             fine_tune_private(run, only=only)
     assert not any((run.path / "models").glob("*"))
 
 
-def test_the_report_has_the_worst_rounding_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    for rounding, until in ((3e-3, "helpers.privacy.private._note"), (2e-3, "helpers.privacy.release.release")):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("helpers.private_stages.dry_run", lambda _, rounding=rounding: rounding)
-            patch.setattr(until, interrupt)
-            fine_tune_private(run, only="private")
-    monkeypatch.setattr("helpers.private_stages.dry_run", lambda _: 4e-3)  # releases, and trained nothing
-    fine_tune_private(run, only="private")
-    assert "changed by 3.0e-03" in (run.path / "models" / "private" / "privacy_report.json").read_text("utf-8")
-
-
 @pytest.mark.parametrize(("factor", "until"), [
-    (1 + 5e-10, "helpers.privacy.private._save"),
-    (1 - 1e-11, "helpers.privacy.private._measure"),
+    (1 + 5e-10, "helpers.privacy.training._save"),
+    (1 - 1e-11, "helpers.privacy.training.Training._measure"),
     (1 + 1e-11, "helpers.privacy.release.release"),
 ])  # fmt: skip
 def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
@@ -226,11 +211,11 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
         return replace(here, prv=here.prv * factor, pld=here.pld * factor)
 
     for module in ("accounting", "release"):
-        monkeypatch.setattr(f"helpers.training.{module}.spent", elsewhere)
+        monkeypatch.setattr(f"helpers.privacy.{module}.spent", elsewhere)
     fine_tune_private(run, only="private")
     report = read_json(run.path / "models" / "private" / "privacy_report.json")
-    entries = [entry for ledger in ledgers_of(run) for entry in ledger.entries() if entry.spend_id]
-    assert {(entry.spend_id, entry.epsilon) for entry in entries} == {(report["spend_id"], report["epsilon"])}
+    paid = (report["epsilon"], report["delta"], report["adapter_sha256"])
+    assert {ledger.committed(report["spend_id"]) for ledger in ledgers_of(run)} == {paid}
     assert len(spends(run)) == len(before)
     fine_tune_private(run, only="private")  # and what was released is used again
 
@@ -238,7 +223,7 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
 def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.privacy.private._save", interrupt)
+        patch.setattr("helpers.privacy.training._save", interrupt)
         fine_tune_private(run, only="private")
     with monkeypatch.context() as patch, pytest.raises(LedgerError, match="recorded as reserve"):
         patch.setattr("helpers.privacy.accounting.spent", lambda *g: replace(spent(*g), prv=spent(*g).prv * 0.999999))
@@ -251,7 +236,7 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
 def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.privacy.private.MECHANISM", "noise that can be foretold")
+        patch.setattr("helpers.privacy.training.MECHANISM", "noise that can be foretold")
         patch.setattr("helpers.private_training._save", interrupt)
         fine_tune_private(run, only="private")
     with pytest.raises(PrivacyError, match="records, settings or code"):
@@ -261,16 +246,16 @@ def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monk
 
 def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
-    left = run.path / "models" / ".private.state" / ".0123.pt.k1ll3d"
+    left = run.path / "private" / "state" / "private" / ".0123.pt.k1ll3d"
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("helpers.privacy.private._note", interrupt)
+            patch.setattr("helpers.privacy.training._save", interrupt)
             fine_tune_private(run, only="private")
         assert not left.exists()
         left.write_bytes(b"a second continuation")
 
 
-def test_books_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
+def test_ledgers_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.path, tmp_path / "run")
     private = trained.config.private.model_copy(update={"ledgers": tmp_path / "elsewhere"})
     moved = Run(tmp_path / "run", trained.config.model_copy(update={"private": private}))
@@ -283,7 +268,7 @@ def test_a_damaged_ledger_stops_everything(tmp_path: Path) -> None:
     join(run)
     ledgers_of(run)
     path = tmp_path / "ledgers" / "pharmacy.jsonl"
-    path.write_text(path.read_text("utf-8").replace("1000", "9000"), encoding="utf-8")
+    path.write_text(path.read_text("utf-8").replace("60", "90"), encoding="utf-8")
     with pytest.raises(LedgerError, match="pharmacy"):
         fine_tune_private(run, only="private")
     write_json(run.path / "unrelated.json", {})  # the run folder itself is as usable as before

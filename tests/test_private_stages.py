@@ -1,17 +1,25 @@
 """The private half of the course through its door: models, reports, reuse and refusals, on a tiny real model."""
 
+import json
+import random
 import shutil
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from few_patients import opened, pipeline, spends
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from few_patients import KEY, make_real, opened, pipeline, spends
+from pydantic import SecretStr
 
 from helpers import private_stages, private_training
+from helpers.dataset.pseudonyms import normalise_key, pseudonym
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.evaluation.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.ledger import summary
+from helpers.privacy.secure_random import SecureGenerator
 from helpers.private_stages import audit_privacy, fine_tune_private, join, ledgers_of, models_to_train, plan_of
 from helpers.run import Run
 
@@ -19,15 +27,15 @@ pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
 
 
-def test_the_model_comes_with_its_report_and_the_books_agree(trained: Run) -> None:
+def test_the_model_comes_with_its_report_and_the_ledgers_agree(trained: Run) -> None:
     report = read_json(trained.path / "models" / "private" / "privacy_report.json")
     plan = plan_of(trained)
     assert 0.99 * 8 <= report["epsilon"] == plan.epsilon <= 8
-    assert report["units"] == len({r["unit"] for r in read_jsonl(trained.path / "private" / "train.jsonl")})
+    assert report["units_declared"] == trained.config.private.patients_expected == plan.units
     assert spends(trained) == [(name, report["epsilon"], 1) for name in ("hospital", "pharmacy", "insurer")]
     weights = sha256(trained.path / "models" / "private" / "adapter_model.safetensors")
     for ledger in ledgers_of(trained):
-        assert report["adapter_sha256"] == weights == ledger.entries()[-1].note
+        assert report["adapter_sha256"] == weights == ledger.entries()[-1].result
         assert ledger.contains(report["ledgers"][ledger.holder])
     assert not (trained.path / "models" / "non_private" / "privacy_report.json").exists()
     assert {path.name for path in (trained.path / "models").glob(".*")} <= {".private.lock", ".non_private.lock"}
@@ -106,12 +114,11 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
 def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr("helpers.privacy.private.backward_part", out_of_memory)
+        patch.setattr("helpers.privacy.training.draw", out_of_memory)
         fine_tune_private(run, only="private")
     smaller = opened(tmp_path, **{"private.physical_rows": 4, "private.gradient_checkpointing": True})
     fine_tune_private(smaller, only="private")
-    assert {row["spent_epsilon"] for row in summary(ledgers_of(run))} == {plan_of(run).epsilon}
-    assert {row["reserved_epsilon"] for row in summary(ledgers_of(run))} == {0}
+    assert {(row["sum_epsilon"], row["reserved"]) for row in summary(ledgers_of(run))} == {(plan_of(run).epsilon, 0)}
 
 
 def test_a_curve_goes_on_with_the_model_that_is_there(tmp_path: Path) -> None:
@@ -122,7 +129,8 @@ def test_a_curve_goes_on_with_the_model_that_is_there(tmp_path: Path) -> None:
         fine_tune_private(more, only=name)
     assert sha256(more.path / "models" / "private" / "adapter_model.safetensors") == before
     both = plan_of(more).epsilon + plan_of(more, "private_3").epsilon
-    assert [row["spent_epsilon"] for row in summary(ledgers_of(more))] == [pytest.approx(both)] * 3
+    for row in summary(ledgers_of(more)):
+        assert row["total_epsilon"] < row["sum_epsilon"] == pytest.approx(both)
 
 
 def out_of_memory(*_: Any) -> None:
@@ -158,32 +166,89 @@ def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
     assert not (tmp_path / "ledgers").exists()
 
 
-def test_records_that_are_not_fictitious_meet_no_twin_no_plant_and_no_loss(
+def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
     monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
-    run = opened(tmp_path, pipeline(tmp_path, REAL), **{"private.patients_a_step": 50, "private.steps": 2})
+    own = make_real(pipeline(tmp_path), Ed25519PrivateKey.generate())
+    run = opened(tmp_path, own, **{"private.patients_a_step": 50, "private.steps": 2})
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
         fine_tune_private(run, only="non_private")
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):
-        private_training.train_accounted(run, "non_private", run.path / "models" / "non_private", 0.0)
+        private_training.train_accounted(run, "non_private", run.path / "models" / "non_private")
     with pytest.raises(LedgerError, match=r"has no ledger.*begin-ledgers"):  # lost, or never begun: nobody can tell
         fine_tune_private(run)
     assert not (tmp_path / "ledgers").exists()
     ledgers_of(run, begin=True)
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
-    assert set(summaries["private"]) == {
-        "identity", "spend_id", "adapter_sha256", "steps", "quantisation", "privacy"
-    }  # fmt: skip
+    released = {"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}
+    assert set(summaries["private"]) == released
+    kept = read_json(run.path / "private" / "trainings" / "private.json")
+    assert set(kept) == {"identity", "spend_id", "adapter_sha256"}
+    assert summaries["private"]["mechanism_audit"]["p_value"] > 1e-6  # ghosts need no planted text
     assert read_jsonl(run.path / "private" / "canaries.jsonl") == []
     assert not any("pancreatic" in r["text"] for r in read_jsonl(run.path / "private" / "train.jsonl"))
-    assert not (run.path / "models" / "private" / "evidence.json").exists()
     assert all(row[2] == 0 for row in spends(run))
     assert "0123456789abcdef" not in "".join(p.read_text("utf-8") for p in run.path.rglob("*.json*"))
     with pytest.raises(RunError, match="audit attacks models trained on planted"):
         audit_privacy(run)
+
+
+def test_nothing_released_depends_on_how_many_patients_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two data sets that differ by one patient, with the same random keys."""
+    monkeypatch.setattr("random.SystemRandom", lambda: random.Random(1))
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(int=1))
+    monkeypatch.setattr("secrets.token_hex", lambda size: "5a" * size)
+    monkeypatch.setattr("helpers.privacy.training.SecureGenerator", lambda: SecureGenerator(bytes(32)))
+    monkeypatch.setattr("helpers.privacy.ledger_chain.time.strftime", lambda *_: "2026-01-01T00:00:00Z")
+    found: list[tuple[set[str], dict[Path, Path]]] = []
+    for name in ("with", "without"):
+        providers = pipeline(tmp_path / name, ("planted:", "# planted:"))
+        if found:
+            hospital, leaves = providers.parent / "hospital.jsonl", sorted(found[0][0])[0]
+            rows = hospital.read_text("utf-8").splitlines(keepends=True)
+            staying = [row for row in rows if pseudonym_of(json.loads(row)["mobile"]) != leaves]
+            hospital.write_text("".join(staying), encoding="utf-8")
+        run = opened(tmp_path / name, providers)
+        fine_tune_private(run, only="private")
+        units = {r["unit"] for r in read_jsonl(run.path / "private" / "train.jsonl") if r["question"]}
+        files = {path.relative_to(run.path): path for path in run.path.rglob("*") if path.is_file()}
+        found.append((units, {name: path for name, path in files.items() if name.parts[0] != "private"}))
+    [(more, first), (fewer, second)] = found
+    assert len(more - fewer) == 1 and more > fewer
+    assert first.keys() == second.keys()
+    covered = (
+        "adapter_sha256",
+        "hash",
+        "log",
+        "mechanism_audit",
+        "started",
+        "id",
+        "fingerprint",
+        "path",
+        "pipeline",
+        "ledgers",
+    )
+    for name in first:
+        assert first[name].stat().st_size == pytest.approx(second[name].stat().st_size, rel=0.05), name
+        if name.suffix == ".json":
+            left, right = (without(read_json(path), covered) for path in (first[name], second[name]))
+            assert left == right, name
+
+
+def pseudonym_of(mobile: str) -> str:
+    return pseudonym(str(normalise_key(mobile, "phone", "FR")), SecretStr(KEY))
+
+
+def without(value: Any, keys: Sequence[str]) -> Any:
+    """Nested JSON without some keys."""
+    if isinstance(value, dict):
+        return {key: without(inner, keys) for key, inner in value.items() if key not in keys}
+    return [without(inner, keys) for inner in value] if isinstance(value, list) else value
 
 
 def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(

@@ -64,7 +64,7 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
         coins: canaries whose coin is tossed, 1 or more; about half of them become members.
         out: canaries that are never trained on, 0 or more, to compare with.
         words: what codes are drawn from, uniformly and with replacement; all different.
-        seed: of the words and the coins; nothing in training may depend on it.
+        seed: of the words; nothing in training may depend on it. Inclusion bits come from the operating system.
 
     Returns:
         `{"id", "unit", "text", "question", "answer", "tossed", "member", "entropy_bits"}` each, all codes
@@ -84,10 +84,11 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
             f"{math.ceil(2 ** (MIN_ENTROPY_BITS / WORDS_EACH))} or more, all different."
         )
     chooser = random.Random(f"{seed}/canaries")
+    bits = random.SystemRandom()  # fresh in each run: bits of an earlier one, once published, would tell the members
     codes: dict[str, None] = {}
     while len(codes) < coins + out:
         codes[" ".join(chooser.choices(words, k=WORDS_EACH))] = None
-    tosses = [bool(chooser.getrandbits(1)) for _ in range(coins)] + [False] * out
+    tosses = [bool(bits.getrandbits(1)) for _ in range(coins)] + [False] * out
     questions = [chooser.choice(NOTES).format(drug=chooser.choice(words).capitalize()) for _ in codes]
     return [
         {
@@ -136,9 +137,7 @@ def code_losses(model: Any, tokenizer: Any, canaries: Sequence[Record]) -> Float
     return text_losses(model, tokenizer, texts, prefixes=[c["question"] for c in canaries], title="canaries")
 
 
-def check_received(
-    canaries: Sequence[Record], sampled_counts: Mapping[str, int], sample_rates: Sequence[float]
-) -> dict[str, float]:
+def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int], chance: float) -> dict[str, float]:
     """Check with the trainer's own log that member canaries received loss, and that no other canary did.
 
     Poisson sampling leaves some members out by chance. They stay members: sampling belongs to the mechanism
@@ -147,7 +146,7 @@ def check_received(
     Args:
         canaries: from `make_canaries`.
         sampled_counts: unit to the number of steps in which it was sampled; units never sampled may be absent.
-        sample_rates: the probability with which each step drew a unit.
+        chance: of a unit to be sampled in some step.
 
     Returns:
         `{"members", "received", "share_received", "times_mean"}`; the last over all members, in steps.
@@ -164,10 +163,9 @@ def check_received(
             f"{len(strangers)} canaries were trained on against their coin, first {strangers[0]}. An audit of this "
             "model would be wrong; train again with the records of `training_records`."
         )
-    chance = 1 - math.prod(1 - rate for rate in sample_rates)
     if chance < MIN_CHANCE_RECEIVED:
         raise PrivacyError(
-            f"{chance:.0%} of the canaries were to be sampled in {len(sample_rates)} steps; expected "
+            f"{chance:.0%} of the canaries were to be sampled in any step; expected "
             f"{MIN_CHANCE_RECEIVED:.0%} or more. An audit of this model would show nothing; train for more steps, or "
             "with more patients a step."
         )

@@ -28,7 +28,8 @@ def audit_model(
     canaries: Sequence[Record],
     delta: float,
     seed: int,
-    evidence: dict[str, Any] | None,
+    times_drawn: dict[str, int] | None,
+    chance: float,
     reference: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Attack one model and measure what it learnt.
@@ -42,7 +43,8 @@ def audit_model(
         canaries: from `helpers.evaluation.canaries.make_canaries`.
         delta: that the one-run audit refers to.
         seed: of sampled completions.
-        evidence: how often each patient was drawn (`times_drawn`); None for the base model.
+        times_drawn: how often each patient was drawn; None for the base model.
+        chance: of a patient to be drawn at all.
         reference: what this function returned for the base model; None for the base model itself.
 
     Returns:
@@ -53,7 +55,7 @@ def audit_model(
         losses of single canaries and records, in their order, for the figures and for comparison.
     """
     # First, because a training too short for any attack is refused here.
-    received = check_received(canaries, evidence["times_drawn"], evidence["sample_rates"]) if evidence else None
+    received = check_received(canaries, times_drawn, chance) if times_drawn else None
     real = [record for record in train if record["question"] and not record["unit"].startswith("canary/")]
     canary_losses = code_losses(model, tokenizer, canaries)
     losses = {
@@ -73,7 +75,7 @@ def audit_model(
     return {
         **what_was_learnt(model, tokenizer, test),
         "secret_revealed": secret["greedy"],
-        "secret": {"text": SECRET, "drawn": evidence["times_drawn"].get(victim) if evidence else None, **secret},
+        "secret": {"text": SECRET, "drawn": times_drawn[victim] if times_drawn and victim else None, **secret},
         "canary_auc": shown["auc"],
         "canary_auc_low": shown["low"],
         "canary_auc_high": shown["high"],

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,6 +54,35 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one training costs, as ledgers keep it: the mechanism, and its (ε, δ) alone for display.
+
+    Validation patients pay with `scores` Gaussian measurements of deviation `validation_noise` instead, each moved by
+    1 at most by one of them. `split` names how patients are parted: under one name everybody keeps one part.
+
+    Raises:
+        PrivacyError: a value is out of range.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    epsilon: float
+    delta: float
+    validation_noise: float | None = None
+    scores: int = 0
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        finite = 0 < self.noise_multiplier < math.inf and 0 < self.epsilon < math.inf
+        if not (finite and 0 < self.sample_rate <= 1 and self.steps >= 1 and 0 < self.delta < 1):
+            raise PrivacyError(
+                "A training costs something: expected a finite noise_multiplier and epsilon above 0, sample_rate in "
+                f"(0, 1], 1 step or more and delta in (0, 1); received {self}."
+            )
+
+
+@dataclass(frozen=True)
 class Plan:
     """A training accounted for before it begins; `target_epsilon` is None where the noise was given."""
 
@@ -62,6 +92,9 @@ class Plan:
     noise_multiplier: float
     target_epsilon: float | None
     spent: Spent
+    validation_noise: float | None = None
+    scores: int = 0
+    split: str = ""
 
     @property
     def epsilon(self) -> float:
@@ -72,6 +105,20 @@ class Plan:
     def delta(self) -> float:
         """δ of all the steps."""
         return self.spent.delta
+
+    @property
+    def cost(self) -> Cost:
+        """What the holders' ledgers keep of it."""
+        return Cost(
+            self.noise_multiplier,
+            self.sample_rate,
+            self.steps,
+            self.epsilon,
+            self.delta,
+            self.validation_noise,
+            self.scores,
+            self.split,
+        )
 
 
 def default_delta(units: int) -> float:
@@ -104,16 +151,20 @@ def plan(
     target_epsilon: float | None = None,
     noise_multiplier: float | None = None,
     delta: float | None = None,
+    scores: int = 0,
+    split: str = "",
 ) -> Plan:
     """Find the noise for a privacy target, or the privacy of a noise, before anything is trained.
 
     Args:
-        units: patients, 2 or more.
+        units: patients, 2 or more, as declared: no plan depends on how many there are.
         steps: noisy updates, those with an empty batch included; an integer, 1 or more.
         sample_rate: chance of each patient to be in a batch, above 0 and at most 1.
         target_epsilon: ε of the whole training, above 0; the plan's is at most this and at most 1 % below.
         noise_multiplier: standard deviation of the noise over the clipping norm. Give exactly one of the two.
         delta: at most 1/units; by default `default_delta(units)`.
+        scores: noised measurements on validation patients, who take no part in training, for at most the same ε.
+        split: see `Cost`.
 
     Raises:
         PrivacyError: a value is out of range, or the accountants cannot vouch for the result.
@@ -139,7 +190,10 @@ def plan(
             f"No noise was found for target_epsilon = {target_epsilon}: {noise_multiplier:.6g} gives "
             f"{cost.epsilon:.6g}. Change the target, or the number of steps, a little."
         )
-    return Plan(units, steps, sample_rate, noise_multiplier, target_epsilon, cost)
+    noise = _noise_for(cost.epsilon, 1.0, scores, delta) if scores else None
+    return Plan(
+        units, steps, sample_rate, noise_multiplier, target_epsilon, cost, noise, scores, split if scores else ""
+    )
 
 
 def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> Spent:
@@ -172,6 +226,54 @@ def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float)
         if not math.isclose(prv, pld, rel_tol=AGREEMENT):  # so too where one is not a number
             raise ArithmeticError(f"the accountants disagree: PRV says epsilon {prv:.6g}, PLD {pld:.6g}")
     return Spent(delta, prv, pld)
+
+
+def composed(costs: Iterable[Cost], delta: float) -> float:
+    """Upper bound on the ε of several trainings on the same patients together, at one δ.
+
+    The pessimistic PLD of all their steps. Where the Rényi bound is above MOST_EPSILON, that coarser bound: a budget
+    this large protects nobody, and the grid would outgrow the memory.
+
+    Args:
+        costs: one a training; none cost 0.
+        delta: above 0 and below 1.
+
+    Raises:
+        PrivacyError: δ is out of range, or no finite ε can be given.
+    """
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta is {delta}; expected above 0 and below 1.")
+    costs = list(costs)
+    trained = [(cost.noise_multiplier, cost.sample_rate, cost.steps) for cost in costs]
+    measured = [(cost.validation_noise, 1.0, cost.scores) for cost in costs if cost.validation_noise]
+    if len({cost.split for cost in costs if cost.validation_noise}) > 1:  # somebody may have had one part, then another
+        return _composed(_together(trained + measured), delta)
+    return max(_composed(_together(trained), delta), _composed(_together(measured), delta))
+
+
+def _together(events: Iterable[tuple[float, float, int]]) -> tuple[tuple[float, float, int], ...]:
+    steps: Counter[tuple[float, float]] = Counter()
+    for noise_multiplier, sample_rate, count in events:
+        steps[noise_multiplier, sample_rate] += count
+    return tuple((*mechanism, count) for mechanism, count in sorted(steps.items()))
+
+
+@lru_cache(maxsize=1024)  # tenths of a second each, asked for by every page that shows a ledger
+def _composed(trainings: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    if not trainings:
+        return 0.0
+    with _failing_closed(f"trainings of (noise_multiplier, sample_rate, steps) {trainings} at delta {delta}"):
+        renyi = RDPAccountant()
+        renyi.history = list(trainings)
+        epsilon = bound = float(renyi.get_epsilon(delta))
+        if bound <= MOST_EPSILON:
+            accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, min(5e-4, bound / 2000))
+            for noise_multiplier, sample_rate, count in trainings:
+                accountant.compose(PoissonSampledDpEvent(sample_rate, GaussianDpEvent(noise_multiplier)), count)
+            epsilon = float(accountant.get_epsilon(delta))
+        if not math.isfinite(epsilon):
+            raise ArithmeticError("no finite epsilon covers them together")
+    return epsilon
 
 
 @lru_cache(typed=True)  # a search of seconds, asked for by every stage that plans the same training
@@ -245,3 +347,15 @@ def _check_sampling(sample_rate: float) -> None:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def best_accuracy(noise_multiplier: float, sample_rate: float, steps: int) -> float:
+    """The claim as an attacker sees it: how often the best guess whether a patient is in, a fair bit, can be right.
+
+    That is 1 - min(α + f(α)) / 2 over the claimed trade-off curve f (Dong, Roth and Su 2022,
+    https://arxiv.org/abs/1905.02383), whose minimum is 1 - δ(ε = 0): computed with the pessimistic PLD.
+    """
+    with _failing_closed(f"noise_multiplier {noise_multiplier}, sample_rate {sample_rate}, {steps} steps"):
+        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
+        accountant.compose(PoissonSampledDpEvent(sample_rate, GaussianDpEvent(noise_multiplier)), steps)
+        return float(1 + accountant.get_delta(0.0)) / 2

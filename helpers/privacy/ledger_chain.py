@@ -7,45 +7,41 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from helpers.errors import LedgerError
+from helpers.errors import LedgerError, PrivacyError
+from helpers.privacy.accounting import Cost
+from helpers.privacy.grants import Grant, check_grant
 
 RESTORE = (
-    "Nothing was changed, and nothing may be spent: restore the holder's last whole copy, or let the holder begin "
-    "a new file with a grant lowered by all that was spent."
+    "Nothing was changed, and nothing may be spent: restore the holder's last whole copy, or let the holder sign a "
+    "first grant for another ledger, lowered by all that was spent."
 )
-Amount = Annotated[float, Field(ge=0)]
+FIXED = {"holder", "ledger", "unit", "patient_key", "fictitious", "public_key"}
+"""What all grants of one ledger have in common."""
 
 
 class Entry(BaseModel):
-    """One line of a ledger; the amounts are a whole budget in a grant, and None where there is no bound."""
+    """One line of a ledger; only a reservation has a `cost`, only a commit a `result`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     index: int
     time: str
     kind: Literal["grant", "reserve", "commit", "unbounded"]
-    spend_id: str | None
-    run: str | None
-    epsilon: Amount | None
-    delta: Amount | None
-    note: str
+    grant: Grant | None = None
+    spend_id: str | None = None
+    run: str | None = None
+    cost: Cost | None = None
+    result: str | None = None
     previous: str
-    hash: str
-
-
-class Head(TypedDict):
-    """Where a ledger stood: how many entries it had, and the hash of the last one."""
-
-    entries: int
-    hash: str
+    hash: str = ""
 
 
 def read_chain(path: Path, holder: str) -> list[Entry]:
-    """Read and verify every entry of a ledger, oldest first.
+    """Read and verify every entry of a ledger, oldest first, and the signatures of all its grants.
 
     Raises:
         LedgerError: the file is missing or damaged; the message names the first bad entry.
@@ -55,58 +51,63 @@ def read_chain(path: Path, holder: str) -> list[Entry]:
     except OSError as error:
         raise LedgerError(f"The ledger of {holder}, {path}, cannot be read: {error}. {RESTORE}") from None
     entries: list[Entry] = []
-    fault = None if lines else "is missing, for the file is empty"
-    for line in lines:
-        try:
+    try:
+        for line in lines or [b""]:
             entry = Entry.model_validate_json(line, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            fault = f"cannot be read ({first['msg']} at {first['loc']}); received {line[:80]!r}"
-            break
-        previous = entries[-1].hash if entries else _genesis(holder)
-        if fault := _break(entry, line, len(entries), previous):
-            break
-        entries.append(entry)
-    if fault:
-        where = f"entry {len(entries)} {fault}"
-        raise LedgerError(f"The ledger of {holder}, {path}, is damaged: {where}. {RESTORE}")
+            _check(entry, line, entries, holder)
+            entries.append(entry)
+    except (ValidationError, PrivacyError) as error:
+        unreadable = error.errors()[0]["msg"] if isinstance(error, ValidationError) else None
+        fault = f"it cannot be read ({unreadable})" if unreadable else str(error).rstrip(".")
+        where = f"entry {len(entries)}: {fault}; received {line[:80]!r}"
+        raise LedgerError(f"The ledger of {holder}, {path}, is damaged: {where}. {RESTORE}") from None
     return entries
 
 
-def follow(entries: Sequence[Entry], holder: str, **fields: Any) -> Entry:
+def follow(entries: Sequence[Entry], holder: str, kind: str, **fields: Any) -> Entry:
     """The entry that comes after `entries`, dated now and chained to the last of them.
 
-    Args:
-        entries: the ledger so far; may be empty.
-        holder: whose ledger it is.
-        fields: `kind`, `note`, `spend_id`, `run`, `epsilon` and `delta`.
+    Raises:
+        LedgerError: it is a grant that may not follow.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    previous = entries[-1].hash if entries else _genesis(holder)
-    entry = Entry(index=len(entries), time=now, previous=previous, hash="", **fields)
-    return entry.model_copy(update={"hash": _digest(entry)})
+    previous = _last_hash(entries, holder)
+    entry = Entry.model_validate({"index": len(entries), "time": now, "kind": kind, **fields, "previous": previous})
+    entry = entry.model_copy(update={"hash": _digest(entry)})
+    _check(entry, line_of(entry).encode(), entries, holder)
+    return entry
 
 
 def line_of(entry: Entry) -> str:
     """An entry as it stands in the file."""
-    return json.dumps(entry.model_dump()) + "\n"
+    return json.dumps(entry.model_dump(exclude_none=True)) + "\n"
 
 
-def _break(entry: Entry, line: bytes, index: int, previous: str) -> str | None:
-    """Why a line cannot stand at this place of the chain, or None."""
-    if entry.index != index:
-        return f"is not here: the line in its place carries index {entry.index}"
+def _check(entry: Entry, line: bytes, before: Sequence[Entry], holder: str) -> None:
+    """Refuse a line that cannot stand after the entries `before`.
+
+    Raises:
+        LedgerError: why not.
+    """
+    if entry.index != len(before):
+        raise LedgerError(f"it is not here: the line in its place carries index {entry.index}")
     if entry.hash != _digest(entry) or line != line_of(entry).encode():
-        return f"was altered: it carries hash {entry.hash[:12]}, its content has {_digest(entry)[:12]}"
-    if entry.previous != previous:
-        return f"does not follow the one before: it names {entry.previous[:12]}, expected {previous[:12]}"
-    return None
+        raise LedgerError(f"it was altered: it carries hash {entry.hash[:12]}, its content has {_digest(entry)[:12]}")
+    if entry.previous != _last_hash(before, holder):
+        raise LedgerError(f"it does not follow the one before: it names {entry.previous[:12]}")
+    if not before:
+        if entry.grant is None:
+            raise LedgerError("it is no grant, and a ledger begins with one")
+        check_grant(entry.grant, "a new ledger", holder=holder, serial=1)
+    elif entry.grant is not None:
+        last = [each.grant for each in before if each.grant][-1]
+        check_grant(entry.grant, "its ledger", above=last.serial, **last.model_dump(include=FIXED))
 
 
-def _genesis(holder: str) -> str:
-    """What the first entry follows; it differs by holder, so that one's file cannot stand for another's."""
-    return hashlib.sha256(f"ledger of {holder}".encode()).hexdigest()
+def _last_hash(entries: Sequence[Entry], holder: str) -> str:
+    """What the next entry follows; the first differs by holder, so that one's file cannot stand for another's."""
+    return entries[-1].hash if entries else hashlib.sha256(f"ledger of {holder}".encode()).hexdigest()
 
 
 def _digest(entry: Entry) -> str:
-    return hashlib.sha256(json.dumps(entry.model_dump(exclude={"hash"})).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(entry.model_dump(exclude_none=True, exclude={"hash"})).encode()).hexdigest()

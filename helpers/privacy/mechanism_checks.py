@@ -1,7 +1,7 @@
-"""Checks for variants of `UnitOptimizer`: the size of the noise, what one patient may add, what is divided by what.
+"""Checks for variants of the mechanism: what its noise hides, what one patient may add, what is divided by what.
 
-Like all of `helpers.privacy.privacy_checks`: one part, looked at from outside, one property each. Gradients are
-made up, so that neither a model nor records are needed.
+Like all of `helpers.privacy.self_checks`: one part, looked at from outside, one property each. Gradients are made
+up, so that neither a model nor records are needed.
 """
 
 from __future__ import annotations
@@ -14,88 +14,94 @@ import torch
 from scipy import stats
 
 from helpers.errors import PrivacyError
-from helpers.privacy.privacy_checks import FALSE_ALARM, Figures
+from helpers.privacy.mechanism import clipped_sum, grid_of
 from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.self_checks import FALSE_ALARM, Figures
 
 NORM = 0.5
-SHAPES = [(10, 100)] * 10
-"""Several tensors, so that one without noise, or divided otherwise, is seen."""
-
+NUMBERS = 4900
+"""Trained numbers of the optimizer under test. With as little noise as it has, few would not hold the sum: the range of
+what leaves a step is 64 standard deviations of the noise."""
 MakeOptimizer = Callable[..., Any]
+NoisySum = Callable[..., torch.Tensor]
 
 
-def check_noise(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
-    """Has the noise the claimed deviation, Gaussian shape, and the fine grain of fp32, once a step?
+def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_multiplier: float = 0.767) -> Figures:
+    """Could every published number have come about without a patient as well as with that patient?
 
-    20,000 values of ten tensors from two steps, one of them in micro-batches. A deviation off by 5 %, as by one tensor
-    without noise, is found with near certainty.
-    Coarse noise has gaps between which the gradient shows (Mironov 2012); bf16 repeats nine tenths of its values.
+    Eight patients, with and without a ninth, one step. Somebody who knows the eight asks of each published number
+    whether any noise could have led there; one number that could not is certainty, whatever ε says (Mironov 2012).
+    Then the noise itself: all on one grid, which does not depend on the data; the last eight bits of its multiples
+    uniform, so that they tell nothing; Gaussian, with the claimed deviation.
 
     Args:
-        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
-        seed: of the generator it receives.
+        noisy_sum: like `helpers.privacy.mechanism.noisy_sum`.
+        numbers: of one step.
+        noise_multiplier: standard deviation of the noise over the clipping norm.
 
     Returns:
-        `{"values", "std", "expected_std", "different"}`, the last the share of values that differ.
+        `{"impossible", "off_grid", "bits_p", "gauss_p"}`: counts over both data sets, and the smaller p-values.
 
     Raises:
-        PrivacyError: size, shape or grain of the noise is another one.
+        PrivacyError: naming what shows a patient.
     """
-    multiplier, expected = 1.3, 2.0
-    optimizer, weights = _optimizer(make_optimizer, multiplier, expected=expected, seed=seed)
-    noise = torch.cat([_step(optimizer, weights, batch, 0.0) for batch in ([2], [1, 1])]).double().numpy()
-    std = multiplier * NORM / expected
-    size, shape = stats.chi2(noise.size), stats.kstest(noise, "norm", (0, std))
-    squares = float(np.square(noise / std).sum())
-    found = {
-        "values": noise.size,
-        "std": float(noise.std()),
-        "expected_std": std,
-        "different": np.unique(noise).size / noise.size,
-    }
-    # Worded so that a value that is not a number is refused too.
-    if not 2 * min(size.cdf(squares), size.sf(squares)) >= FALSE_ALARM / 2:
+    noise_std = noise_multiplier * NORM
+    grid = grid_of(noise_std)
+    gradients = torch.randn(9, numbers, generator=torch.Generator().manual_seed(0))
+    sums = [clipped_sum(gradients[:count].clone(), max_grad_norm=NORM, grid=grid) for count in (8, 9)]
+    impossible = off_grid = 0
+    bits_p = gauss_p = 1.0
+    for own in sums:
+        published = noisy_sum(own.clone(), noise_std=noise_std, generator=SecureGenerator())
+        impossible += sum(int(_impossible(published, known).sum()) for known in sums)
+        multiples = published.double() / grid
+        off_grid += int((multiples != multiples.round()).sum())
+        last_bits = torch.bincount(multiples.round().long() & 255, minlength=256).numpy()
+        bits_p = min(bits_p, float(stats.chisquare(last_bits).pvalue))
+        gauss_p = min(gauss_p, float(stats.kstest(((published - own) / noise_std).numpy(), "norm").pvalue))
+    if impossible or off_grid or not min(bits_p, gauss_p) >= FALSE_ALARM:
         raise PrivacyError(
-            f"The noise has a standard deviation of {found['std']:.4g}; expected was noise_multiplier * max_grad_norm "
-            f"/ expected_batch_size = {std:.4g}."
+            f"Of {2 * numbers:,} published numbers {impossible:,} are impossible with one patient more or less, and "
+            f"{off_grid:,} lie beside the grid of {grid:.3g}; expected were none. Last bits uniform: p = {bits_p:.2g}; "
+            f"Gaussian of deviation {noise_std:.4g}: p = {gauss_p:.2g}; expected were {FALSE_ALARM:g} or more."
         )
-    if not shape.pvalue >= FALSE_ALARM / 2:
-        raise PrivacyError(
-            f"The noise is not Gaussian: its distribution is {shape.statistic:.3f} away from one of deviation "
-            f"{std:.4g}, expected was less than 0.02 over {noise.size:,} values."
-        )
-    if found["different"] < 0.99:  # about 4 of 20,000 fp32 values meet by chance, never 200
-        raise PrivacyError(
-            f"Only {found['different']:.0%} of {noise.size:,} values of the noise differ from one another, expected "
-            "were 99% or more: it came twice, or in a format coarser than fp32, whose gaps show what it should hide."
-        )
-    return found
+    return {"impossible": impossible, "off_grid": off_grid, "bits_p": bits_p, "gauss_p": gauss_p}
+
+
+def _impossible(published: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Which published numbers no fp32 noise leads to from what is known: bool, of the same shape."""
+    published, known = published.float(), known.float()
+    noise = published - known
+    reached = torch.zeros_like(published, dtype=torch.bool)
+    below = above = noise
+    for _ in range(3):  # fp32 rounds the difference too, by a few of its last digits
+        reached |= (known + below == published) | (known + above == published)
+        below, above = torch.nextafter(below, below - 1), torch.nextafter(above, above + 1)
+    return ~reached
 
 
 def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, length: float) -> float:
     """Length of the clipped sum over some patients whose records all pull in one direction.
 
     Args:
-        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.mechanism.PrivateOptimizer`.
         records: how many each patient has.
         length: of the gradient of one record, over `max_grad_norm`.
 
     Returns:
         The length over `max_grad_norm`.
     """
-    optimizer, weights = _optimizer(make_optimizer, 0.0, shapes=[(6, 4), (25,)])
-    for weight in weights:
-        weight.grad_sample = torch.full((sum(records), *weight.shape), length * NORM / 7)  # 49 values in all
-    optimizer.unit_of_row = torch.tensor([owner for owner, count in enumerate(records) for _ in range(count)])
-    optimizer.clip_and_accumulate()
-    return float(sum(weight.summed_grad.double().square().sum() for weight in weights) ** 0.5) / NORM
+    optimizer, _ = _optimizer(make_optimizer)
+    owners = torch.tensor([owner for owner, count in enumerate(records) for _ in range(count)])
+    optimizer.add(torch.full((sum(records), NUMBERS), length * NORM / NUMBERS**0.5), owners)
+    return float(optimizer.sum.norm()) / NORM
 
 
 def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
     """Is a patient clipped as one, whatever the number of its records, and no more than needed?
 
     Args:
-        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.mechanism.PrivateOptimizer`.
 
     Returns:
         Lengths over `max_grad_norm`: `{"fifty_records", "three_patients", "short"}`.
@@ -122,7 +128,7 @@ def check_division(make_optimizer: MakeOptimizer) -> Figures:
     """Is the sum divided by the expected number of patients, whatever number was drawn?
 
     Args:
-        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
+        make_optimizer: like `helpers.privacy.mechanism.PrivateOptimizer`.
 
     Returns:
         `{"divisor"}`, the same for all batches.
@@ -132,10 +138,12 @@ def check_division(make_optimizer: MakeOptimizer) -> Figures:
     """
     expected = 8.0
     for batch in ([1], [3], [1, 2]):  # patients in each micro-batch
-        optimizer, weights = _optimizer(make_optimizer, 0.0, norm=1e6, expected=expected)
-        divisors = sum(batch) / _step(optimizer, weights, batch, 1.0)
-        divisor = float(divisors[(divisors - expected).abs().argmax()])
-        if not np.isclose(divisor, expected, rtol=1e-3):
+        optimizer, weight = _optimizer(make_optimizer, expected=expected)
+        for patients in batch:
+            optimizer.add(torch.full((patients, NUMBERS), NORM / 2 / NUMBERS**0.5), torch.arange(patients))
+        optimizer.step()
+        divisor = -sum(batch) * NORM / 2 / NUMBERS**0.5 / float(weight.detach().mean())
+        if not np.isclose(divisor, expected, rtol=1e-2):
             raise PrivacyError(
                 f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected was expected_batch_size = "
                 f"{expected:g}: the number that was drawn is private."
@@ -143,12 +151,11 @@ def check_division(make_optimizer: MakeOptimizer) -> Figures:
     return {"divisor": expected}
 
 
-def check_empty_batch(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
+def check_empty_batch(make_optimizer: MakeOptimizer) -> Figures:
     """Is a batch without patients a step with noise, like any other?
 
     Args:
-        make_optimizer: like `helpers.privacy.unit_optimizer.UnitOptimizer`.
-        seed: of the generator it receives.
+        make_optimizer: like `helpers.privacy.mechanism.PrivateOptimizer`.
 
     Returns:
         `{"moved"}`, the share of weights that moved.
@@ -156,9 +163,10 @@ def check_empty_batch(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
     Raises:
         PrivacyError: weights stayed as they were, which tells that nobody was drawn.
     """
-    optimizer, weights = _optimizer(make_optimizer, 1.0, seed=seed)
-    step = _step(optimizer, weights, [0], 0.0)
-    moved = float(((step != 0) & step.isfinite()).float().mean())  # a mean over nobody is not a number
+    optimizer, weight = _optimizer(make_optimizer)
+    optimizer.add(torch.zeros(0, NUMBERS), torch.zeros(0, dtype=torch.long))
+    optimizer.step()
+    moved = float(((weight != 0) & weight.isfinite()).float().mean())  # a mean over nobody is not a number
     if moved < 0.99:
         raise PrivacyError(
             f"After an empty batch {moved:.0%} of the weights had moved; expected were all of them, by the noise: a "
@@ -167,36 +175,14 @@ def check_empty_batch(make_optimizer: MakeOptimizer, *, seed: int) -> Figures:
     return {"moved": moved}
 
 
-def _optimizer(
-    make: MakeOptimizer,
-    multiplier: float,
-    *,
-    norm: float = NORM,
-    expected: float = 1.0,
-    seed: int = 0,
-    shapes: Sequence[tuple[int, ...]] = SHAPES,
-) -> tuple[Any, list[torch.nn.Parameter]]:
-    """An optimizer of the kind to check around plain descent with rate 1, and the weights it moves."""
-    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+def _optimizer(make: MakeOptimizer, *, expected: float = 1.0) -> tuple[Any, torch.nn.Parameter]:
+    """An optimizer to check around plain descent with rate 1, with next to no noise, and the numbers it moves."""
+    weight = torch.nn.Parameter(torch.zeros(NUMBERS))
     optimizer = make(
-        torch.optim.SGD(weights, lr=1.0),
-        noise_multiplier=multiplier,
-        max_grad_norm=norm,
-        expected_batch_size=expected,
-        generator=SecureGenerator(seed.to_bytes(32, "big")),
+        torch.optim.SGD([weight], lr=1.0),
+        noise_multiplier=1e-3,
+        max_grad_norm=NORM,
+        expected_batch=expected,
+        generator=SecureGenerator(),
     )
-    return optimizer, weights
-
-
-def _step(optimizer: Any, weights: Sequence[torch.nn.Parameter], parts: Sequence[int], gradient: float) -> torch.Tensor:
-    """One step in micro-batches of so many patients with a row each, all with one gradient; what the weights lost."""
-    for weight in weights:
-        weight.data.zero_()
-    for number, patients in enumerate(parts):
-        for weight in weights:
-            weight.grad_sample = torch.full((patients, *weight.shape), gradient)
-        optimizer.unit_of_row = torch.arange(patients)
-        optimizer.signal_skip_step(do_skip=number < len(parts) - 1)
-        optimizer.step()
-        optimizer.zero_grad()
-    return 0.0 - torch.cat([weight.detach().flatten() for weight in weights])
+    return optimizer, weight

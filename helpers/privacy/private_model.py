@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from helpers.errors import PrivacyError
 from helpers.models import load_architecture, load_base
-from helpers.precision import best_device, private_dtype
-from helpers.privacy.row_adapters import adapter_layers
+from helpers.privacy.patient_gradients import adapters_of
+
+if TYPE_CHECKING:
+    from helpers.privacy.training import Recipe
 
 
 def check_model(base_name: str, *, target_modules: str | list[str], dropout: float, max_length_tokens: int) -> None:
@@ -25,37 +27,25 @@ def check_model(base_name: str, *, target_modules: str | list[str], dropout: flo
         max_length_tokens: longest record.
 
     Raises:
-        PrivacyError: values are dropped at random, positions depend on other rows, or a layer has no gradient for
-            each row.
+        PrivacyError: values are dropped at random, positions depend on other records, or patients cannot be kept apart.
     """
     config = load_architecture(base_name)
     refuse_shared_positions(config, max_length_tokens)
     with torch.device("meta"):
         model = _with_adapter(AutoModelForCausalLM.from_config(config), target_modules, r=1, lora_dropout=dropout)
     refuse_dropout(model)
-    adapter_layers(model)
+    adapters_of(model)
 
 
-def adapted_model(
-    base_name: str,
-    *,
-    quantisation: str,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    target_modules: str | list[str],
-    gradient_checkpointing: bool,
-    threads: int | None,
-) -> Any:
-    """Load the base and put a trainable adapter in fp32 on it; arguments as for `helpers.privacy.private.train_units`.
+def adapted_model(recipe: Recipe, dtype: torch.dtype) -> Any:
+    """Load the base and put a trainable adapter in fp32 on it.
 
     Base, then adapter, then optimizer: in any other order private training may train nothing (opacus #820).
     """
-    base = load_base(base_name, quantisation=quantisation, threads=threads, dtype=private_dtype(best_device()))
-    # Others skip the mask where no row is padded, so that one patient's length would decide how all are computed.
-    base.set_attn_implementation("eager")
-    model = _with_adapter(base, target_modules, r=rank, lora_alpha=alpha, lora_dropout=dropout).train()
-    if gradient_checkpointing:
+    base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads, dtype=dtype)
+    shape = {"r": recipe.rank, "lora_alpha": recipe.alpha, "lora_dropout": recipe.dropout}
+    model = _with_adapter(base, recipe.target_modules, **shape).train()
+    if recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": True})
     for weight in model.parameters():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +14,6 @@ from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import first_behind, record_tokens
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.row_losses import batch_of, row_losses
 
 Row = tuple[int, ...]
 
@@ -92,46 +90,3 @@ def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
         for number in {place // count for place in places}
     }
     return [orders[place // count][place % count] for place in places]
-
-
-def micro_batches(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
-    """Cut a batch into parts of at most `rows` different records, units of similar length together and none split.
-
-    The longest come first: what they free is room enough for those behind, and memory runs out at once or never. A unit
-    with more records than that makes a part of its own. At least one part comes, empty where the batch is: an empty
-    batch is a step like others.
-    """
-    part: list[Unit] = []
-    filled = 0
-    for unit in sorted(units, key=lambda unit: max(len(row) for row in unit.rows), reverse=True):
-        if part and filled + len(unit.distinct) > rows:
-            yield part
-            part, filled = [], 0
-        part.append(unit)
-        filled += len(unit.distinct)
-    yield part
-
-
-def unit_of_row(units: Sequence[Unit]) -> torch.Tensor:
-    """For each row that `unit_losses` computes, the position of its unit: int64 `(rows,)`."""
-    return torch.tensor([number for number, unit in enumerate(units) for _ in unit.distinct], dtype=torch.long)
-
-
-def unit_losses(model: Any, units: Sequence[Unit], *, pad_token: int) -> torch.Tensor:
-    """Sum over a unit's records of the mean negative log-likelihood of what is learnt of them, nats; fp32 `(units,)`.
-
-    Each mean is over one record alone. A mean over the tokens of the batch would let one patient's long record
-    scale every other patient's gradient, and clipping would bound nothing.
-
-    Args:
-        model: a causal language model.
-        units: the micro-batch.
-        pad_token: fills rows up to the longest, on the right.
-    """
-    rows = [row for unit in units for row, _ in unit.distinct]
-    begins = [begin for unit in units for _, begin in unit.distinct]
-    # A record counts as often as it comes, by the mean over its tokens.
-    weights = [times / (len(row) - begin) for unit in units for (row, begin), times in unit.distinct.items()]
-    losses = row_losses(model, batch_of(rows, begins, pad_token, model.device))
-    weighted = losses * torch.tensor(weights, device=losses.device)
-    return torch.zeros(len(units), device=losses.device).index_add(0, unit_of_row(units).to(losses.device), weighted)

@@ -1,12 +1,13 @@
-"""What one private step costs against the course's fastest non-private one: the same rows, model and process.
+"""What a private step costs against the course's fastest non-private one: the same patients, model and process.
 
-    python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 80]
+    python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 40]
 
-`make bench` runs it. Both clip, as every training of the course does: the one each patient, the other the whole batch.
-A patient has one record here. Time: the two kinds of steps take turns on the same rows in one process; the median of
-the pairs' ratios counts, which a machine that grows slower or faster on the way leaves as it is. Memory: each kind
-runs in a process of its own, and what its peak lies above the loaded model counts. Both ratios go into
-runs/bench.json under `private_step`.
+`make bench` runs it. A step is that of the `cpu` profile: 48 patients with all their records. The private one is what
+training does, ghosts, noise and all. The non-private one is PEFT as it comes, its records sorted by length into batches
+of the size that is fastest here, its gradient clipped as a whole. Both compute equal records once. Time: the two kinds
+take turns on the same patients in one process; the median of the pairs' ratios counts, which a machine that grows slower or faster on the way
+leaves as it is. Memory: each kind runs in a process of its own, and what its peak lies above the loaded model counts.
+Both ratios go into runs/bench.json under `private_step`.
 
 `--model random-1.7b` takes random weights in the shape of SmolLM2-1.7B, which no package ships: time and memory do
 not depend on what weights hold.
@@ -16,19 +17,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from operator import truediv
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 
 from helpers.config import PROJECT_ROOT, load_config
@@ -36,15 +38,18 @@ from helpers.dataset.join import join_providers
 from helpers.dataset.pipeline import load_pipeline
 from helpers.dataset.pseudonyms import read_key
 from helpers.files import read_json, write_json
-from helpers.models import load_base, load_tokenizer
-from helpers.precision import best_device, private_dtype
-from helpers.privacy.private import backward_part
-from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.models import load_tokenizer
+from helpers.precision import best_device
+from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.privacy.unit_optimizer import UnitOptimizer
-from helpers.privacy.units import Unit, encode_units, unit_of_row
+from helpers.privacy.training import Training
+from helpers.privacy.units import Unit, encode_units
+from helpers.private_plan import planned, recipe_of
+from helpers.row_losses import batch_of, row_losses
+from helpers.run import Run
 
-ROWS = 8
+SIZES = (16, 32, 64)
+"""Records in a batch of the non-private step; the fastest counts."""
 TOKENIZER = "smollm2-135m-instruct"
 RANDOM = "random-1.7b"
 SHAPE = {
@@ -65,75 +70,73 @@ def prepared(model: str) -> str:
     return str(folder)
 
 
-def parts(tokenizer: Any, rounds: int) -> list[list[Unit]]:
-    """Micro-batches of eight patients with a record each, from the example holders."""
-    pipeline = load_pipeline(load_config("cpu").private.pipeline)
+def batches(rounds: int) -> list[list[Unit]]:
+    """The patients of each step, drawn from the example's."""
+    config = load_config("cpu")
+    pipeline = load_pipeline(config.private.pipeline)
     joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
-    units = encode_units(joined.records.get_secret_value()["train"], tokenizer, max_length_tokens=128)
-    single = [Unit(unit.name, unit.rows[:1], unit.begins[:1]) for unit in units]
-    whole = [single[start : start + ROWS] for start in range(0, len(single) - ROWS + 1, ROWS)]
-    return [whole[number % len(whole)] for number in range(rounds)]
+    units = encode_units(joined.records.get_secret_value()["train"], load_tokenizer(TOKENIZER), max_length_tokens=128)
+    chooser = random.Random(0)
+    return [chooser.sample(units, round(config.private.patients_a_step)) for _ in range(rounds)]
 
 
 class Steps:
     """A model and its two kinds of steps."""
 
-    def __init__(self, model: str, quantisation: str, rounds: int) -> None:
-        settings = load_config("cpu").private
-        self.tokenizer = load_tokenizer(model)
-        self.parts = parts(self.tokenizer, rounds)
-        base = load_base(model, quantisation=quantisation, dtype=private_dtype(best_device()))
-        # On a CPU both are eager; elsewhere only private training insists on it (docs/decisions/0006).
-        self.attention = {"non_private": base.config._attn_implementation, "with_privacy": "eager"}
-        shape = LoraConfig(r=settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        self.model = get_peft_model(base, shape).train()
-        self.dtype = private_dtype(base.device.type)
-        self.layers = adapter_layers(self.model)
-        weights = [layer.weight for layer in self.layers.values()]
-        for weight in weights:
-            weight.data = weight.data.float()
-        self.plain = torch.optim.AdamW(weights, lr=1e-4, fused=True)
-        self.private = UnitOptimizer(
-            torch.optim.AdamW(weights, lr=1e-4, fused=True), noise_multiplier=0.7, max_grad_norm=settings.max_grad_norm,
-            expected_batch_size=ROWS, generator=SecureGenerator(),
-        )  # fmt: skip
+    def __init__(self, model: str, quantisation: str, rounds: int, size: int | None) -> None:
+        run = Run(PROJECT_ROOT / "runs", load_config("cpu"))
+        recipe = recipe_of(run, planned(run, "private"))
+        self.batches = batches(rounds)
+        self.training = Training(replace(recipe, base_name=model, quantisation=quantisation))
+        self.training.trained.times_drawn = {unit.name: 0 for batch in self.batches for unit in batch}
+        self.model, self.dtype = self.training.model, self.training.patients.dtype
+        self.weights = self.training.patients.weights
+        self.plain = torch.optim.AdamW(self.weights, lr=1e-4, fused=True)
+        self.private = self.training.private_step(SecureGenerator())
+        self.ghosts = round(recipe.sample_rate * GHOSTS / 2)
+        self.size = size or min(SIZES, key=lambda size: self.seconds_of(self.batches[0], size))
 
-    def run(self, name: str, part: list[Unit]) -> float:
+    def seconds_of(self, batch: Sequence[Unit], size: int) -> float:
+        self.size = size
+        self.run("non_private", batch)  # warms up
+        return min(self.run("non_private", batch) for _ in range(2))
+
+    def run(self, name: str, batch: Sequence[Unit]) -> float:
         """Take one step of a kind and return its seconds."""
-        self.model.get_base_model().set_attn_implementation(self.attention[name])
         started = time.perf_counter()
-        getattr(self, name)(part)
+        getattr(self, name)(batch)
         if best_device() == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    def non_private(self, part: list[Unit]) -> None:
-        backward_part(self.model, part, self.tokenizer, self.dtype, ROWS)
-        torch.nn.utils.clip_grad_norm_(self.plain.param_groups[0]["params"], 1.0)
+    def non_private(self, batch: Sequence[Unit]) -> None:
+        records = [(row, begin, times) for unit in batch for (row, begin), times in unit.distinct.items()]
+        records.sort(key=lambda record: -len(record[0]))
+        bf16 = self.dtype is torch.bfloat16
+        with disable_input_dtype_casting(self.model, active=bf16):
+            for first in range(0, len(records), self.size):
+                rows, begins, times = zip(*records[first : first + self.size], strict=True)
+                shares = [each / (len(row) - begin) for row, begin, each in zip(rows, begins, times, strict=True)]
+                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=bf16):
+                    losses = row_losses(self.model, batch_of(rows, begins, 0, self.model.device))
+                (losses @ torch.tensor(shares, device=losses.device) / len(batch)).backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.plain.step()
         self.plain.zero_grad()
 
-    def with_privacy(self, part: list[Unit]) -> None:
-        owners = unit_of_row(part)
-        with own_copies(self.layers, len(owners), self.dtype):
-            backward_part(self.model, part, self.tokenizer, self.dtype, 1.0)
-        self.private.unit_of_row = owners
-        self.private.step()
-        self.private.zero_grad()
-
-    def casting(self) -> Any:
-        return disable_input_dtype_casting(self.model, active=self.dtype is torch.bfloat16)
+    def with_privacy(self, batch: Sequence[Unit]) -> None:
+        self.private(batch, range(len(batch) + self.ghosts))
+        self.plain.zero_grad()
 
 
 def measure_time(steps: Steps) -> dict[str, list[float]]:
     """Seconds of each kind of step, taking turns and the first place."""
     seconds: dict[str, list[float]] = {"non_private": [], "with_privacy": []}
-    with steps.casting():
-        for number, part in enumerate(steps.parts):
-            for name in sorted(seconds, reverse=bool(number % 2)):
-                taken = steps.run(name, part)
-                if number >= len(steps.parts) // 8:  # the first ones warm up
-                    seconds[name].append(taken)
+    for number, batch in enumerate(steps.batches):
+        for name in sorted(seconds, reverse=bool(number % 2)):
+            taken = steps.run(name, batch)
+            if number >= len(steps.batches) // 8:  # the first ones warm up
+                seconds[name].append(taken)
     return seconds
 
 
@@ -152,9 +155,8 @@ def measure_memory(steps: Steps, name: str) -> float:
                 peak[0] = max(peak[0], process.memory_info().rss)
 
         threading.Thread(target=watch, daemon=True).start()
-    with steps.casting():
-        for part in steps.parts[:15]:
-            steps.run(name, part)
+    for batch in steps.batches[:6]:
+        steps.run(name, batch)
     if best_device() == "cuda":
         return float(torch.cuda.max_memory_allocated() - loaded) / 2**20
     stop.set()
@@ -166,19 +168,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=TOKENIZER)
     parser.add_argument("--quantisation", default="none", choices=("none", "nf4"))
-    parser.add_argument("--rounds", type=int, default=80, help="steps of each kind")
+    parser.add_argument("--rounds", type=int, default=40, help="steps of each kind")
+    parser.add_argument("--size", type=int, choices=SIZES, help="of the non-private batches; by default the fastest")
     parser.add_argument("--memory-of", choices=("non_private", "with_privacy"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    steps = Steps(prepared(options.model), options.quantisation, options.rounds)
+    steps = Steps(prepared(options.model), options.quantisation, options.rounds, options.size)
     if options.memory_of:
         print(json.dumps(measure_memory(steps, options.memory_of)))
         return
     seconds = measure_time(steps)
+    batch, size, dtype = steps.batches[0], steps.size, steps.dtype
     del steps
     memory = {}
     for name in seconds:
         told = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--memory-of", name], check=True, capture_output=True, text=True
+            [sys.executable, __file__, *sys.argv[1:], "--size", str(size), "--memory-of", name],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         memory[name] = float(told.stdout.splitlines()[-1])
     found = {
@@ -186,11 +193,12 @@ def main() -> None:
         "memory_ratio": memory["with_privacy"] / memory["non_private"],
         "seconds": {name: statistics.median(taken) for name, taken in seconds.items()},
         "peak_mb_above_model": memory,
-        "rows": ROWS,
+        "patients": len(batch),
+        "records_in_a_non_private_batch": size,
         "model": options.model,
         "quantisation": options.quantisation,
         "device": torch.cuda.get_device_name(0) if best_device() == "cuda" else best_device(),
-        "dtype": str(private_dtype(best_device())),
+        "dtype": str(dtype),
     }
     path = PROJECT_ROOT / "runs" / "bench.json"
     usual = (options.model, options.quantisation) == (TOKENIZER, "none")

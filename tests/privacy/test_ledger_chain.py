@@ -4,23 +4,24 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_ledgers import CHEAP, OTHER_KEY, granted, opened
 
 from helpers.errors import LedgerError
-from helpers.privacy.ledger import Ledger, commit, open_ledger, record_unbounded, reserve, summary
-
-
-def opened(folder: Path, holder: str = "hospital", epsilon: float = 10.0, delta: float = 1e-3) -> Ledger:
-    return open_ledger(folder, holder, epsilon=epsilon, delta=delta)
+from helpers.privacy.grants import Grant
+from helpers.privacy.ledger import Ledger, check_budgets, commit, open_ledger, reserve, summary
+from helpers.privacy.ledger_chain import Entry, _digest, line_of
 
 
 def test_a_head_stays_contained(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     heads = [ledger.head()]
     for name in "abc":
-        reserve([ledger], name, "run", 1.0, 1e-5)
+        reserve([ledger], name, "run", CHEAP)
         heads.append(json.loads(json.dumps(ledger.head())))
     assert all(ledger.contains(head) for head in heads)
     assert not ledger.contains({"entries": 5, "hash": heads[3]["hash"]})
@@ -31,48 +32,48 @@ def test_a_head_stays_contained(tmp_path: Path) -> None:
 
 def test_a_cut_or_renewed_ledger_lacks_the_head(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
-    reserve([ledger], "a", "run", 1.0, 1e-5)
+    reserve([ledger], "a", "run", CHEAP)
     head = ledger.head()
     lines = ledger.path.read_bytes().splitlines(keepends=True)
     ledger.path.write_bytes(b"".join(lines[:-1]))
     assert len(ledger.entries()) == 1  # whole in itself: only the head tells
     assert not ledger.contains(head)
-    reserve([ledger], "b", "run", 1.0, 1e-5)
+    reserve([ledger], "b", "run", CHEAP)
     assert not ledger.contains(head)
 
 
 Damage = Callable[[list[bytes]], bytes]
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "removed middle line": (lambda lines: b"".join(lines[:2] + lines[3:]), "entry 2 is not here.*index 3"),
-    "removed first line": (lambda lines: b"".join(lines[1:]), "entry 0 is not here.*index 1"),
-    "swapped lines": (lambda lines: b"".join([*lines[:1], lines[2], lines[1], *lines[3:]]), "entry 1 is not here"),
-    "duplicated line": (lambda lines: b"".join([*lines[:3], *lines[2:]]), "entry 3 is not here.*index 2"),
-    "another amount": (
-        lambda lines: b"".join(lines).replace(b'"epsilon": 2.5', b'"epsilon": 0.5'),
-        "entry 2 was altered",
+    "removed middle line": (lambda lines: b"".join(lines[:2] + lines[3:]), "entry 2: it is not here.*index 3"),
+    "removed first line": (lambda lines: b"".join(lines[1:]), "entry 0: it is not here.*index 1"),
+    "swapped lines": (lambda lines: b"".join([*lines[:1], lines[2], lines[1], *lines[3:]]), "entry 1: it is not here"),
+    "duplicated line": (lambda lines: b"".join([*lines[:3], *lines[2:]]), "entry 3: it is not here.*index 2"),
+    "other steps": (
+        lambda lines: b"".join(lines).replace(b'"steps": 2,', b'"steps": 1,'),
+        "entry 2: it was altered",
     ),
     "other spelling": (
-        lambda lines: b"".join(lines).replace(b'"epsilon": 2.5', b'"epsilon":  2.5'),
-        "entry 2 was altered",
+        lambda lines: b"".join(lines).replace(b'"steps": 2,', b'"steps":  2,'),
+        "entry 2: it was altered",
     ),
-    "no last newline": (lambda lines: b"".join(lines)[:-1], "entry 4 was altered"),
-    "half a line": (lambda lines: b"".join(lines)[:-30], "entry 4 cannot be read"),
-    "blank line": (lambda lines: b"".join([*lines[:2], b"\n", *lines[2:]]), "entry 2 cannot be read"),
-    "unknown field": (lambda lines: b"".join(lines).replace(b'"note"', b'"vote"', 1), "entry 0 cannot be read"),
-    "empty file": (lambda _: b"", "entry 0 is missing"),
-    "not JSON": (lambda _: b"nothing spent\n", "entry 0 cannot be read.*received b'nothing spent"),
-    "not an object": (lambda lines: b"".join([*lines, b"[]\n"]), "entry 5 cannot be read"),
-    "BOM": (lambda lines: b"\xef\xbb\xbf" + b"".join(lines), "entry 0 cannot be read"),
-    "carriage returns": (lambda lines: b"".join(lines).replace(b"\n", b"\r\n"), "entry 0 was altered"),
-    "UTF-16": (lambda lines: b"".join(lines).decode().encode("utf-16"), "entry 0 cannot be read"),
+    "no last newline": (lambda lines: b"".join(lines)[:-1], "entry 4: it was altered"),
+    "half a line": (lambda lines: b"".join(lines)[:-30], "entry 4: it cannot be read"),
+    "blank line": (lambda lines: b"".join([*lines[:2], b"\n", *lines[2:]]), "entry 2: it cannot be read"),
+    "unknown field": (lambda lines: b"".join(lines).replace(b'"note"', b'"vote"', 1), "entry 0: it cannot be read"),
+    "empty file": (lambda _: b"", "entry 0: it cannot be read"),
+    "not JSON": (lambda _: b"nothing spent\n", "entry 0: it cannot be read.*received b'nothing spent"),
+    "not an object": (lambda lines: b"".join([*lines, b"[]\n"]), "entry 5: it cannot be read"),
+    "BOM": (lambda lines: b"\xef\xbb\xbf" + b"".join(lines), "entry 0: it cannot be read"),
+    "carriage returns": (lambda lines: b"".join(lines).replace(b"\n", b"\r\n"), "entry 0: it was altered"),
+    "UTF-16": (lambda lines: b"".join(lines).decode().encode("utf-16"), "entry 0: it cannot be read"),
 }
 
 
 def filled(folder: Path) -> Ledger:
     ledger = opened(folder)
-    for number, epsilon in enumerate((1.5, 2.5, 3.5)):
-        reserve([ledger], f"spend-{number}", "run", epsilon, 1e-5)
-    commit([ledger], "spend-0", 1.0, 1e-5)
+    for number in range(3):
+        reserve([ledger], f"spend-{number}", "run", replace(CHEAP, steps=number + 1))
+    commit([ledger], "spend-0", "f00d")
     return ledger
 
 
@@ -88,10 +89,10 @@ def test_damage_is_named_and_refused_everywhere(tmp_path: Path, name: str) -> No
         ledger.head,
         lambda: ledger.contains({"entries": 1, "hash": ""}),
         lambda: opened(tmp_path),
-        lambda: ledger.grant(50.0, 1e-3),
-        lambda: reserve([ledger], "b", "run", 1.0, 1e-5),
-        lambda: commit([ledger], "spend-1", 1.0, 1e-5),
-        lambda: record_unbounded([ledger], "b", "run"),
+        lambda: open_ledger(tmp_path, granted(serial=2)),
+        lambda: reserve([ledger], "b", "run", CHEAP),
+        lambda: commit([ledger], "spend-1", "f00d"),
+        lambda: check_budgets([ledger], [CHEAP], "run"),
         lambda: summary([ledger]),
     ):
         with pytest.raises(LedgerError, match=rf"(?s)ledger of hospital.*{message}.*restore the holder's last whole"):
@@ -108,16 +109,60 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         flipped[position] ^= 1 << position % 8
         ledger.path.write_bytes(flipped)
         index = sum(start <= position for start in starts)
-        with pytest.raises(LedgerError, match=rf"is damaged: entry {index} "):
+        with pytest.raises(LedgerError, match=rf"is damaged: entry {index}: "):
             ledger.entries()
     ledger.path.write_bytes(content)
     assert len(ledger.entries()) == 5
 
 
+def forge(path: Path, entry: Entry) -> None:
+    """Write an entry as somebody could who controls the disk: with all hashes as they should be."""
+    hashed = entry.model_copy(update={"hash": _digest(entry)})
+    path.write_bytes(b"".join([*path.read_bytes().splitlines(keepends=True)[: entry.index], line_of(hashed).encode()]))
+
+
+@pytest.mark.parametrize(
+    ("grant", "told"),
+    [
+        (granted(OTHER_KEY, serial=2, epsilon=1e3), "public_key is"),
+        (granted(serial=2).model_copy(update={"epsilon": 1e3}), "the signature is not valid"),
+        (
+            granted(OTHER_KEY, serial=2).model_copy(update={"public_key": granted().public_key}),
+            "signature is not valid",
+        ),
+        (granted(serial=1, epsilon=1e3), "serial is 1, its ledger has 1 already"),
+        (granted(serial=2, patient_key={"column": "visit"}), "patient_key is"),
+    ],
+)
+def test_a_grant_written_into_the_file_is_refused(tmp_path: Path, grant: Grant, told: str) -> None:
+    ledger = filled(tmp_path)
+    last = ledger.entries()[-1]
+    forge(ledger.path, Entry(index=5, time=last.time, kind="grant", grant=grant, previous=last.hash))
+    with pytest.raises(LedgerError, match=rf"is damaged: entry 5: The grant of hospital is refused: .*{told}"):
+        ledger.entries()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"grant": granted(holder="pharmacy")}, "holder is 'pharmacy', a new ledger has 'hospital'"),
+        ({"grant": granted().model_copy(update={"epsilon": 1e3})}, "the signature is not valid"),
+        ({"grant": None, "kind": "unbounded", "spend_id": "a", "run": "run"}, "a ledger begins with one"),
+    ],
+)
+def test_a_first_entry_that_its_holder_did_not_sign_is_refused(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    ledger = opened(tmp_path)
+    forge(ledger.path, ledger.entries()[0].model_copy(update=change))
+    with pytest.raises(LedgerError, match=rf"is damaged: entry 0: .*{told}"):
+        ledger.entries()
+
+
 def test_another_holders_file_does_not_verify(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     shutil.copy(ledger.path, tmp_path / "pharmacy.jsonl")
-    with pytest.raises(LedgerError, match=r"ledger of pharmacy.*entry 0 does not follow"):
+    with pytest.raises(LedgerError, match=r"ledger of pharmacy.*entry 0: it does not follow"):
         opened(tmp_path, "pharmacy")
 
 
@@ -125,7 +170,7 @@ def test_a_ledger_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
     ledger.path.unlink()
     with pytest.raises(LedgerError, match=r"cannot be read.*No such file"):
-        reserve([ledger], "a", "run", 1.0, 1e-5)
+        reserve([ledger], "a", "run", CHEAP)
     assert not ledger.path.exists()
 
 
@@ -137,7 +182,7 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "ledgers").write_text("")
-    with pytest.raises(LedgerError, match=r"The folder of ledgers .* cannot be made"):
+    with pytest.raises(LedgerError, match=r"could not be locked"):
         opened(tmp_path / "ledgers")
 
 
@@ -151,6 +196,6 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(LedgerError, match=r"(?s)could not be written, so nothing may be trained.*disk is full"):
-            reserve([ledger], "a", "run", 1.0, 1e-5)
+            reserve([ledger], "a", "run", CHEAP)
     assert ledger.path.read_bytes() == content
-    assert reserve([ledger], "a", "run", 1.0, 1e-5) == "new"
+    assert reserve([ledger], "a", "run", CHEAP) == "new"

@@ -140,11 +140,23 @@ def test_a_training_without_any_record_of_itself_is_refused() -> None:
         verify(Evidence(units=100), **PLAN)
 
 
+HEAD = {
+    "entries": 9,
+    "hash": "f0",
+    "public_key": "c0ffee",
+    "granted_epsilon": 20.0,
+    "granted_delta": 1e-6,
+    "total_epsilon": 13.62,
+    "sum_epsilon": 23.94,
+    "trainings": 3,
+}
+
+
 def made_report(fictitious: bool, unit: str = "patient") -> dict[str, Any]:
     return privacy_report(
         epsilon=7.98, delta=1e-5, accountants={"PRV (Opacus)": 7.98, "PLD (dp-accounting)": 7.97},
         unit=unit, units=100, steps=50, sample_rate=0.2, noise_multiplier=0.8, max_grad_norm=0.5, cap=4,
-        not_finite=3, spend_id="abc", ledger_heads={"hospital": {"entries": 3, "hash": "f0"}},
+        not_finite=3, spend_id="abc", ledger_heads={"hospital": HEAD},
         fictitious=fictitious, joined=[place.format(unit=unit) for place in TOUCHED], adapter_sha256="a1b2",
         carried=1.5e-6,
     )  # fmt: skip
@@ -173,6 +185,8 @@ def test_the_page_holds_the_figures_and_fetches_nothing(fictitious: bool) -> Non
     page = report_page(made_report(fictitious))
     assert ("No attack was tried" in page) is not fictitious
     assert "ε = 7.98" in page and "2,922" in page and "hospital" in page
+    for total in ("all 3 trainings", "<b>ε = 13.62</b>", "add up to 23.94", "ε = 20.00 granted", "key <code>c0ffee"):
+        assert total in page
     assert ("fictitious" in page) is fictitious
     assert "http" not in page.replace("arXiv", "")
 

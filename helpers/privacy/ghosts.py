@@ -1,0 +1,143 @@
+"""An audit of the mechanism itself in every private training, real records included.
+
+Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A fresh bit of the
+operating system says of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and
+divided together with everybody, by the same functions; a patient has zeros in their numbers, and they have zeros in
+the weights, so that neither the model nor anybody's guarantee changes. Half of the ghosts have one record and half have
+several, all longer than the clipping norm.
+
+Afterwards an attacker scores every ghost by what came out: the likelihood ratio over all steps, the best score against
+the claimed mechanism (Neyman and Pearson). Half of the bits are shown to the attacker, who finds the score
+above which to guess "in"; the other half are guessed. If more guesses are right than the claimed
+trade-off curve allows, the claim is false, wherever the mistake lies: in noise, clipping, sampling or the number of
+steps. What it cannot see: mistakes made before gradients reach the mechanism, for which there is
+`helpers.privacy.self_checks`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import binom, binomtest
+
+from helpers.privacy.accounting import best_accuracy
+from helpers.privacy.secure_random import SecureGenerator
+
+GHOSTS = 4000
+RECORDS = 4
+"""Records of every second ghost; the others have one."""
+LENGTH = 3.0
+"""Length of the gradient of one record, in clipping norms."""
+REFUSED_BELOW = 1e-6
+"""p-value below which nothing is released. The test is conservative: a true claim fails it more seldom than this."""
+CAUGHT_BELOW = 1e-3
+SIMULATED = 20_000
+
+
+class Ghosts:
+    """The ghosts of one training.
+
+    Args:
+        noise_multiplier: claimed, over the clipping norm.
+        sample_rate: claimed.
+        generator: of the inclusion bits.
+
+    Attributes:
+        included: bool `(GHOSTS,)`, the inclusion bits.
+        scores: fp64 `(GHOSTS,)`, log-likelihood ratio of "in" against "out" over the steps so far.
+    """
+
+    def __init__(self, noise_multiplier: float, sample_rate: float, generator: SecureGenerator) -> None:
+        self.noise_multiplier, self.sample_rate = noise_multiplier, sample_rate
+        self.included = generator.uniform(GHOSTS) < 0.5
+        self.scores = torch.zeros(GHOSTS, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, state: dict[str, torch.Tensor], noise_multiplier: float, sample_rate: float) -> Ghosts:
+        """The ghosts of a training that ended: `state` holds `included` and `scores`."""
+        ghosts = cls(noise_multiplier, sample_rate, SecureGenerator())
+        ghosts.included, ghosts.scores = state["included"], state["scores"]
+        return ghosts
+
+    @property
+    def members(self) -> list[int]:
+        """The numbers of those in the data."""
+        return [int(number) for number in self.included.nonzero().flatten()]
+
+    def gradients(self, drawn: Sequence[int], max_grad_norm: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The records of some ghosts and whose they are: fp32 `(records, GHOSTS)` and int64 `(records,)`."""
+        owners = [place for place, number in enumerate(drawn) for _ in range(RECORDS if number % 2 else 1)]
+        rows = torch.zeros(len(owners), GHOSTS)
+        rows[torch.arange(len(owners)), [drawn[place] for place in owners]] = LENGTH * max_grad_norm
+        return rows, torch.tensor(owners, dtype=torch.long)
+
+    def watch(self, released: torch.Tensor, unit: float) -> None:
+        """Score what came out of a step at the ghosts' numbers; `unit` is a whole clipped patient there."""
+        seen = (released.double() / unit).cpu().numpy()
+        self.scores.add_(torch.from_numpy(log_likelihood_ratio(seen, self.noise_multiplier, self.sample_rate)))
+
+
+def log_likelihood_ratio(seen: npt.NDArray[Any], noise_multiplier: float, sample_rate: float) -> Any:
+    """Of "in" against "out" in one step: `seen` is noise, and besides 1 with probability `sample_rate` if in."""
+    ratio = (2 * seen - 1) / (2 * noise_multiplier**2)
+    return np.logaddexp(np.log1p(-sample_rate) if sample_rate < 1 else -np.inf, np.log(sample_rate) + ratio)
+
+
+def audit(ghosts: Ghosts, steps: int) -> dict[str, Any]:
+    """Guess half of the bits, and compare the number of right guesses with what the claim allows.
+
+    Each ghost has numbers, a bit and noise of its own, so guesses are independent; under the claim each is right with
+    a chance of at most `best_accuracy`. (If the claim left independence out, as in Mahloujifar et al. 2025,
+    https://arxiv.org/abs/2410.22235, even 1,800
+    right guesses of 2,000 would leave p = 0.2 at the course's default.)
+
+    Args:
+        ghosts: after the last step.
+        steps: claimed.
+
+    Returns:
+        `{"guessed", "right", "allowed", "p_value", "shown_noise_multiplier", "caught"}`: `allowed` is the most that a
+        true claim lets come right on average; a training with more noise than `shown_noise_multiplier` would not
+        have let so many (at 95 %; None if nothing is shown); `caught` is the chance with which this audit would have
+        found a training with some share of the claimed noise.
+    """
+    claim = ghosts.sample_rate, steps
+    half = GHOSTS // 2
+    above = _best_threshold(ghosts.scores[:half].numpy(), ghosts.included[:half].numpy())
+    right = int(((ghosts.scores[half:] > above) == ghosts.included[half:]).sum())
+    allowed = best_accuracy(ghosts.noise_multiplier, *claim)
+    low = binomtest(right, half, alternative="greater").proportion_ci(0.95).low
+    noises = [ghosts.noise_multiplier * 2 ** (power / 8) for power in range(-16, 25)]
+    shown = bisect_left(noises, True, key=lambda noise: best_accuracy(noise, *claim) < low)
+    return {
+        "guessed": half,
+        "right": right,
+        "allowed": allowed * half,
+        "p_value": float(binom.sf(right - 1, half, allowed)),
+        "shown_noise_multiplier": noises[shown] if shown < len(noises) else None,
+        "caught": {share: _chance_to_catch(ghosts, steps, share, allowed) for share in (0.5, 0.8, 0.9)},
+    }
+
+
+def _chance_to_catch(ghosts: Ghosts, steps: int, noise: float, allowed: float) -> float:
+    """Share of simulated trainings with `noise` times the claimed noise that are refuted at `CAUGHT_BELOW`."""
+    random = np.random.default_rng(0)
+    seen = random.normal(0, noise * ghosts.noise_multiplier, (steps, SIMULATED))
+    seen[:, ::2] += random.random((steps, SIMULATED // 2)) < ghosts.sample_rate
+    scores = log_likelihood_ratio(seen, ghosts.noise_multiplier, ghosts.sample_rate).sum(axis=0)
+    included = np.arange(SIMULATED) % 2 == 0
+    accuracy = ((scores > _best_threshold(scores, included)) == included).mean()
+    guessed = GHOSTS // 2
+    return float(binom.sf(binom.isf(CAUGHT_BELOW, guessed, allowed), guessed, accuracy))
+
+
+def _best_threshold(scores: npt.NDArray[Any], included: npt.NDArray[Any]) -> float:
+    """The score above which "in" is right most often."""
+    order = np.argsort(-scores)
+    right = np.cumsum(np.where(included[order], 1, -1))  # more "in" than "out" among those above
+    return float(scores[order[right.argmax()]]) - 1e-12

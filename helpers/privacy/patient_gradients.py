@@ -1,0 +1,434 @@
+"""Each patient's own gradient, from one pass over the patients of a part, in which nobody's numbers touch another's.
+
+In floating point a sum depends on its order, and libraries choose the order by the shape of what they are given. A
+patient's gradient has to be the same to the last bit whoever else was drawn. So every computation here has a shape that
+does not depend on the others:
+
+- The records of a part lie one behind another, without padding. Linear layers multiply `BLOCK` tokens at a time; the
+  last block is filled up with tokens of nobody.
+- Attention is computed for `GROUP` records of one padded length at a time; the gradient of the adapter's matrices
+  patient by patient, over that patient's own tokens. That is the sum over the patient's records, which clipping needs.
+- Whatever works number by number or token by token (norms, activations) is split between threads at whole blocks.
+
+`helpers.privacy.self_checks.check_batch_composition` measures on the machine that trains whether this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import AttentionInterface
+from transformers.pytorch_utils import Conv1D
+
+from helpers.errors import PrivacyError
+from helpers.privacy.units import Unit
+
+BLOCK = 512
+"""Tokens that a linear layer multiplies at once."""
+ATTENTION = "record_by_record"
+LENGTHS = 16
+"""Attention computes a record at its length rounded up to a multiple of this."""
+GROUP = 16
+"""Records that attention computes at once."""
+
+
+@dataclass
+class Part:
+    """Patients whose records are computed in one pass.
+
+    Attributes:
+        ids: token ids of all records, filled up to whole blocks: int64 `(1, tokens)`.
+        positions: of each token in its record: int64 `(1, tokens)`.
+        tokens: of each patient, whose records lie together, and last of the filling.
+        padded: places of the records' tokens, each record filled up to `LENGTHS` and the records of one such length to
+            groups of `GROUP`, all by the last token of nobody: int64.
+        groups: slices of `padded`, with the length of the records in each.
+        unpadded: for each token its place in `padded`: int64 `(tokens,)`.
+        learnt: places from which a learnt token is predicted, filled up to whole blocks with the last place.
+        targets: the learnt tokens: int64 `(learnt,)`, without filling.
+        weights: of each learnt token in its patient's loss: fp32 `(learnt,)`.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    tokens: list[int]
+    padded: torch.Tensor
+    groups: list[tuple[slice, int]]
+    unpadded: torch.Tensor
+    learnt: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+
+def lay_out(units: Sequence[Unit], device: Any) -> Part:
+    """Lay the records of some patients one behind another.
+
+    Each record's loss is the mean over its own learnt tokens: a mean over all tokens of a batch would let one
+    patient's long record scale every other patient's gradient, and clipping would bound nothing.
+    """
+    ids: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    records: list[tuple[int, int]] = []
+    tokens: list[int] = []
+    for unit in units:
+        first = len(ids)
+        for (row, begin), times in unit.distinct.items():  # equal records are computed once
+            records.append((len(ids), len(ids) + len(row)))
+            places += range(len(ids) + begin - 1, len(ids) + len(row) - 1)
+            targets += row[begin:]
+            weights += [times / (len(row) - begin)] * (len(row) - begin)
+            ids += row
+        tokens.append(len(ids) - first)
+    filling = -len(ids) % BLOCK or BLOCK  # at least one token of nobody, for the places that fill up `learnt`
+    ids += [0] * filling
+    records.append((len(ids) - 1, len(ids)))
+    places += [len(ids) - 1] * (-len(places) % BLOCK)
+    positions = [place for start, end in records[:-1] for place in range(end - start)] + [0] * filling
+    padded, groups = _groups(records, len(ids) - 1)
+    unpadded = torch.full((len(ids),), int((padded == len(ids) - 1).nonzero()[0]))
+    unpadded[padded] = torch.arange(len(padded))
+    return Part(
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        [*tokens, filling],
+        padded.to(device),
+        groups,
+        unpadded.to(device),
+        torch.tensor(places, dtype=torch.long, device=device),
+        torch.tensor(targets, dtype=torch.long, device=device),
+        torch.tensor(weights, device=device),
+    )
+
+
+def _groups(records: Sequence[tuple[int, int]], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]]]:
+    """`padded` and `groups` of a `Part`."""
+    by_length: dict[int, list[list[int]]] = {}
+    for start, end in records:
+        length = -(-(end - start) // LENGTHS) * LENGTHS
+        by_length.setdefault(length, []).append([*range(start, end), *[nobody] * (length - end + start)])
+    padded: list[int] = []
+    groups = []
+    for length, of_length in by_length.items():
+        of_length += [[nobody] * length] * (-len(of_length) % GROUP)
+        for first in range(0, len(of_length), GROUP):
+            groups.append((slice(len(padded), len(padded) + GROUP * length), length))
+            padded += [place for record in of_length[first : first + GROUP] for place in record]
+    return torch.tensor(padded), groups
+
+
+class PatientGradients:
+    """Computes losses and gradients patient by patient; between its calls the model is as it was.
+
+    Args:
+        model: a PEFT model with one LoRA adapter, its base frozen.
+        dtype: number format of all products; gradients of the adapter's matrices are summed in fp32.
+
+    Raises:
+        PrivacyError: something is trained, or computed, in which patients cannot be kept apart.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model, self.dtype = model, dtype
+        self.adapters = adapters_of(model)
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        starts = torch.tensor([0, *(weight.numel() for weight in self.weights)]).cumsum(0).tolist()
+        self.starts = {id(weight): start for weight, start in zip(self.weights, starts, strict=False)}
+        self.numbers: int = starts[-1]
+        self._kept = torch.empty(0)
+        self._rows = torch.empty(0)
+        self._missing: set[int] = set()
+
+    def gradients(self, units: Sequence[Unit]) -> torch.Tensor:
+        """The gradient of each patient's loss: fp32 `(patients, numbers)`, in the order of the trained weights.
+
+        The memory is used again by the next call.
+        """
+        if len(self._kept) < len(units):  # kept: to get so much memory anew takes longer than what is done in it
+            self._kept = self._rows = torch.empty(0)
+            self._kept = torch.empty(len(units), self.numbers, device=self.model.device)
+        self._rows = self._kept[: len(units)]
+        if units:
+            self._missing = set(self.starts)
+            part = lay_out(units, self.model.device)
+            with self._patched(part):
+                (self._nats(part) * part.weights).sum().backward()
+            if self._missing:
+                raise PrivacyError(
+                    f"No gradient reached {len(self._missing)} matrices, so that they cannot be clipped."
+                )
+        return self._rows
+
+    def by_weight(self, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """Cut `(numbers,)` into the shapes of the trained weights."""
+        pieces = numbers.split([weight.numel() for weight in self.weights])
+        return [own.view_as(weight) for own, weight in zip(pieces, self.weights, strict=True)]
+
+    def losses(self, units: Sequence[Unit]) -> torch.Tensor:
+        """Each patient's loss, the sum over records of their mean negative log-likelihood: nats, fp32 `(patients,)`."""
+        part = lay_out(units, self.model.device)
+        with torch.no_grad(), self._patched(part):
+            nats = (self._nats(part) * part.weights).cpu()
+        owners = [number for number, unit in enumerate(units) for row, begin in unit.distinct for _ in row[begin:]]
+        return torch.zeros(len(units)).index_add(0, torch.tensor(owners, dtype=torch.long), nats)
+
+    def _nats(self, part: Part) -> torch.Tensor:
+        """Negative log-likelihood of every learnt token: fp32 `(learnt,)`."""
+        logits = self.model(input_ids=part.ids, position_ids=part.positions, use_cache=False).logits[0]
+        return cross_entropy(logits[: len(part.targets)].float(), part.targets, reduction="none")
+
+    @contextmanager
+    def _patched(self, part: Part) -> Iterator[None]:
+        """Within this block every linear layer and every attention of the model computes as the module says."""
+        output = self.model.get_output_embeddings()
+        layers: dict[Any, Any] = {
+            module: partial(self._linear, part, module) for module in linear_layers(self.model) if module is not output
+        }
+        layers[output] = lambda states: self._linear(part, output, states[:, part.learnt])
+        before = self.model.config.get_text_config()._attn_implementation
+        self.model.get_base_model().set_attn_implementation(ATTENTION)
+        PARTS.append(part)
+        try:
+            for module, forward in layers.items():
+                module.forward = forward
+            yield
+        finally:
+            for module in layers:
+                del module.forward  # the class's own method shows again
+            PARTS.pop()
+            self.model.get_base_model().set_attn_implementation(before)
+
+    def rows_of(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Where the patients' gradients of a trained matrix belong: `(patients, *shape)`."""
+        start = self.starts[id(matrix)]
+        self._missing.discard(id(matrix))
+        return self._rows[:, start : start + matrix.numel()].unflatten(1, matrix.shape)
+
+    def _linear(self, part: Part, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        if module not in self.adapters:
+            return _Linear.apply(inputs, None, None, module, part, self)
+        first, second = self.adapters[module]
+        return _Linear.apply(inputs, first, second, module, part, self)
+
+
+class _Linear(torch.autograd.Function):  # type: ignore[misc]
+    """A frozen linear layer and its adapter, block by block; backward fills in each patient's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        first: torch.Tensor | None,
+        second: torch.Tensor | None,
+        module: Any,
+        part: Part,
+        owner: PatientGradients,
+    ) -> torch.Tensor:
+        tokens = inputs.flatten(0, -2).to(owner.dtype)
+        if len(tokens) % BLOCK:
+            raise PrivacyError(
+                f"A layer received a tensor of shape {tuple(inputs.shape)}: this model computes tokens otherwise than "
+                "one behind another, so that no patient's share can be told apart."
+            )
+        frozen = getattr(module, "base_layer", module)
+        weight, bias = dense(frozen, owner.dtype), frozen.bias
+        outputs = tokens.new_empty(len(tokens), len(weight))
+        inner = tokens.new_empty(len(tokens), 0 if first is None else len(first))
+        down, up = (None if matrix is None else matrix.t().to(owner.dtype) for matrix in (first, second))
+        for block in blocks(len(tokens)):
+            torch.mm(tokens[block], weight.t(), out=outputs[block])
+            if down is not None:
+                torch.mm(tokens[block], down, out=inner[block]).mul_(scaling_of(module))
+                outputs[block].addmm_(inner[block], up)
+        if bias is not None:
+            outputs += bias
+        ctx.save_for_backward(tokens, inner, first, second)
+        ctx.frozen, ctx.module, ctx.part, ctx.owner, ctx.shape = frozen, module, part, owner, inputs.shape
+        return outputs.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        tokens, inner, first, second = ctx.saved_tensors
+        dtype = ctx.owner.dtype
+        grads = outer[0].flatten(0, -2).to(dtype)
+        weight = dense(ctx.frozen, dtype)
+        back = tokens.new_empty(tokens.shape) if ctx.needs_input_grad[0] else None
+        between = torch.empty_like(inner)
+        down, up = (None if matrix is None else matrix.to(dtype) for matrix in (first, second))
+        for block in blocks(len(tokens)):
+            if back is not None:
+                torch.mm(grads[block], weight, out=back[block])
+            if up is not None:
+                torch.mm(grads[block], up, out=between[block]).mul_(scaling_of(ctx.module))
+                if back is not None:
+                    back[block].addmm_(between[block], down)
+        if first is not None:
+            for matrix, left, right in ((first, between, tokens), (second, grads, inner)):
+                own = ctx.owner.rows_of(matrix)
+                tokens_of = ctx.part.tokens
+                pieces = left.float().t().split(tokens_of, dim=1), right.float().split(tokens_of)
+                for patient, one, other in zip(own, *pieces, strict=False):  # behind the patients comes the filling
+                    torch.mm(one, other, out=patient)
+        return (None if back is None else back.view(ctx.shape), None, None, None, None, None)
+
+
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
+    """Causal attention within groups of `GROUP` records of one padded length; `heads, tokens, numbers` in and out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, part: Part
+    ) -> torch.Tensor:
+        shared = len(query) // len(key)  # heads that read the same keys
+        query, key, value = (states.index_select(1, part.padded) for states in (query, key, value))
+        kept, outputs = [], torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype, device=value.device)
+        for span, length in part.groups:
+            own = [_grouped(states, span, length, times) for states, times in _triple(query, key, value, shared)]
+            future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+            scores = torch.bmm(own[0], own[1].mT).float().mul_(scaling).masked_fill_(future, -torch.inf)
+            chances = scores.softmax(dim=-1).to(value.dtype)
+            outputs[:, span] = torch.bmm(chances, own[2]).view(len(query), -1, value.shape[2])
+            kept += [*own, chances]
+        ctx.save_for_backward(*kept)
+        ctx.scaling, ctx.part, ctx.shared = scaling, part, shared
+        return outputs.index_select(1, part.unpadded)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        part, kept = ctx.part, ctx.saved_tensors
+        grads = outer[0].index_select(1, part.padded)  # the filling, which stands in for all padding, has none
+        found: list[list[torch.Tensor]] = [[], [], []]
+        for number, (span, length) in enumerate(part.groups):
+            query, key, value, chances = kept[4 * number : 4 * number + 4]
+            grad = _grouped(grads, span, length, 1)
+            back = torch.bmm(grad, value.mT).float()
+            weighted = chances.float()
+            scores = weighted.mul(back - back.mul(weighted).sum(dim=-1, keepdim=True)).mul_(ctx.scaling).to(query.dtype)
+            for place, own in enumerate(
+                (torch.bmm(scores, key), torch.bmm(scores.mT, query), torch.bmm(chances.mT, grad))
+            ):
+                heads = (
+                    own.view(-1, ctx.shared, GROUP * length, own.shape[2])
+                    if place
+                    else own.view(len(grads), -1, own.shape[2])
+                )
+                found[place].append(heads.sum(dim=1) if place else heads)
+        return *(torch.cat(each, dim=1).index_select(1, part.unpadded) for each in found), None, None
+
+
+def _triple(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shared: int) -> Any:
+    return (query, 1), (key, shared), (value, shared)
+
+
+def _grouped(states: torch.Tensor, span: slice, length: int, times: int) -> torch.Tensor:
+    """Tokens of a group, `(heads * GROUP, length, numbers)`; each head `times` times."""
+    own = states[:, span].repeat_interleave(times, dim=0) if times > 1 else states[:, span]
+    return own.reshape(-1, length, states.shape[2])
+
+
+PARTS: list[Part] = []
+"""The part that is computed now, for `attend_record_by_record`."""
+
+
+def attend_record_by_record(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **further: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each record to itself alone, by transformers' attention interface: `(1, heads, tokens, ...)`.
+
+    Raises:
+        PrivacyError: the model asks for something else: a window shorter than a record, capped or added scores.
+    """
+    part = PARTS[-1]
+    asked = [name for name in ("softcap", "s_aux", "position_bias") if further.get(name) is not None]
+    window = further.get("sliding_window")
+    if window is not None and max(length for _, length in part.groups) > window:
+        asked.append("sliding_window")
+    if dropout or asked or not getattr(module, "is_causal", True):
+        raise PrivacyError(
+            f"{type(module).__name__} asks for {', '.join(asked) or 'another mask'}, which private training does not "
+            "compute. Choose another base model, or a private.max_length_tokens within its window."
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _Attention.apply(query[0], key[0], value[0], scaling, part).transpose(0, 1)[None], None
+
+
+AttentionInterface.register(ATTENTION, attend_record_by_record)
+
+
+def blocks(tokens: int) -> Iterator[slice]:
+    """Slices of `BLOCK` tokens."""
+    return (slice(start, start + BLOCK) for start in range(0, tokens, BLOCK))
+
+
+def dense(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """The frozen weights of a linear layer, dequantised: `(out, in)`."""
+    weight = layer.weight
+    if hasattr(weight, "quant_state"):
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+    return (weight.t() if isinstance(layer, Conv1D) else weight).to(dtype)
+
+
+def scaling_of(module: Any) -> float:
+    """What the adapter's output is multiplied by: alpha over rank, or over its root."""
+    return float(module.scaling[module.active_adapters[0]])
+
+
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers to be computed block by block: those with an adapter, and other linear ones outside of these."""
+    inside = {id(part) for module in model.modules() if isinstance(module, LoraLayer) for part in module.modules()}
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, LoraLayer) or (isinstance(module, nn.Linear | Conv1D) and id(module) not in inside)
+    ]
+
+
+def adapters_of(model: Any) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    """The two trained matrices of each layer with an adapter.
+
+    Raises:
+        PrivacyError: something else is trained, nothing is, or the model holds weights that mix tokens or share out.
+    """
+    found, trained = {}, set()
+    for module in linear_layers(model):
+        if not isinstance(module, LoraLayer):
+            continue
+        (name,) = module.active_adapters
+        plain = isinstance(module.get_base_layer(), nn.Linear | Conv1D) and name not in module.lora_magnitude_vector
+        if plain and name in module.lora_A:
+            pair = module.lora_A[name].weight, module.lora_B[name].weight
+            found[module] = pair
+            trained |= set(map(id, pair))
+    others = [name for name, weight in model.named_parameters() if weight.requires_grad and id(weight) not in trained]
+    if others or not found:
+        raise PrivacyError(
+            f"Private training trains LoRA matrices of linear layers and nothing else; found {len(found)} such layers "
+            f"and, besides, {', '.join(others[:3]) or 'nothing'}. Attach the adapter first; set lora.target_modules to "
+            "linear layers and leave bias and DoRA out."
+        )
+    mixing = [name for name, weight in model.named_parameters() if weight.dim() > 2]
+    if mixing or getattr(model.get_output_embeddings(), "lora_A", None):
+        raise PrivacyError(
+            f"{', '.join(mixing[:2]) or 'An adapter on the output layer'} would be computed for the tokens of several "
+            "patients together (experts, convolutions), so that one's gradient depended on the others. Choose "
+            "another base model, or other lora.target_modules."
+        )
+    return found
