@@ -35,17 +35,6 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if native[device]() else torch.float32
 
 
-def private_dtype(device: str) -> torch.dtype:
-    """The number format of private training: that in which nobody's share hangs on who else is in the batch.
-
-    A GPU chooses kernels by the shape of the whole batch. On an H200 in bf16, taking one patient out of a step moved
-    the others' shares by 0.035 of the clipping norm (0.37 with NF4), in fp32 by 4e-5 (docs/decisions/0006).
-    """
-    import torch
-
-    return compute_dtype(device) if device == "cpu" else torch.float32
-
-
 def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bf16 products (AVX512-BF16, AMX, or those of newer ARM cores)."""
     import torch

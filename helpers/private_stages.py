@@ -154,15 +154,15 @@ def plan_of(run: Run, name: str = "private") -> Plan:
 
 
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """02: train the non-private baseline and the private models into models/<name>/, each with its books kept.
+    """02: train the non-private baseline and the private models into models/<name>/, each entered in the ledgers.
 
     Args:
         run: the run folder.
         only: train this model alone.
 
     Returns:
-        Model name to its summary: `{"steps", "quantisation", "privacy"}` and, on fictitious records, `{"tokens", "log",
-        "step_seconds", "seconds", "peak_memory_mb"}`.
+        Model name to its summary: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}` and, on
+        fictitious records, `{"tokens", "step_seconds", "seconds", "peak_memory_mb"}`.
 
     Raises:
         PrivacyError: the guarantee cannot be given or shown; nothing is released then.

@@ -14,7 +14,7 @@ IGNORED = -100
 
 SHORTEST = 16
 """Tokens of the shortest batch. A processor adds up so many fp32 numbers at once, and fewer of them in another order:
-in bf16 a short row in short company then differed from the same row in long company (docs/decisions/0006)."""
+in bf16 a short row then differed between short and long batches (docs/decisions/0006)."""
 
 
 def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: int, device: Any) -> dict[str, Any]:

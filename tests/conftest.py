@@ -55,6 +55,16 @@ def tiny() -> str:
     return resolve_model("tiny-random")
 
 
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a small Llama and its tokenizer, of two layers and some thousand numbers."""
+    from small_models import save_small
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_small(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute as a processor without bf16 does, so that results can be compared to the last digits."""
@@ -103,7 +113,7 @@ def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with the twin and the private model of 600 patients; tests leave it as it is."""
+    """A run with the baseline and the private model of 600 patients; tests leave it as it is."""
     from few_patients import KEY, opened
 
     from helpers.private_stages import fine_tune_private

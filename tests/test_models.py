@@ -5,7 +5,7 @@ import torch
 
 from helpers.errors import ModelError
 from helpers.models import check_adapter, generate_answers, load_base, load_tokenizer, resolve_model
-from helpers.precision import best_device, compute_dtype, private_dtype
+from helpers.precision import best_device
 
 QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
 
@@ -95,9 +95,3 @@ def test_a_frozen_output_layer_is_not_copied_for_each_row(tiny: str, quantisatio
     layer = {model.config.vocab_size, model.config.hidden_size}
     shapes = [shape for event in profile.events() for shape in event.input_shapes if layer <= set(shape)]
     assert shapes and all(len(shape) == 2 for shape in shapes), shapes
-
-
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_private_training_is_fp32_on_a_gpu_and_the_machines_own_format_on_a_cpu(device: str) -> None:
-    assert private_dtype(device) is torch.float32
-    assert private_dtype("cpu") is compute_dtype("cpu")

@@ -29,7 +29,7 @@ def execute(path: Path, run: Path) -> None:
         parameters={
             "conf": "smoke",
             "run": str(run),
-            "overrides": {"private.ledgers": str(run.with_name("ledgers"))},  # not the reader's own books
+            "overrides": {"private.ledgers": str(run.with_name("ledgers"))},  # not the reader's own ledgers
         },
         kernel_name="python3",
         progress_bar=False,

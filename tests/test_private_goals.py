@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.files import read_json
-from helpers.private_stages import audit_privacy, fine_tune_private
+from helpers.private_stages import audit_privacy, fine_tune_private, told_of
 from helpers.run import open_run
 
 
@@ -15,12 +15,13 @@ def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_
     fine_tune_private(run)
     privacy = audit_privacy(run)
     assert read_json(run.path / "results.json")["privacy"] == privacy
-    base, twin, private = (privacy["models"][name] for name in ("base", "non_private", "private"))
+    base, baseline, private = (privacy["models"][name] for name in ("base", "non_private", "private"))
     best = privacy["non_private_best"]
-    assert twin["secret_revealed"] == 1.0 and twin["canary_auc"] >= 0.95
+    assert baseline["secret_revealed"] == 1.0 and baseline["canary_auc"] >= 0.95
     assert privacy["epsilon"] <= 8 and privacy["delta"] <= 1e-5 and privacy["audit_works"]
     assert private["secret_revealed"] == 0.0 and private["canary_auc_high"] <= 0.62
-    tokens = [read_json(run.path / "models" / name / "training.json")["tokens"] for name in ("non_private", "private")]
+    tokens = [told_of(run, name)["tokens"] for name in ("non_private", "private")]
     assert max(tokens) <= 40_000
+    assert read_json(run.path / "models" / "private" / "training.json")["mechanism_audit"]["p_value"] > 1e-3
     gain, whole = (base["heldout_loss"] - found["heldout_loss"] for found in (private, best))
     assert gain >= 0.75 * whole

@@ -20,9 +20,9 @@ KILLS = 50
 STEPS = 10
 
 
-def opened(folder: Path, books: Path, patients: Path) -> Run:
+def opened(folder: Path, ledgers_at: Path, patients: Path) -> Run:
     own = {
-        "private.ledgers": str(books), "private.pipeline": str(patients / "pipeline.yaml"),
+        "private.ledgers": str(ledgers_at), "private.pipeline": str(patients / "pipeline.yaml"),
         "private.patients_share": 0.5, "private.patients_a_step": 30,
         "private.steps": STEPS, "private.checkpoints": STEPS, "private.scores": 2,
     }  # fmt: skip
@@ -64,7 +64,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", KEY)
-    chooser, books = random.Random(3), tmp_path / "ledgers"
+    chooser, ledgers_at = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["helpers.private_stages", "helpers.privacy.training", "helpers.dataset.join"])
     alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
@@ -81,9 +81,9 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         lives += 1
         assert lives < 4 * KILLS
         if not runs or (runs[-1].path / "models" / "private").exists():
-            runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", books, holders()))
+            runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", ledgers_at, holders()))
         run = runs[-1]
-        life = processes.Process(target=course, args=(run.path, books, holders()))
+        life = processes.Process(target=course, args=(run.path, ledgers_at, holders()))
         life.start()
         if kills < KILLS:
             life.join(chooser.uniform(0, 0.6 * lasts))

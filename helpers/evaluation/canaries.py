@@ -3,8 +3,8 @@
 A hand-picked secret measures the prior as well as the leak: a base model may rank the right disease first
 without having seen the patient. A canary's words are drawn uniformly, so that a model which finds them likelier
 than those of canaries left out of training can know them from training alone (Carlini et al. 2019,
-arXiv:1802.08232). Each canary is a patient of its own, and a fair coin of its own decides whether it is
-trained on: this is what the one-run audit (helpers/evaluation/one_run_audit.py) rests on.
+arXiv:1802.08232). Each canary is a patient of its own. An inclusion bit of its own, 0 or 1 with probability 1/2,
+decides whether it is trained on: this is what the one-run audit (helpers/evaluation/one_run_audit.py) rests on.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def whole_words(tokenizer: Any) -> list[str]:
 
 
 def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> list[Record]:
-    """Draw canaries; each of the first `coins` is a member if its own fair coin says so, the last `out` never are.
+    """Draw canaries; each of the first `coins` is a member if its own inclusion bit is 1, the last `out` never are.
 
     Args:
-        coins: canaries whose coin is tossed, 1 or more; about half of them become members.
+        coins: canaries with an inclusion bit, 1 or more; about half of them become members.
         out: canaries that are never trained on, 0 or more, to compare with.
         words: what codes are drawn from, uniformly and with replacement; all different.
         seed: of the words; nothing in training may depend on it. Inclusion bits come from the operating system.
@@ -69,7 +69,7 @@ def make_canaries(coins: int, out: int, *, words: Sequence[str], seed: int) -> l
     Returns:
         `{"id", "unit", "text", "question", "answer", "tossed", "member", "entropy_bits"}` each, all codes
         distinct: `text` is a record that begins with `question`, a blank and `answer`, the random part; `unit` names
-        the fictitious patient.
+        the fictitious patient; `tossed` says whether it has an inclusion bit, `member` whether that is 1.
 
     Raises:
         DataError: a number is out of range, or the words are too few for codes that nobody could guess.
@@ -160,7 +160,7 @@ def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]
     strangers = [c["unit"] for c in canaries if not c["member"] and sampled_counts.get(c["unit"], 0)]
     if strangers:
         raise PrivacyError(
-            f"{len(strangers)} canaries were trained on against their coin, first {strangers[0]}. An audit of this "
+            f"{len(strangers)} canaries were trained on against their inclusion bits, first {strangers[0]}. An audit of this "
             "model would be wrong; train again with the records of `training_records`."
         )
     if chance < MIN_CHANCE_RECEIVED:

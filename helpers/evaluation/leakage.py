@@ -112,7 +112,8 @@ def calibrated_scores(losses: Floats, base_losses: Floats, reference: Sequence[b
     Args:
         losses: of the tuned model, `(n,)`.
         base_losses: of its base model on the same texts, `(n,)`.
-        reference: which of them are known to be outside, `(n,)`, 10 or more; for the one-run audit none with a coin.
+        reference: which of them are known to be outside, `(n,)`, 10 or more; for the one-run audit none with an
+            inclusion bit.
 
     Raises:
         EvaluationError: too few texts are known to be outside.

@@ -1,13 +1,14 @@
 """A lower bound on epsilon from one training run: how often can an attacker tell who was in?
 
 Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (2023, arXiv:2305.08846). Each of
-`coins` canaries is trained on if a fair coin of its own says so. The attacker, who sees the model and not the
-coins, guesses the coins it is surest of and abstains from the others. Whatever the attack, a mechanism that is
-(epsilon, delta)-private against adding or removing one patient lets no more guesses come right than a binomial
-of accuracy e^epsilon / (1 + e^epsilon) would, but for a small term in delta (their section 5). More right
-guesses refute the claim.
+`coins` canaries has an inclusion bit, 0 or 1 with probability 1/2, and is trained on if it is 1. The attacker, who
+sees the model and not the bits, guesses those it is surest of and abstains from the others. Whatever the attack, a
+mechanism that is (epsilon, delta)-private against adding or removing one patient lets no more guesses come right
+than a binomial of accuracy e^epsilon / (1 + e^epsilon) would, but for a small term in delta (their section 5). More
+right guesses refute the claim.
 
-Such an audit finds mistakes; it proves no guarantee. A bound of 0 says that this attack found nothing.
+Such an audit may refute a claim; it proves no guarantee. A bound of 0 says that this attack found nothing. It attacks
+the model; `helpers.privacy.ghosts` audits the mechanism, on real records too, and sees more.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import numpy.typing as npt
 from helpers.errors import EvaluationError
 
 SHARES = (7 / 8, 1 / 2, 1 / 4, 1 / 8)
-"""Shares of the coins that are guessed, one half of them "in", fixed before any score is seen.
+"""Shares of the bits that are guessed, one half of them "in", fixed before any score is seen.
 
 The best number of guesses depends on the leak: nearly all where the model knows every canary, few where it knows
-some. An eighth at least is left open because coins seldom fall half and half, so that equal numbers of "in" and
+some. An eighth at least is left open because seldom exactly half of the bits are 1, so that equal numbers of "in" and
 "out" for all of them would be wrong about some by force. Four numbers are within a factor of two of any better one
-above an eighth, and Bonferroni's correction for them is cheap: with 560 coins the ceiling falls from 5.1 to 4.7.
+above an eighth, and Bonferroni's correction for them is cheap: with 560 bits the ceiling falls from 5.1 to 4.7.
 """
 
 Scores = npt.NDArray[np.float64]
@@ -36,7 +37,7 @@ def p_value(coins: int, guesses: int, correct: int, epsilon: float, delta: float
     """Highest chance, under (epsilon, delta)-privacy, of so many right guesses or more (the paper's appendix D).
 
     Args:
-        coins: canaries whose coin was tossed, 1 or more.
+        coins: canaries with an inclusion bit, 1 or more.
         guesses: of them guessed, `correct` to `coins`.
         correct: guesses that were right.
         epsilon: claimed, 0 or more.
@@ -68,11 +69,11 @@ def epsilon_lower_bound(
     """Epsilon below which the mechanism cannot be, at this confidence; 0 where nothing is shown.
 
     Args:
-        coins: canaries whose coin was tossed.
+        coins: canaries with an inclusion bit.
         guesses: of them guessed.
         correct: guesses that were right.
         delta: of the claim, in [0, 1).
-        confidence: chance, over coins and training, that the bound holds; in (0, 1).
+        confidence: probability, over bits and training, that the bound holds; in (0, 1).
         tests: numbers of guesses tried, among which the best may be picked (Bonferroni's correction).
     """
     from scipy.optimize import brentq
@@ -100,10 +101,10 @@ def largest_provable(
     is 5 %, epsilon is 4.2 for 200 guesses; no attack shows more, and a mechanism of higher epsilon looks the same.
 
     Args:
-        coins: canaries whose coin was tossed.
+        coins: canaries with an inclusion bit.
         delta: of the claim, in [0, 1).
         confidence: of the bound, in (0, 1).
-        guesses: made; None for all coins.
+        guesses: made; None for all bits.
         tests: numbers of guesses tried.
     """
     certain = coins if guesses is None else guesses
@@ -114,9 +115,9 @@ def audit(scores: Scores, members: Members, *, delta: float, confidence: float =
     """Bound epsilon from below by guessing "in" for the highest scores and "out" for as many of the lowest.
 
     Args:
-        scores: float64 `(coins,)`, one for each canary whose coin was tossed, higher for likelier members;
-            made without knowledge of the coins, ties left in the canaries' order.
-        members: bool `(coins,)`, the coins.
+        scores: float64 `(coins,)`, one for each canary with an inclusion bit, higher for likelier members;
+            made without knowledge of the bits, ties left in the canaries' order.
+        members: bool `(coins,)`, the inclusion bits.
         delta: of the claim, in [0, 1).
         confidence: of the bound, after correction for the four numbers of guesses.
 
@@ -126,7 +127,7 @@ def audit(scores: Scores, members: Members, *, delta: float, confidence: float =
         audit would have shown with every guess right.
 
     Raises:
-        EvaluationError: under 16 coins, a score that is not a number, or coins that cannot be fair.
+        EvaluationError: under 16 bits, a score that is not a number, or bits that cannot be fair.
     """
     rows: list[dict[str, Any]] = [
         {

@@ -1,4 +1,4 @@
-"""Everything the audit finds out about one model: what it leaks, and what it learnt."""
+"""Everything the attacks find out about one model: what it leaks, and what it learnt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.evaluation.one_run_audit import audit, refutes
 from helpers.files import Record
 
 CLAIM = 1.0
-"""The ε that a training without noise is made to claim; an audit that cannot refute it is worth nothing."""
+"""The ε that the non-private baseline is made to claim; an audit that cannot refute it is worth nothing."""
 
 
 def audit_model(
@@ -44,7 +44,7 @@ def audit_model(
         delta: that the one-run audit refers to.
         seed: of sampled completions.
         times_drawn: how often each patient was drawn; None for the base model.
-        chance: of a patient to be drawn at all.
+        chance: probability that a patient is drawn in any step.
         reference: what this function returned for the base model; None for the base model itself.
 
     Returns:

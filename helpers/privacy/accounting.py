@@ -1,6 +1,6 @@
 """What DP-SGD costs: (ε, δ) of a training whose neighbours differ by one patient, added or removed.
 
-One step draws every patient by a coin of its own (Poisson sampling), sums their clipped gradients and adds
+One step draws every patient independently (Poisson sampling), sums their clipped gradients and adds
 Gaussian noise. Two accountants of different origin compose the steps: Opacus' PRV (Gopi, Lee and Wutschitz 2021,
 https://arxiv.org/abs/2106.02848), of which the upper end counts, and the pessimistic PLD of Google's dp-accounting
 (Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380). Unless they agree, no figure is given.
@@ -49,7 +49,7 @@ class Spent:
 
     @property
     def epsilon(self) -> float:
-        """The larger of the two: the one to report and to book."""
+        """The larger of the two: the one to report."""
         return max(self.prv, self.pld)
 
 

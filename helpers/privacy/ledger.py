@@ -259,7 +259,7 @@ def _state(ledger: Ledger, own: Sequence[Entry], run: str, cost: Cost | None) ->
         raise LedgerError(
             f"Spend {own[0].spend_id!r} at {ledger.holder} is recorded as {own[0].kind} of {own[0].cost} by "
             f"{own[0].run!r}; received {cost} by {run!r}. Another training needs another id; the course keeps an id in "
-            "the model's hidden .state folder, deleted only to train anew, at a new cost."
+            "the run's private/state, deleted only to train anew, at a new cost."
         )
     return "committed" if own[-1].kind == "commit" else "reserved"
 

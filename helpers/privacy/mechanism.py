@@ -5,8 +5,8 @@ what computers round off can show a patient (Mironov 2012; Haney et al. 2022, ht
 nothing that depends on a patient is rounded once it was added up:
 
 1. Grid. All numbers of a step are multiples of a power of two that follows from the noise (`grid_of`).
-2. Sensitivity. A clipped gradient is rounded to the grid *towards zero*, which makes nothing longer; `SLACK` is room for
-   the products before. Sums of multiples are exact in fp64, in any order. So a patient moves the sum by at most the
+2. Sensitivity. A clipped gradient is rounded to the grid *towards zero*, which makes nothing longer; `SLACK` is room
+   for the products before. Sums of multiples are exact in fp64, in any order. So a patient moves the sum by at most the
    clipping norm.
 3. Noise. `sum + round(noise)` equals `round(sum + noise)`, as the sum lies on the grid: the exact Gaussian mechanism,
    rounded afterwards. `SecureGenerator.rounded_normal` gives every integer its exact probability. Arithmetic thus adds
@@ -29,31 +29,31 @@ SLACK = 2.0**-12
 STEPS_A_DEVIATION = 2**18
 """Grid points in one to two standard deviations of the noise; 64 times as many are the 2^24 that fp32 holds."""
 LARGEST = 2**24
+LONGEST = 2.0**100  # beyond it the factors that shorten gradients lose their last digits in fp32
 COLUMNS = 2**13
 """Numbers of each patient that are worked on at once, so that they stay in the processor's cache."""
 
 
 def grid_of(noise_std: float) -> float:
-    """Distance of the grid's points: the power of two of which `noise_std` has 2^17 to 2^18.
-
-    Raises:
-        PrivacyError: the noise is not a positive, finite number: without noise there is no mechanism.
-    """
+    """Distance of the grid's points: the power of two of which `noise_std`, finite and above 0, has 2^17 to 2^18."""
     if not 0 < noise_std < math.inf:
         raise PrivacyError(f"The noise's standard deviation is {noise_std}; expected a finite number above 0.")
     return float(2.0 ** math.ceil(math.log2(noise_std)) / STEPS_A_DEVIATION)
 
 
-def noisy_sum(clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator) -> torch.Tensor:
+def noisy_sum(
+    clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator, largest: int = LARGEST
+) -> torch.Tensor:
     """Add noise to a sum of clipped gradients: the only numbers that may leave a step.
 
     Args:
         clipped: fp64 `(numbers,)`, multiples of the grid as `clipped_sum` makes them; others are first rounded to it.
         noise_std: standard deviation of the noise, in the unit of `clipped`.
         generator: of the noise.
+        largest: multiples beyond it are cut to it, after the noise; above 2^24 fp32 would not hold them.
 
     Returns:
-        fp32 `(numbers,)`: multiples of `grid_of(noise_std)`, -2^24 to 2^24 of it.
+        fp32 `(numbers,)`, multiples of `grid_of(noise_std)`; fp64 with a `largest` above 2^24.
 
     Raises:
         PrivacyError: the sum is of another shape or format, or not finite.
@@ -67,21 +67,21 @@ def noisy_sum(clipped: torch.Tensor, *, noise_std: float, generator: SecureGener
     grid = grid_of(noise_std)
     noise = generator.rounded_normal(len(clipped), noise_std / grid)
     noisy = noise.to(clipped.device).add_((clipped / grid).round_())
-    return noisy.clamp_(-LARGEST, LARGEST).mul_(grid).float()
+    noisy.clamp_(-largest, largest).mul_(grid)
+    return noisy.float() if largest <= LARGEST else noisy
 
 
 def clipped_sum(gradients: torch.Tensor, *, max_grad_norm: float, grid: float) -> torch.Tensor:
     """Clip each patient's gradient, round it towards zero and add all up: a share depends on that patient alone.
 
     `gradients` is fp32 `(patients, numbers)`, each summed over that patient's records, and is overwritten; one that is
-    not finite contributes nothing. Returns fp64 `(numbers,)` on the CPU, exact multiples of `grid`.
+    not finite, or longer than `LONGEST`, contributes nothing. Returns fp64 `(numbers,)` on the CPU, on the grid.
     """
     norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64)
     factors = ((1 - SLACK) * max_grad_norm / norms).clamp(max=1.0) / grid
-    lost = ~norms.isfinite()
+    lost = ~(norms < LONGEST)
     if lost.any():  # zero times NaN is NaN
-        gradients[lost] = 0.0
-        factors[lost] = 0.0
+        gradients[lost], factors[lost] = 0.0, 0.0
     scaled = factors.float()[:, None]
     parts = [part.mul_(scaled).trunc_().sum(dim=0, dtype=torch.float64) for part in gradients.split(COLUMNS, dim=1)]
     return torch.cat(parts).cpu().mul_(grid)
@@ -121,7 +121,7 @@ class PrivateOptimizer:
 
         Args:
             gradients: fp32 `(rows, numbers)`; overwritten.
-            patients: for each row, whose it is: int64 `(rows,)`, from 0.
+            patients: for each row, whose it is: int64 `(rows,)`.
             first: place of the first of these numbers; those of ghosts begin at `numbers`.
 
         Raises:
@@ -133,17 +133,13 @@ class PrivateOptimizer:
                 f"Gradients of shape {tuple(gradients.shape)} came with the patients of {len(patients)} rows, for "
                 f"numbers {first} to {end} of {len(self.sum)}. Name the patient of each row."
             )
-        count = int(patients.max()) + 1 if len(patients) else 0
-        if count < len(patients):
-            gradients = gradients.new_zeros(count, gradients.shape[1]).index_add_(0, patients, gradients)
+        names, owners = patients.unique(return_inverse=True)
+        if len(names) < len(patients):
+            gradients = gradients.new_zeros(len(names), gradients.shape[1]).index_add_(0, owners, gradients)
         self.sum[first:end] += clipped_sum(gradients, max_grad_norm=self.max_grad_norm, grid=grid_of(self.noise_std))
 
     def step(self) -> torch.Tensor:
-        """Add noise once, divide by the expected batch and move the weights.
-
-        Returns:
-            What came out at the ghosts' numbers: fp32 `(ghosts,)`.
-        """
+        """Add noise once, divide by the expected batch, move the weights; returns the ghosts' numbers, `(ghosts,)`."""
         noisy = noisy_sum(self.sum, noise_std=self.noise_std, generator=self.generator) / self.expected_batch
         self.sum.zero_()  # or the patients of this step would count in the next one too
         parts = noisy[: self.numbers].split([weight.numel() for weight in self.weights])

@@ -145,7 +145,7 @@ def check_division(make_optimizer: MakeOptimizer) -> Figures:
         divisor = -sum(batch) * NORM / 2 / NUMBERS**0.5 / float(weight.detach().mean())
         if not np.isclose(divisor, expected, rtol=1e-2):
             raise PrivacyError(
-                f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected was expected_batch_size = "
+                f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected was expected_batch = "
                 f"{expected:g}: the number that was drawn is private."
             )
     return {"divisor": expected}

@@ -144,8 +144,7 @@ class PatientGradients:
         starts = torch.tensor([0, *(weight.numel() for weight in self.weights)]).cumsum(0).tolist()
         self.starts = {id(weight): start for weight, start in zip(self.weights, starts, strict=False)}
         self.numbers: int = starts[-1]
-        self._kept = torch.empty(0)
-        self._rows = torch.empty(0)
+        self._kept = self._rows = torch.empty(0, self.numbers)
         self._missing: set[int] = set()
 
     def gradients(self, units: Sequence[Unit]) -> torch.Tensor:

@@ -130,8 +130,8 @@ def check_batch_composition(losses: Losses) -> Figures:
     probe, others = _unit(100, 10), [_unit(300, 10), _unit(500, 100), _unit(700, 23)]
     alone = float(losses([probe])[0])
     change = 0.0
-    for place, company in ((0, others[:1]), (1, others[1:2]), (2, others)):
-        batch = [*company[:place], probe, *company[place:]]
+    for place, beside in ((0, others[:1]), (1, others[1:2]), (2, others)):
+        batch = [*beside[:place], probe, *beside[place:]]
         change = max(change, abs(float(losses(batch)[place]) - alone))
     if change != 0 or not np.isfinite(alone):  # worded so that a value that is not a number is refused too
         raise PrivacyError(

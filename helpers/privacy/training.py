@@ -261,7 +261,7 @@ class Training:
                 [losses.nan_to_num(LARGEST_LOSS).clamp(0, LARGEST_LOSS) / LARGEST_LOSS, torch.ones_like(losses)], 1
             )
             total = clipped_sum(shares * 0.5**0.5, max_grad_norm=1.0, grid=grid_of(noise))  # a patient: 1 at most
-            loss, count = (noisy_sum(total, noise_std=noise, generator=generator) * 2**0.5).tolist()
+            loss, count = (noisy_sum(total, noise_std=noise, generator=generator, largest=2**52) * 2**0.5).tolist()
             trained.counts.append(count)
             mean = LARGEST_LOSS * loss / max(1.0, sum(trained.counts) / len(trained.counts))
         trained.log.append({"step": trained.steps, "heldout_loss": mean})

@@ -71,8 +71,8 @@ def encode_units(
 
 
 def draw(count: int, sample_rate: float, generator: SecureGenerator) -> list[int]:
-    """Poisson sampling: each of `count` units by a coin of its own, so that batches differ in size and may be empty."""
-    # Coins of fp64: 24 bits would make the rate a little other than the one accounted for.
+    """Poisson sampling: each of `count` units independently, so that batches differ in size and may be empty."""
+    # In fp64: the 24 bits of fp32 would make the rate a little other than the one accounted for.
     return [int(position) for position in (generator.uniform(count) < sample_rate).nonzero().flatten()]
 
 
@@ -80,7 +80,7 @@ def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
     """The `size` units of step `step`, from 0, out of passes over all `count` units, each in an order of its own.
 
     Among themselves the first units stand in the same order however many follow them.
-    Ordinary training: everybody comes equally often, but for the last pass. Accountants of coins do not cover it.
+    Ordinary training: everybody comes equally often, but for the last pass. No accountant here covers it.
     """
     places = range(step * size, (step + 1) * size)
     orders = {

@@ -5,9 +5,9 @@
 `make bench` runs it. A step is that of the `cpu` profile: 48 patients with all their records. The private one is what
 training does, ghosts, noise and all. The non-private one is PEFT as it comes, its records sorted by length into batches
 of the size that is fastest here, its gradient clipped as a whole. Both compute equal records once. Time: the two kinds
-take turns on the same patients in one process; the median of the pairs' ratios counts, which a machine that grows slower or faster on the way
-leaves as it is. Memory: each kind runs in a process of its own, and what its peak lies above the loaded model counts.
-Both ratios go into runs/bench.json under `private_step`.
+take turns on the same patients in one process; the median of the pairs' ratios counts, which a machine that grows
+slower or faster on the way leaves as it is. Memory: each kind runs in a process of its own, and what its peak
+lies above the loaded model counts. Both ratios go into runs/bench.json under `private_step`.
 
 `--model random-1.7b` takes random weights in the shape of SmolLM2-1.7B, which no package ships: time and memory do
 not depend on what weights hold.

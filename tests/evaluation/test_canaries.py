@@ -1,4 +1,4 @@
-"""Canaries nobody could guess, tossed by fair coins, and the check that they were trained on."""
+"""Canaries nobody could guess, each with a fair inclusion bit, and the check that they were trained on."""
 
 import math
 from itertools import pairwise, product
@@ -12,7 +12,7 @@ from helpers.evaluation.canaries import WORDS_EACH, check_received, make_canarie
 from helpers.models import load_tokenizer
 
 WORDS = ["".join(letters) for letters in product(ascii_lowercase[:10], repeat=3)]
-RATES = [0.3] * 10  # ten steps leave 3 in a hundred patients out
+CHANCE = 1 - 0.7**10  # ten steps at a rate of 0.3 leave 3 in a hundred patients out
 
 
 def test_codes_are_distinct_uniform_and_of_the_stated_entropy() -> None:
@@ -35,12 +35,11 @@ def test_each_coin_is_fair_and_its_own() -> None:
     assert not any(c["member"] for c in canaries if not c["tossed"])
 
 
-def test_a_seed_gives_the_same_canaries_and_another_other_ones() -> None:
-    canaries = make_canaries(50, 50, words=WORDS, seed=3)
-    assert canaries == make_canaries(50, 50, words=WORDS, seed=3)
-    others = make_canaries(50, 50, words=WORDS, seed=4)
+def test_a_seed_gives_the_same_words_and_never_the_same_inclusion_bits() -> None:
+    canaries, again, others = (make_canaries(50, 50, words=WORDS, seed=seed) for seed in (3, 3, 4))
+    assert [c["text"] for c in canaries] == [c["text"] for c in again]
+    assert [c["member"] for c in canaries] != [c["member"] for c in again]
     assert not {c["answer"] for c in canaries} & {c["answer"] for c in others}
-    assert [c["member"] for c in canaries] != [c["member"] for c in others]
 
 
 def test_members_alone_are_trained_and_repeated() -> None:
@@ -65,7 +64,7 @@ def test_received_by_nearly_all_members() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     members = [c["unit"] for c in canaries if c["member"]]
     counts = dict.fromkeys(members[5:], 3) | {"a real patient": 2}
-    assert check_received(canaries, counts, RATES) == {
+    assert check_received(canaries, counts, CHANCE) == {
         "members": len(members),
         "received": len(members) - 5,
         "share_received": pytest.approx(1 - 5 / len(members)),
@@ -77,29 +76,29 @@ def test_members_never_sampled_are_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     members = [c["unit"] for c in canaries if c["member"]]
     with pytest.raises(PrivacyError, match=f"0 of {len(members)} member canaries .* expected about 97%"):
-        check_received(canaries, dict.fromkeys(members, 0), RATES)
+        check_received(canaries, dict.fromkeys(members, 0), CHANCE)
     with pytest.raises(PrivacyError, match="member canaries were ever sampled in training; expected about 97%"):
-        check_received(canaries, dict.fromkeys(members[len(members) // 5 :], 9), RATES)
+        check_received(canaries, dict.fromkeys(members[len(members) // 5 :], 9), CHANCE)
 
 
 def test_members_left_out_by_chance_are_no_alarm() -> None:
     canaries = make_canaries(28, 0, words=WORDS, seed=6)
     members = [c["unit"] for c in canaries if c["member"]]
-    assert check_received(canaries, dict.fromkeys(members[2:], 4), RATES)["received"] == len(members) - 2
+    assert check_received(canaries, dict.fromkeys(members[2:], 4), CHANCE)["received"] == len(members) - 2
 
 
 def test_a_training_too_short_for_an_audit_is_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     counts = dict.fromkeys((c["unit"] for c in canaries if c["member"]), 1)
-    with pytest.raises(PrivacyError, match="58% of the canaries were to be sampled in 3 steps; expected 90% or more"):
-        check_received(canaries, counts, [0.25] * 3)
+    with pytest.raises(PrivacyError, match="58% of the canaries were to be sampled in any step; expected 90% or more"):
+        check_received(canaries, counts, 1 - 0.75**3)
 
 
-def test_a_canary_trained_against_its_coin_is_refused() -> None:
+def test_a_canary_trained_against_its_bit_is_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     counts = dict.fromkeys((c["unit"] for c in canaries if c["member"]), 3)
-    with pytest.raises(PrivacyError, match=r"1 canaries were trained on against their coin, first canary/0249"):
-        check_received(canaries, counts | {"canary/0249": 1}, RATES)
+    with pytest.raises(PrivacyError, match=r"1 canaries were trained on against their inclusion bits, first canary/0249"):
+        check_received(canaries, counts | {"canary/0249": 1}, CHANCE)
 
 
 @pytest.mark.parametrize(

@@ -1,244 +1,388 @@
 import copy
-import random
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
 from peft import LoraConfig, get_peft_model
-from peft.helpers import disable_input_dtype_casting
+from small_models import SHAPE, save_small
 from torch import nn
+from torch.nn.functional import cross_entropy
 
-from helpers import precision
 from helpers.errors import PrivacyError
 from helpers.models import load_base
-from helpers.privacy.row_adapters import adapter_layers, own_copies
+from helpers.privacy import patient_gradients
+from helpers.privacy.mechanism import PrivateOptimizer
+from helpers.privacy.patient_gradients import PARTS, PatientGradients
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.privacy.unit_optimizer import ROOM, UnitOptimizer
-from helpers.privacy.units import Unit, micro_batches, unit_losses, unit_of_row
+from helpers.privacy.self_checks import batch_composition_changes
+from helpers.privacy.units import Unit
 
-PAD = 2
-NORM = 2.0
 UNITS = [
     Unit("a", ((1, 40, 41, 42, 43, 2), (1, 50, 2)), (4, 1)),  # of the first record only the end is learnt
     Unit("b", ((1, 60, 61, 2),)),
     Unit("c", ((1, 70, 71, 72, 73, 74, 75, 76, 77, 2), (1, 80, 81, 2), (1, 90, 91, 92, 2), (1, 80, 81, 2))),
+    Unit("d", (tuple(range(3, 43)), (5, 6)), (17, 1)),
 ]
-Make = Callable[..., Any]
+ADAPTER: dict[str, Any] = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
-@pytest.fixture
-def adapted(tiny: str, monkeypatch: pytest.MonkeyPatch) -> Make:
-    def make(quantisation: str = "none", *, bf16: bool = False, checkpointing: bool = False) -> Any:
-        monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: bf16)
-        base = load_base("tiny-random", quantisation=quantisation)
-        base.set_attn_implementation("eager")
-        torch.manual_seed(0)
-        model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).train()
-        if checkpointing:
-            model.enable_input_require_grads()
-            model.gradient_checkpointing_enable({"use_reentrant": True})
-        for name, weight in model.named_parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-                if "lora_B" in name:  # at zero it would hide A's gradient
-                    nn.init.normal_(weight, std=0.05)
-        return model
-
-    return make
-
-
-def losses(model: Any, units: list[Unit], dtype: torch.dtype) -> torch.Tensor:
-    with (
-        disable_input_dtype_casting(model, active=dtype is torch.bfloat16),
-        torch.autocast("cpu", dtype=dtype) if dtype is torch.bfloat16 else nullcontext(),
-    ):
-        return unit_losses(model, units, pad_token=PAD)
+def adapted(
+    base: str,
+    dtype: torch.dtype = torch.float32,
+    quantisation: str = "none",
+    *,
+    checkpointing: bool = False,
+    **changes: Any,
+) -> Any:
+    """A model with an adapter whose B is not zero: at zero it would hide A's gradient."""
+    torch.manual_seed(0)
+    model = get_peft_model(load_base(base, quantisation=quantisation, dtype=dtype), LoraConfig(**ADAPTER | changes))
+    model.train()
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+            if "lora_B" in name:
+                nn.init.normal_(weight, std=0.05)
+    return model
 
 
-def together(model: Any, units: list[Unit], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Gradient of each unit, all of them in one pass."""
-    layers, owners = adapter_layers(model), unit_of_row(units)
-    with own_copies(layers, len(owners), dtype):
-        losses(model, units, dtype).sum().backward()
-    found = {}
-    for name, layer in layers.items():
-        rows = layer.weight.grad_sample.float()
-        found[name] = torch.zeros(len(units), *rows.shape[1:]).index_add_(0, owners, rows)
-    return found
+def record_loss(model: Any, row: tuple[int, ...], begin: int) -> torch.Tensor:
+    """By plain transformers: the mean over the learnt tokens."""
+    logits = model(input_ids=torch.tensor([row])).logits[0, begin - 1 : -1].float()
+    return cross_entropy(logits, torch.tensor(row[begin:]))
 
 
-def in_parts(model: Any, units: list[Unit], rows: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """The same in micro-batches, put back into the order of the units."""
-    parts = list(micro_batches(units, rows))
-    found = [together(model, part, dtype) for part in parts]
-    order = sorted(range(len(units)), key=lambda n: [unit.name for part in parts for unit in part][n])
-    return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
-
-
-def clipped_sum(model: Any, units: list[Unit], rows: int = 100, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """What one step adds up before its noise, over all adapters; `(values,)`."""
-    layers = adapter_layers(model)
-    sgd = torch.optim.SGD([layer.weight for layer in layers.values()], lr=1.0)
-    optimizer = UnitOptimizer(
-        sgd, noise_multiplier=0.0, max_grad_norm=NORM, expected_batch_size=1.0, generator=SecureGenerator()
-    )
-    optimizer.zero_grad()
-    for part in micro_batches(units, rows):
-        with own_copies(layers, len(unit_of_row(part)), dtype):
-            losses(model, part, dtype).sum().backward()
-        optimizer.unit_of_row = unit_of_row(part)
-        optimizer.clip_and_accumulate()
-    return torch.cat([layer.weight.summed_grad.flatten() for layer in layers.values()])
-
-
-def one_by_one(model: Any, units: list[Unit]) -> dict[str, torch.Tensor]:
-    """The same by plain autograd and transformers' own loss, a record at a time."""
-    layers = adapter_layers(model)
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+def one_by_one(model: Any, units: list[Unit]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses and gradients of patients by plain PEFT and autograd, a record at a time."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    losses, gradients = [], []
     for unit in units:
         model.zero_grad()
-        for row, begin in zip(unit.rows, unit.begins or [1] * len(unit.rows), strict=True):
-            ids = torch.tensor([row])
-            labels = ids.clone()
-            labels[:, :begin] = -100
-            model(input_ids=ids, labels=labels).loss.backward()
-        for name, layer in layers.items():
-            found[name].append(layer.weight.grad.clone())
-    return {name: torch.stack(gradients) for name, gradients in found.items()}
+        own = [
+            record_loss(model, *record) for record in zip(unit.rows, unit.begins or [1] * len(unit.rows), strict=True)
+        ]
+        sum(own).backward()
+        losses.append(sum(own).item())
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights]))
+    model.zero_grad()
+    return torch.tensor(losses), torch.stack(gradients)
 
 
-def error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """Largest relative error of a unit's whole gradient."""
-    one, other = (torch.cat([g.flatten(1) for g in gradients.values()], dim=1) for gradients in (found, wanted))
-    assert (other.norm(dim=1) > 1e-4).all()
-    return float(((one - other).norm(dim=1) / other.norm(dim=1)).max())
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_gradients_of_units_equal_a_loop(adapted: Make, quantisation: str, checkpointing: bool) -> None:
-    model = adapted(quantisation, checkpointing=checkpointing)
-    wanted = one_by_one(model, UNITS)
-    assert error(together(model, UNITS), wanted) < 1e-5
-    for rows in (1, 3, 4):  # patients by themselves, two together, and one part with padding
-        assert error(in_parts(model, UNITS, rows), wanted) < 1e-5
-    # Other neighbours mean other padding; a patient's own gradient stays what it was.
-    for number, unit in enumerate(UNITS):
-        alone = together(model, [unit, UNITS[2]])
-        assert (
-            error({n: g[:1] for n, g in alone.items()}, {n: g[number : number + 1] for n, g in wanted.items()}) < 1e-5
-        )
-
-
-@pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_a_patient_moves_the_sum_by_its_own_clipped_gradient_and_nothing_else(adapted: Make, quantisation: str) -> None:
-    model = adapted(quantisation)
-    alone = torch.cat([gradient.flatten(1) for gradient in one_by_one(model, UNITS).values()], dim=1)
-    norms = alone.norm(dim=1)
-    assert (norms > NORM).any() and (norms < NORM).any()  # some are clipped, some are not
-    shares = alone * ((1 - ROOM) * NORM / norms).clamp(max=1).unsqueeze(1)
-    everybody = clipped_sum(model, UNITS)
-    for number in range(len(UNITS)):
-        others = clipped_sum(model, UNITS[:number] + UNITS[number + 1 :])  # with other padding, in other parts
-        share = everybody - others
-        assert share.norm() <= NORM
-        assert (share - shares[number]).norm() < 5e-5 * NORM
-    for rows in (1, 3, 4):
-        assert (clipped_sum(model, UNITS, rows) - everybody).norm() < 1e-5 * NORM
-
-
-@pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_in_bf16_too_nobody_moves_the_sum_by_more_than_the_norm(adapted: Make, quantisation: str) -> None:
-    model, chooser = adapted(quantisation, bf16=True), random.Random(0)
-    crowd = [Unit(f"{n}", (tuple(chooser.choices(range(40, 900), k=chooser.randint(3, 60))),)) for n in range(100)]
-    everybody = clipped_sum(model, crowd, 8, torch.bfloat16)
-    for number in (0, 33, 99):  # the parts, and the padding of those who stay, are others without it
-        share = everybody - clipped_sum(model, crowd[:number] + crowd[number + 1 :], 8, torch.bfloat16)
-        assert share.norm() <= NORM
-        assert (share - clipped_sum(model, [crowd[number]], 8, torch.bfloat16)).norm() < 1e-4 * NORM
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest relative error of a patient's whole gradient."""
+    assert (wanted.norm(dim=1) > 1e-4).all()
+    return float(((found - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_bf16_gradients_are_within_two_percent(adapted: Make, quantisation: str, checkpointing: bool) -> None:
-    exact = one_by_one(adapted(quantisation), UNITS)
-    model = adapted(quantisation, bf16=True, checkpointing=checkpointing)
-    assert model.get_input_embeddings().weight.dtype is torch.bfloat16
-    assert error(together(model, UNITS, torch.bfloat16), exact) < 2e-2
-    for rows in (1, 3, 4):  # other neighbours and other padding
-        assert error(in_parts(model, UNITS, rows, torch.bfloat16), exact) < 2e-2
+def test_gradients_and_losses_equal_a_loop_over_records(small: str, quantisation: str, checkpointing: bool) -> None:
+    model = adapted(small, quantisation=quantisation, checkpointing=checkpointing)
+    losses, wanted = one_by_one(model, UNITS)
+    patients = PatientGradients(model, torch.float32)
+    found = patients.gradients(UNITS).clone()
+    assert error(found, wanted) < 1e-5
+    assert torch.allclose(patients.losses(UNITS), losses, rtol=1e-5)
+    for part in (UNITS[1:2], UNITS[::-1], UNITS * 3):  # a patient's own gradient stays what it was
+        places = [UNITS.index(unit) for unit in part]
+        assert torch.equal(patients.gradients(part), found[places])
+    pieces = patients.by_weight(found[0])
+    assert [piece.shape for piece in pieces] == [weight.shape for weight in patients.weights]
+    assert torch.equal(torch.cat([piece.flatten() for piece in pieces]), found[0])
 
 
-def test_where_no_record_is_learnt_from_its_start_the_gradient_is_that_of_the_ends(adapted: Make) -> None:
-    model = adapted().double()  # the gradient of a lone last token is a small difference: fp32 leaves 5 digits of it
-    # PAD is no end here: its embedding is zero in this model, so that hardly a gradient would be left.
-    rows_of = {unit.name: tuple((*row[:-1], 99) for row in unit.rows) for unit in UNITS}
-    ends = [Unit(name, rows, tuple(len(row) - 1 for row in rows)) for name, rows in rows_of.items()]
-    exact = one_by_one(model, ends)
-    for rows in (1, 3, 100):  # how many logits are computed depends on who is there
-        assert error(in_parts(model, ends, rows, torch.float64), exact) < 1e-6
-    assert error(exact, one_by_one(model, [Unit(name, rows) for name, rows in rows_of.items()])) > 0.1
+def test_gradients_of_the_course_s_own_model_equal_a_loop(tiny: str) -> None:
+    model = adapted(tiny)
+    losses, wanted = one_by_one(model, UNITS[:2])
+    patients = PatientGradients(model, torch.float32)
+    assert error(patients.gradients(UNITS[:2]), wanted) < 1e-5
+    assert torch.allclose(patients.losses(UNITS[:2]), losses, rtol=1e-5)
 
 
-def test_gradients_equal_those_of_opacus_hooks(adapted: Make) -> None:
-    model = adapted()
-    rows = [Unit(str(number), (row,)) for number, row in enumerate(row for unit in UNITS for row in unit.rows)]
-    found = together(model, rows)
+@pytest.mark.parametrize("kind", ["GPT2", "Qwen2", "Gemma", "rsLoRA"])
+def test_other_architectures_equal_a_loop_too(tmp_path: Path, kind: str) -> None:
+    shape = {name: value for name, value in SHAPE.items() if name != "initializer_range"}
+    config = {
+        "GPT2": transformers.GPT2Config(
+            vocab_size=128, n_embd=64, n_layer=2, n_head=4, n_positions=64, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0
+        ),
+        "Qwen2": transformers.Qwen2Config(**shape),  # its projections have a bias
+        "Gemma": transformers.GemmaConfig(**shape, head_dim=16),
+        "rsLoRA": transformers.LlamaConfig(**SHAPE),
+    }[kind]
+    save_small(tmp_path, config)
+    model = adapted(str(tmp_path), use_rslora=kind == "rsLoRA", lora_alpha=16)
+    losses, wanted = one_by_one(model, UNITS)
+    patients = PatientGradients(model, torch.float32)
+    assert error(patients.gradients(UNITS), wanted) < 2e-5
+    assert torch.allclose(patients.losses(UNITS), losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_bf16_gradients_are_within_a_few_percent(small: str, quantisation: str) -> None:
+    _, exact = one_by_one(adapted(small, quantisation=quantisation), UNITS)
+    patients = PatientGradients(adapted(small, torch.bfloat16, quantisation), torch.bfloat16)
+    found = patients.gradients(UNITS)
+    assert found.dtype is torch.float32
+    assert error(found, exact) < 5e-2  # as far off as PEFT under autocast
+
+
+def test_more_tokens_than_a_block_and_more_records_than_a_group(small: str) -> None:
+    model = adapted(small)
+    random = torch.Generator().manual_seed(0)
+    crowd = []
+    for number in range(40):
+        lengths = torch.randint(2, 60, (int(torch.randint(1, 4, (), generator=random)),), generator=random).tolist()
+        rows = tuple(tuple(torch.randint(3, 128, (length,), generator=random).tolist()) for length in lengths)
+        crowd.append(Unit(str(number), rows))
+    losses, wanted = one_by_one(model, crowd)
+    patients = PatientGradients(model, torch.float32)
+    assert error(patients.gradients(crowd), wanted) < 2e-5
+    assert torch.allclose(patients.losses(crowd), losses, rtol=1e-5)
+
+
+def hooked(model: Any, records: list[tuple[int, ...]]) -> Any:
+    """A copy whose weights hold Opacus' `grad_sample` of each record."""
     twin = copy.deepcopy(model)
     GradSampleModule(twin, loss_reduction="sum")  # puts its hooks on the layers
-    losses(twin, rows, torch.float32).sum().backward()
-    wanted = {name: layer.weight.grad_sample for name, layer in adapter_layers(twin).items()}
+    longest = max(map(len, records))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in records])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in records])
+    labels = ids.masked_fill(mask == 0, -100)[:, 1:]
+    logits = twin(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    nats = cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    (nats.sum(dim=1) / (labels != -100).sum(dim=1)).sum().backward()
+    return twin
+
+
+def test_gradients_and_clipped_sums_equal_those_of_opacus(small: str) -> None:
+    model = adapted(small)
+    records = [row for unit in UNITS for row in unit.rows]
+    units = [Unit(str(number), (row,)) for number, row in enumerate(records)]
+    patients = PatientGradients(model, torch.float32)
+    found = patients.gradients(units)
+    theirs = [weight for weight in hooked(model, records).parameters() if weight.requires_grad]
+    wanted = torch.cat([weight.grad_sample.flatten(1) for weight in theirs], dim=1)
     assert error(found, wanted) < 1e-5
 
+    norm = float(wanted.norm(dim=1).median())  # some are clipped, some are not
+    opacus = DPOptimizer(
+        torch.optim.SGD(theirs, lr=1.0), noise_multiplier=0.767, max_grad_norm=norm, expected_batch_size=4
+    )
+    opacus.clip_and_accumulate()
+    summed = torch.cat([weight.summed_grad.flatten() for weight in theirs])
+    own = PrivateOptimizer(
+        torch.optim.SGD(patients.weights, lr=1.0),
+        noise_multiplier=0.767,
+        max_grad_norm=norm,
+        expected_batch=4.0,
+        generator=SecureGenerator(),
+    )
+    own.add(found, torch.arange(len(units)))
+    assert float((own.sum - summed).norm() / summed.norm()) < 1e-3
 
-def test_the_model_is_as_before_afterwards(adapted: Make) -> None:
-    model = adapted()
-    ids = torch.tensor([[1, 5, 6, 7]])
-    before = model(ids).logits
-    together(model, UNITS)
-    assert torch.equal(model(ids).logits, before)
-    assert all(weight.grad is None for weight in model.parameters())
+
+# ------------------------------------------------------------------------------------------- independence of others
+
+FORMATS = [(dtype, quantisation) for dtype in (torch.float32, torch.bfloat16) for quantisation in ("none", "nf4")]
 
 
-def test_an_empty_batch_leaves_empty_gradients(adapted: Make) -> None:
-    layers = adapter_layers(adapted())
-    with own_copies(layers, 0, torch.float32):
-        pass
-    assert all(layer.weight.grad_sample.shape == (0, *layer.weight.shape) for layer in layers.values())
+@pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
+def test_nobody_else_changes_a_bit_of_a_patients_gradient(small: str, dtype: torch.dtype, quantisation: str) -> None:
+    patients = PatientGradients(adapted(small, dtype, quantisation), dtype)
+    before = [weight.clone() for weight in patients.weights]
+    assert batch_composition_changes(patients, longest=32, compositions=200) == 0
+    assert all(torch.equal(weight, own) for weight, own in zip(patients.weights, before, strict=True))
 
 
-def test_layers_that_cannot_be_clipped_are_refused(adapted: Make) -> None:
-    model = adapted()
+@pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
+def test_nor_with_the_vocabulary_of_a_real_model(tiny: str, dtype: torch.dtype, quantisation: str) -> None:
+    assert batch_composition_changes(PatientGradients(adapted(tiny, dtype, quantisation), dtype), longest=40) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
+def test_nor_in_200_batches_of_a_trained_real_model(dtype: torch.dtype, quantisation: str) -> None:
+    patients = PatientGradients(adapted("smollm2-135m-instruct", dtype, quantisation, r=16), dtype)
+    descent = torch.optim.AdamW(patients.weights, lr=1e-3)
+    for _ in range(3):
+        mean = patients.gradients(UNITS).mean(dim=0)
+        for weight, own in zip(patients.weights, patients.by_weight(mean), strict=True):
+            weight.grad = own.clone()
+        descent.step()
+    assert batch_composition_changes(patients, longest=128, compositions=200) == 0
+
+
+class ScaledByAll(PatientGradients):
+    """The mean over the tokens of the batch, as trainers compute it."""
+
+    def _nats(self, part: Any) -> torch.Tensor:
+        return super()._nats(part) / len(part.targets)
+
+
+class Mixing(PatientGradients):
+    """One more value in each number, so small that no result would show it, but for the bits."""
+
+    def _nats(self, part: Any) -> torch.Tensor:
+        nats = super()._nats(part)
+        return nats * (1 + nats.mean().detach() * 1e-6)
+
+
+def one_block(tokens: int) -> Iterator[slice]:
+    return iter([slice(0, tokens)])
+
+
+def all_attend_to_all(units: Any, device: Any) -> Any:
+    """A part whose records are taken for one."""
+    part = LAY_OUT(units, device)
+    tokens = part.ids.shape[1]
+    part.padded, part.groups, part.unpadded = torch.arange(tokens), [(slice(0, tokens), tokens)], torch.arange(tokens)
+    return part
+
+
+LAY_OUT = patient_gradients.lay_out
+
+
+@pytest.mark.parametrize("broken", [ScaledByAll, Mixing, "attention"])
+def test_gradients_that_depend_on_others_are_noticed(small: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if broken == "attention":
+        monkeypatch.setattr(patient_gradients, "lay_out", all_attend_to_all)
+        monkeypatch.setattr(patient_gradients, "GROUP", 1)
+        broken = PatientGradients
+    assert batch_composition_changes(broken(adapted(small), torch.float32), longest=40, compositions=10) > 5
+
+
+def test_products_of_other_shapes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {"hidden_size": 512, "intermediate_size": 1024}  # shorter sums round alike
+    save_small(tmp_path, transformers.LlamaConfig(**SHAPE | wide))
+    monkeypatch.setattr(patient_gradients, "blocks", one_block)
+    monkeypatch.setattr(patient_gradients, "BLOCK", 16)
+    patients = PatientGradients(adapted(str(tmp_path)), torch.float32)
+    assert batch_composition_changes(patients, longest=40, compositions=15) > 3
+
+
+# ------------------------------------------------------------------------------------------ the model in between
+
+
+def test_the_model_is_as_before_afterwards(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted(small)
+    patients, ids = PatientGradients(model, torch.float32), torch.tensor([[1, 5, 6, 7]])
+    before, attention = model(ids).logits, model.config._attn_implementation
+
+    def untouched() -> bool:
+        return (
+            torch.equal(model(ids).logits, before)
+            and model.config._attn_implementation == attention != patient_gradients.ATTENTION
+            and not any("forward" in vars(module) for module in model.modules())
+            and not PARTS
+            and all(weight.grad is None for weight in model.parameters())
+        )
+
+    patients.gradients(UNITS)
+    assert untouched()
+    patients.losses(UNITS)
+    assert untouched()
+
+    def fails(*_: Any, **__: Any) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    for name in ("cross_entropy", "attend_record_by_record"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(patient_gradients, name, fails)
+            patch.setitem(transformers.AttentionInterface._global_mapping, patient_gradients.ATTENTION, fails)
+            patients.gradients(UNITS)
+        assert untouched()
+    assert error(patients.gradients(UNITS), one_by_one(model, UNITS)[1]) < 1e-5
+
+
+def test_an_empty_batch_has_no_gradients(small: str) -> None:
+    patients = PatientGradients(adapted(small), torch.float32)
+    assert patients.gradients([]).shape == (0, patients.numbers)
+    assert patients.gradients(UNITS).shape == (len(UNITS), patients.numbers)
+    assert patients.gradients([]).shape == (0, patients.numbers)
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+
+def with_trained_norm(base: str) -> Any:
+    model = adapted(base)
     next(module for name, module in model.named_modules() if name.endswith("norm")).weight.requires_grad_()
-    with pytest.raises(PrivacyError, match="norm trains weight of a"):
-        adapter_layers(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with pytest.raises(PrivacyError, match="Nothing in the model is trainable"):
-        adapter_layers(model)
-    linear = nn.Linear(3, 3)
-    with pytest.raises(PrivacyError, match="weight, bias"):
-        adapter_layers(nn.Sequential(linear))
+    return model
 
 
-def test_rows_that_a_model_mixes_are_refused() -> None:
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(3, 2, bias=False)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda base: adapted(base, use_dora=True), "found 0 such layers"),
+        (lambda base: adapted(base, target_modules=["embed_tokens"]), "found 0 such layers"),
+        (lambda base: adapted(base, target_modules=["embed_tokens", "q_proj"]), "found 2 such layers and, besides"),
+        (lambda base: adapted(base, modules_to_save=["lm_head"]), "found 14 such layers and, besides"),
+        (lambda base: adapted(base, target_modules=["q_proj", "lm_head"]), "An adapter on the output layer"),
+        (lambda base: load_base(base).requires_grad_(False), "found 0 such layers and, besides, nothing"),
+        (with_trained_norm, "besides, .*norm"),
+    ],
+)
+def test_what_cannot_be_kept_apart_is_refused(small: str, make: Callable[[str], Any], message: str) -> None:
+    model = make(small)
+    with pytest.raises(PrivacyError, match=message):
+        PatientGradients(model, torch.float32)
 
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.linear(inputs.flatten(0, 1))
 
-    model = Mixing()
-    with pytest.raises(PrivacyError, match="rows are mixed"), own_copies(adapter_layers(model), 2, torch.float32):
-        model(torch.ones(2, 4, 3)).sum().backward()
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_trained_biases_are_refused(tmp_path: Path, bias: str) -> None:
+    save_small(tmp_path, transformers.Qwen2Config(**SHAPE))
+    with pytest.raises(PrivacyError, match=r"found 14 such layers and, besides, .*bias"):
+        PatientGradients(adapted(str(tmp_path), bias=bias), torch.float32)
 
 
-def test_a_layer_without_gradient_is_refused(adapted: Make) -> None:
-    model = adapted()
-    with pytest.raises(PrivacyError, match="No gradient reached"), own_copies(adapter_layers(model), 2, torch.float32):
-        pass
+def test_experts_are_refused(tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(**SHAPE, num_local_experts=2)
+    save_small(tmp_path, config)
+    with pytest.raises(PrivacyError, match=r"experts.*computed for the tokens of several patients together"):
+        PatientGradients(adapted(str(tmp_path), target_modules=["q_proj"]), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.Gemma2Config(**SHAPE, head_dim=16, attn_logit_softcapping=5.0, sliding_window=64), "softcap"),
+        (transformers.MistralConfig(**SHAPE, sliding_window=16), "sliding_window"),
+        (transformers.LlamaConfig(**SHAPE, attention_dropout=0.1), "another mask"),
+    ],
+)
+def test_other_attention_is_refused(tmp_path: Path, config: Any, message: str) -> None:
+    save_small(tmp_path, config)
+    patients = PatientGradients(adapted(str(tmp_path)), torch.float32)
+    with pytest.raises(PrivacyError, match=f"asks for {message}.*does not compute"):
+        patients.gradients(UNITS)
+
+
+def test_a_window_that_no_record_fills_is_no_window(tmp_path: Path) -> None:
+    save_small(tmp_path, transformers.MistralConfig(**SHAPE, sliding_window=64))
+    model = adapted(str(tmp_path))
+    assert error(PatientGradients(model, torch.float32).gradients(UNITS), one_by_one(model, UNITS)[1]) < 1e-5
+
+
+def test_a_matrix_without_gradient_is_refused(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    patients = PatientGradients(adapted(small), torch.float32)
+    real = patients._linear
+
+    def detached(part: Any, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return (
+            real(part, module, inputs).detach()
+            if module is next(iter(patients.adapters))
+            else real(part, module, inputs)
+        )
+
+    monkeypatch.setattr(patients, "_linear", detached)
+    with pytest.raises(PrivacyError, match="No gradient reached 2 matrices"):
+        patients.gradients(UNITS)

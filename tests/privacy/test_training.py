@@ -1,38 +1,31 @@
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import WORDS
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import load_tokenizer
-from helpers.privacy import private
-from helpers.privacy.private import Trained, train_units
+from helpers.privacy import mechanism, training
+from helpers.privacy.accounting import Plan, spent
+from helpers.privacy.ghosts import GHOSTS
+from helpers.privacy.patient_gradients import PatientGradients
 from helpers.privacy.private_model import check_model, refuse_shared_positions
+from helpers.privacy.release import verify
+from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.training import LARGEST_LOSS, Recipe, Trained, Training
 from helpers.privacy.units import Unit, encode_units, shuffled
 from helpers.private_training import _save
 
-WORDS = (
-    "fever",
-    "cough",
-    "rash",
-    "drug",
-    "dose",
-    "mild",
-    "after",
-    "before",
-    "patient",
-    "took",
-    "gave",
-    "headache",
-    "nausea",
-)
+BASELINE: dict[str, Any] = {"noise_multiplier": None, "validation_noise": None}
 
 
 def patients(count: int = 12, most: int = 3) -> list[Record]:
@@ -44,18 +37,78 @@ def patients(count: int = 12, most: int = 3) -> list[Record]:
     ]
 
 
-def train(folder: Path, noise: float | None, norm: float | None = 0.5, **changes: Any) -> Trained:
-    settings: dict[str, Any] = {
-        "identity": "x", "base_name": "tiny-random", "quantisation": "none", "records": patients(),
-        "noise_multiplier": noise, "max_grad_norm": None if noise is None else norm, "steps": 4, "sample_rate": 0.5,
-        "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear",
-        "learning_rate": 1e-2, "physical_rows": 4, "max_length_tokens": 64,
-        "gradient_checkpointing": False, "checkpoints": 4, "seed": 0,
-    }  # fmt: skip
-    return train_units(folder / "state.pt", **(settings | changes))
+@pytest.fixture
+def made(small: str) -> Callable[..., Training]:
+    """Make a training of four steps; names change what they are called in the recipe."""
+
+    def make(**changes: Any) -> Training:
+        settings: dict[str, Any] = {
+            "base_name": small,
+            "quantisation": "none",
+            "rank": 4,
+            "alpha": 8,
+            "dropout": 0.0,
+            "target_modules": "all-linear",
+            "learning_rate": 1e-2,
+            "steps": 4,
+            "expected_batch": 6.0,
+            "sample_rate": 0.5,
+            "noise_multiplier": 0.7,
+            "max_grad_norm": 0.5,
+            "validation_noise": None,
+            "scores": 0,
+            "max_length_tokens": 64,
+            "seed": 0,
+            "physical_rows": 4,
+            "gradient_checkpointing": False,
+            "checkpoints": 4,
+            "threads": None,
+        }
+        return Training(Recipe(**(settings | changes)))
+
+    return make
 
 
-def test_questions_are_read_and_not_learnt(tiny: str, tmp_path: Path) -> None:
+Train = Callable[..., Trained]
+
+
+@pytest.fixture
+def train(made: Callable[..., Training], tmp_path: Path) -> Train:
+    """Train in a folder of its own, or in `folder`."""
+    numbers = count()
+
+    def run(
+        folder: str = "",
+        records: list[Record] | None = None,
+        validation: list[Record] | None = None,
+        identity: str = "x",
+        **changes: Any,
+    ) -> Trained:
+        path = tmp_path / (folder or str(next(numbers))) / "state.pt"
+        path.parent.mkdir(exist_ok=True)
+        return made(**changes).run(path, identity, records or patients(), validation or [], "test")
+
+    return run
+
+
+@pytest.fixture
+def same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training draws the same coins and the same noise."""
+    monkeypatch.setattr(training, "SecureGenerator", lambda: SecureGenerator(bytes(32)))
+
+
+def adapter(trained: Trained) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trained.model.named_parameters() if p.requires_grad}
+
+
+def equal(one: Trained, other: Trained) -> bool:
+    return all(torch.equal(weight, adapter(other)[name]) for name, weight in adapter(one).items())
+
+
+# ------------------------------------------------------------------------------------------------- records, models
+
+
+def test_questions_are_read_and_not_learnt(tiny: str, train: Train) -> None:
     asked: list[Record] = [
         {"unit": "a", "question": "A rash after Tavsol. Drug:", "text": "A rash after Tavsol. Drug: Tavsol."},
         {"unit": "a", "question": "", "text": "A rash."},
@@ -69,66 +122,25 @@ def test_questions_are_read_and_not_learnt(tiny: str, tmp_path: Path) -> None:
         for row, begin in zip(unit.rows, unit.begins, strict=True)
     ]
     assert learnt == [f"{text}{tokenizer.eos_token}" for text in (" Tavsol.", "A rash.", "A cough.")]
-    assert train(tmp_path, None, records=asked, sample_rate=1.0, steps=1).tokens == sum(
-        len(tokenizer(text)["input_ids"]) for text in learnt
-    )
+    trained = train(base_name=tiny, records=asked, steps=1, expected_batch=2.0, **BASELINE)
+    assert trained.tokens == sum(len(tokenizer(text)["input_ids"]) for text in learnt)
 
 
-def adapter(trained: Trained) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in trained.model.named_parameters() if p.requires_grad}
-
-
-def close(one: Trained, other: Trained, atol: float) -> bool:
-    weights = adapter(other)
-    return all(torch.allclose(weight, weights[name], atol=atol) for name, weight in adapter(one).items())
-
-
-@pytest.fixture
-def descent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain gradient descent: AdamW blows up rounding where a gradient is all but zero."""
-    monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, **_: torch.optim.SGD(weights, lr=lr))
-
-
-EVERYBODY: dict[str, Any] = {"sample_rate": 1.0, "steps": 3, "learning_rate": 0.5}
-
-
-@pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_without_noise_and_with_a_huge_norm_it_equals_the_twin(
-    tiny: str, tmp_path: Path, fp32: None, descent: None, quantisation: str
-) -> None:
-    settings = EVERYBODY | {"quantisation": quantisation}
-    twin = train(tmp_path / "b", None, **settings)
-    start = train(tmp_path / "c", None, **settings | {"learning_rate": 0.0})
-    assert not close(start, twin, atol=1e-2)  # it went somewhere
-    for rows in (1, 4, 100):
-        assert close(train(tmp_path / f"d{rows}", 0.0, 1e9, physical_rows=rows, **settings), twin, atol=1e-5)
-    assert not close(train(tmp_path / "e", 0.0, 1e-3, **settings), twin, atol=1e-2)  # and clipping would keep it there
-
-
-def test_a_gradient_that_is_not_a_number_is_left_out_and_counted(
-    tiny: str, tmp_path: Path, fp32: None, descent: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others = [record for record in patients() if record["unit"] != "u3"]
-    without = train(tmp_path / "a", 0.0, 0.5, records=others, **EVERYBODY | {"learning_rate": 0.5 * 11 / 12})
-    real = private.unit_losses
-
-    def broken(model: Any, units: list[Unit], *, pad_token: int) -> torch.Tensor:
-        factor = torch.tensor([float("nan") if unit.name == "u3" else 1.0 for unit in units])
-        return real(model, units, pad_token=pad_token) * factor
-
-    monkeypatch.setattr(private, "unit_losses", broken)
-    trained = train(tmp_path / "b", 0.0, 0.5, **EVERYBODY)
-    assert trained.evidence.not_finite == 3  # once a step, and the training went on
-    assert close(trained, without, atol=1e-5)
+def test_one_patient_and_long_records_are_refused(train: Train) -> None:
+    with pytest.raises(PrivacyError, match="There is 1 patient"):
+        train(records=patients(1))
+    with pytest.raises(PrivacyError, match="longer than private") as caught:
+        train(max_length_tokens=5)
+    assert not any(word in str(caught.value) for word in ("cough", "nausea"))
 
 
 def test_a_model_that_drops_values_at_random_is_refused(
-    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: str, tmp_path: Path, made: Callable[..., Training]
 ) -> None:
     check_model("tiny-random", target_modules="all-linear", dropout=0.0, max_length_tokens=64)
     for attempt in (
         lambda: check_model("tiny-random", target_modules=["q_proj"], dropout=0.1, max_length_tokens=64),
-        lambda: train(tmp_path, 0.7, dropout=0.1),
+        lambda: made(dropout=0.1),
     ):
         with pytest.raises(PrivacyError, match=r"lora_dropout.*= 0\.1"):
             attempt()
@@ -173,93 +185,328 @@ def test_layers_are_named_by_the_end_of_their_path(tiny: str) -> None:
 
 
 def test_a_layer_that_cannot_be_clipped_is_refused_before_anything_is_loaded(tiny: str) -> None:
-    with pytest.raises(PrivacyError, match="embed_tokens"):
+    with pytest.raises(PrivacyError, match="leave bias and DoRA out"):
         check_model("tiny-random", target_modules=["embed_tokens"], dropout=0.0, max_length_tokens=64)
 
 
-def test_what_is_saved_of_a_private_training_is_its_last_step_whatever_was_best(tmp_path: Path) -> None:
-    losses = iter([1.0, 2.0, 3.0, 4.0])
-    trained = train(tmp_path, 0.5, score=lambda *_: next(losses), scores=4)
-    last = adapter(trained)
-    assert any(not torch.equal(best, last[name]) for name, best in trained.best.items())
-    _save(tmp_path / "part", trained, "tiny-random", with_best=False)
-    saved = load_file(tmp_path / "part" / "adapter_model.safetensors")
-    assert sorted(float(w.float().norm()) for w in saved.values()) == sorted(float(w.norm()) for w in last.values())
-    assert not (tmp_path / "part" / "best").exists()
+# ---------------------------------------------------------------------------------------- on a machine that mixes
+
+
+def test_where_bf16_lets_others_change_a_gradient_training_takes_fp32(
+    made: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def changes(patients: PatientGradients, *, longest: int) -> int:
+        asked.append((patients.dtype, longest))
+        return int(patients.dtype is torch.bfloat16)
+
+    monkeypatch.setattr(training, "compute_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(training, "batch_composition_changes", changes)
+    ready = made()
+    assert ready.patients.dtype is torch.float32 and asked == [(torch.bfloat16, 64), (torch.float32, 64)]
+    assert {weight.dtype for weight in ready.model.parameters()} == {torch.float32}
+    held = {id(weight) for group in ready.optimizer.param_groups for weight in group["params"]}
+    assert held == {id(weight) for weight in ready.model.parameters() if weight.requires_grad}
+
+
+def test_where_no_format_keeps_patients_apart_training_is_refused(
+    made: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "batch_composition_changes", lambda *_, **__: 1)
+    with pytest.raises(PrivacyError, match=r"depends on who else is in the batch.*nothing was paid"):
+        made()
+
+
+# ------------------------------------------------------------------------------------------------- private steps
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_every_adapter_tensor_moves_and_no_other(tiny: str, tmp_path: Path, quantisation: str) -> None:
-    trained = train(tmp_path / "a", 0.5, 0.5, quantisation=quantisation)
-    start = train(tmp_path / "b", 0.5, 0.5, quantisation=quantisation, learning_rate=0.0)
+def test_every_adapter_tensor_moves_and_no_other(train: Train, quantisation: str) -> None:
+    trained = train(quantisation=quantisation)
+    start = train(quantisation=quantisation, learning_rate=0.0)
     before, after = dict(start.model.named_parameters()), dict(trained.model.named_parameters())
     for name, weight in after.items():
         assert torch.equal(weight, before[name]) is not weight.requires_grad, name
     assert sum(weight.requires_grad for weight in after.values()) == 28
 
 
-def test_evidence_tells_what_was_done(tiny: str, tmp_path: Path) -> None:
-    trained = train(tmp_path / "a", 0.7, 0.5, steps=6, sample_rate=0.1)
-    evidence = trained.evidence
-    assert evidence.units == 12 and set(evidence.times_drawn) == {f"u{n}" for n in range(12)}
-    assert evidence.sample_rates == [0.1] * 6 and evidence.accounted == [(0.7, 0.1)] * 6
-    assert sum(evidence.drawn) == sum(evidence.times_drawn.values()) and len(evidence.drawn) == 6
-    assert evidence.noise_stds == pytest.approx([0.35] * 6, rel=0.05)
-    assert trained.log == [] and trained.best == {}  # no loss was looked at
+def test_what_was_done_is_counted(train: Train) -> None:
+    trained = train(steps=6, sample_rate=0.3)
+    assert trained.steps == 6 and set(trained.times_drawn) == {f"u{number}" for number in range(12)}
+    assert 0 < sum(trained.times_drawn.values()) < 60 and max(trained.times_drawn.values()) <= 6
+    assert trained.tokens > 0 and trained.log == trained.counts == trained.best == []  # no loss was looked at
+    assert trained.ghosts["included"].shape == trained.ghosts["scores"].shape == (GHOSTS,)
+    assert trained.ghosts["scores"].isfinite().all() and trained.ghosts["scores"].unique().numel() > GHOSTS / 2
 
 
-def test_an_empty_batch_is_a_step_with_noise(tiny: str, tmp_path: Path) -> None:
-    trained = train(tmp_path / "a", 0.7, 0.5, sample_rate=1e-9)
-    assert trained.evidence.drawn == [0] * 4 and len(trained.evidence.noise_stds) == 4
-    assert not close(trained, train(tmp_path / "b", None, sample_rate=1e-9), atol=1e-3)
+def test_an_empty_batch_is_a_step_with_noise(train: Train) -> None:
+    trained = train(sample_rate=1e-9)
+    assert trained.steps == 4 and set(trained.times_drawn.values()) == {0}
+    start = adapter(train(sample_rate=1e-9, learning_rate=0.0))
+    assert all(((weight - start[name]).abs() > 1e-5).float().mean() > 0.99 for name, weight in adapter(trained).items())
+
+
+@pytest.mark.usefixtures("same_numbers")
+def test_how_many_rows_are_computed_at_once_changes_no_bit(train: Train) -> None:
+    one, four, hundred = (train(physical_rows=rows) for rows in (1, 4, 100))
+    assert equal(one, four) and equal(one, hundred)
+    assert torch.equal(one.ghosts["scores"], hundred.ghosts["scores"])
+    assert one.times_drawn == four.times_drawn == hundred.times_drawn
+    assert not equal(one, train(seed=1))
+
+
+@pytest.mark.usefixtures("same_numbers")
+def test_gradient_checkpointing_changes_memory_and_not_the_result(train: Train) -> None:
+    assert equal(*(train(gradient_checkpointing=on) for on in (False, True)))
+
+
+def test_two_private_trainings_share_neither_coins_nor_noise(train: Train) -> None:
+    one, other = train(), train()
+    assert not equal(one, other) and not torch.equal(one.ghosts["included"], other.ghosts["included"])
+
+
+@pytest.mark.usefixtures("same_numbers")
+def test_a_gradient_that_is_not_a_number_is_left_out(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = PatientGradients.gradients
+
+    def as_if(value: float) -> None:
+        def gradients(patients: PatientGradients, units: list[Unit]) -> torch.Tensor:
+            found = real(patients, units)
+            for place, unit in enumerate(units):
+                if unit.name == "u3":
+                    found[place] = value
+            return found
+
+        monkeypatch.setattr(PatientGradients, "gradients", gradients)
+
+    plain = train()
+    as_if(0.0)
+    without = train()
+    as_if(float("nan"))
+    assert equal(train(), without) and not equal(without, plain)
+
+
+def plan(noise_multiplier: float, steps: int, rate: float = 0.5, delta: float = 1e-3) -> Plan:
+    return Plan(12, steps, rate, noise_multiplier, None, spent(noise_multiplier, rate, steps, delta))
+
+
+def test_a_training_with_half_the_noise_is_not_released(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed = plan(1.0, 20)
+    settings = {"noise_multiplier": 1.0, "steps": 20, "records": patients(4, 1), "checkpoints": 1}
+    assert verify(train(**settings), claimed)["p_value"] >= 1e-6
+    real = mechanism.noisy_sum
+
+    def half(clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator) -> torch.Tensor:
+        return real(clipped, noise_std=noise_std / 2, generator=generator)
+
+    monkeypatch.setattr(mechanism, "noisy_sum", half)
+    quiet = train(**settings)
+    with pytest.raises(PrivacyError, match=r"an attacker told .* made-up patients in from out"):
+        verify(quiet, claimed)
+
+
+def test_what_is_saved_of_a_private_training_is_its_last_step(train: Train, tmp_path: Path) -> None:
+    trained = train(validation=patients(4), validation_noise=0.1, scores=4)
+    assert trained.best == []  # the best by a noised loss is not kept
+    _save(tmp_path / "part", trained, "small", with_best=False)
+    saved = load_file(tmp_path / "part" / "adapter_model.safetensors")
+    last = adapter(trained).values()
+    assert sorted(float(w.float().norm()) for w in saved.values()) == sorted(float(w.norm()) for w in last)
+    assert not (tmp_path / "part" / "best").exists()
+
+
+# ---------------------------------------------------------------------------------------------- validation patients
+
+
+@pytest.fixture
+def measuring(made: Callable[..., Training]) -> Callable[..., tuple[float, float]]:
+    """Measure made-up losses once; returns what is published: mean loss and number."""
+
+    def measure(losses: list[float] | torch.Tensor, noise: float | None = 1.0) -> tuple[float, float]:
+        ready.recipe = made_recipe(noise)
+        ready.trained.log, ready.trained.counts = [], []
+        values = iter(torch.as_tensor(losses, dtype=torch.float32))
+        ready.patients.losses = lambda units: torch.stack([next(values) for _ in units])
+        ready._measure([Unit(str(number), ((1, 2),)) for number in range(len(losses))], SecureGenerator())
+        return ready.trained.log[-1]["heldout_loss"], (ready.trained.counts or [len(losses)])[-1]
+
+    def made_recipe(noise: float | None) -> Recipe:
+        from dataclasses import replace
+
+        return replace(ready.recipe, validation_noise=noise)
+
+    ready = made()
+    return measure
+
+
+def test_a_noised_loss_is_close_to_the_mean_over_many_patients(measuring: Callable[..., tuple[float, float]]) -> None:
+    losses = torch.rand(80, generator=torch.Generator().manual_seed(0)) * 6
+    assert measuring(losses, None) == (pytest.approx(float(losses.mean()), rel=1e-5), 80)
+    found = [measuring(losses, 1.0) for _ in range(30)]
+    means, counts = (torch.tensor(each) for each in zip(*found, strict=True))
+    assert float(means.mean()) == pytest.approx(float(losses.mean()), abs=0.15) and 0.01 < means.std() < 0.4
+    assert float(counts.mean()) == pytest.approx(80, abs=1.5) and 0.7 < counts.std() < 2.5  # the number is noised too
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="FAULT in Training._measure: noisy_sum cuts at 2^24 points, 64 to 128 deviations of the noise, and the "
+    "number of validation patients is cut with it: at noise 1 above 90 patients, where the mean loss is too high",
+)
+def test_the_number_of_validation_patients_is_not_cut(measuring: Callable[..., tuple[float, float]]) -> None:
+    mean, number = measuring([2.0] * 500, 1.0)
+    assert number == pytest.approx(500, abs=10) and mean == pytest.approx(2.0, abs=0.2)
+
+
+def test_a_validation_patient_moves_what_is_noised_by_at_most_1(
+    measuring: Callable[..., tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = []
+
+    def seen(clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator) -> torch.Tensor:
+        sums.append(clipped.clone())
+        return clipped.float()
+
+    monkeypatch.setattr(training, "noisy_sum", seen)
+    others = [1.0, 2.5, 7.9, 0.3]
+    for loss in (0.0, 1e-3, 3.0, 8.0, 1e30, -5.0, float("nan"), float("inf"), -float("inf")):
+        measuring(others)
+        measuring([*others, loss])
+        share = sums[-1] - sums[-2]
+        assert share.norm() <= 1
+        assert 2**0.5 * share[1] == pytest.approx(1, abs=1e-3)
+        cut = min(8.0, max(0.0, loss)) if loss == loss else 8.0
+        assert 2**0.5 * share[0] * LARGEST_LOSS == pytest.approx(cut, abs=1e-2)
+
+
+@pytest.mark.parametrize(("scores", "steps"), [(2, [3, 5]), (3, [2, 4, 5]), (9, [1, 2, 3, 4, 5])])
+def test_measurements_are_spread_over_the_run_and_end_with_it(train: Train, scores: int, steps: list[int]) -> None:
+    trained = train(steps=5, scores=scores, validation=patients(3), validation_noise=0.5)
+    assert [row["step"] for row in trained.log] == steps and len(trained.counts) == len(steps)
+    assert all(float(number) != round(number) for number in trained.counts)
+
+
+# ---------------------------------------------------------------------------------------- interruption, checkpoints
 
 
 class Killed(Exception):
     pass
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
-    real: Callable[..., None] = private._save
-    left = [saves]
+@pytest.fixture
+def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """Within the block, the process dies right after so many checkpoints."""
+    from contextlib import contextmanager
 
-    def save(*given: Any) -> None:
-        real(*given)
-        left[0] -= 1
-        if not left[0]:
-            raise Killed
+    @contextmanager
+    def killing(saves: int) -> Iterator[None]:
+        real, left = training._save, [saves]
 
-    monkeypatch.setattr(private, "_save", save)
+        def save(*given: Any) -> None:
+            real(*given)
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
 
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(training, "_save", save)
+            yield
 
-def test_a_killed_twin_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def score(model: Any, _: Any) -> float:
-        return float(sum(p.float().abs().sum() for p in model.parameters() if p.requires_grad))
-
-    options: dict[str, Any] = {"steps": 6, "checkpoints": 6, "score": score, "scores": 3}
-    whole = train(tmp_path / "a", None, **options)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt_after(patch, 3)
-        train(tmp_path / "b", None, **options)
-    resumed = train(tmp_path / "b", None, **options)
-    assert close(whole, resumed, atol=1e-6)
-    assert resumed.evidence == whole.evidence and resumed.tokens == whole.tokens
-    assert [row["step"] for row in resumed.log] == [2, 4, 6] == [row["step"] for row in whole.log]
-    assert resumed.best.keys() == whole.best.keys()
+    return killing
 
 
-@pytest.mark.parametrize(("scores", "steps"), [(2, [3, 5]), (3, [2, 4, 5]), (9, [1, 2, 3, 4, 5])])
-def test_measurements_are_spread_over_the_run_and_end_with_it(
-    tiny: str, tmp_path: Path, scores: int, steps: list[int]
-) -> None:
-    log = train(tmp_path, None, steps=5, score=lambda model, tokenizer: 0.0, scores=scores).log
-    assert [row["step"] for row in log] == steps
+def test_a_killed_private_training_goes_on_and_counts_each_step_once(train: Train, kill_after: Any) -> None:
+    options = {"folder": "a", "steps": 6, "checkpoints": 6, "validation": patients(4), "validation_noise": 1.0}
+    for saves in (1, 2):
+        with kill_after(saves):
+            train(**options, scores=6)
+    trained = train(**options, scores=6)
+    assert trained.steps == 6 and [row["step"] for row in trained.log] == [1, 2, 3, 4, 5, 6]
+    assert len(trained.counts) == 6
+    again = train(**options, scores=6)  # ended: nothing more is drawn
+    assert equal(again, trained) and torch.equal(again.ghosts["scores"], trained.ghosts["scores"])
+    assert again.times_drawn == trained.times_drawn and again.log == trained.log
 
 
-def test_the_twin_learns_from_everybody_equally_often(tiny: str, tmp_path: Path) -> None:
+def test_the_audit_goes_on_with_the_same_ghosts_after_a_kill(train: Train, kill_after: Any) -> None:
+    options = {"folder": "a", "noise_multiplier": 1.0, "steps": 20, "checkpoints": 20, "records": patients(4, 1)}
+    with kill_after(10):
+        train(**options)
+    found = verify(train(**options), plan(1.0, 20))
+    assert found["p_value"] >= 1e-6
+    assert found["right"] > 0.9 * found["allowed"]  # with other ghosts after the kill they would tell far less
+
+
+def test_a_killed_baseline_ends_as_an_undisturbed_one(train: Train, kill_after: Any) -> None:
+    options: dict[str, Any] = {"steps": 6, "checkpoints": 6, "validation": patients(4), "scores": 3, **BASELINE}
+    whole = train(**options)
+    with kill_after(3):
+        train(folder="b", **options)
+    resumed = train(folder="b", **options)
+    assert equal(whole, resumed)
+    assert (resumed.steps, resumed.tokens, resumed.times_drawn) == (whole.steps, whole.tokens, whole.times_drawn)
+    assert [row["step"] for row in resumed.log] == [2, 4, 6] and resumed.log == whole.log
+    assert all(torch.equal(*pair) for pair in zip(resumed.best, whole.best, strict=True))
+
+
+def test_a_checkpoint_of_something_else_is_refused(train: Train, kill_after: Any, tmp_path: Path) -> None:
+    with kill_after(1):
+        train(folder="a")
+    with pytest.raises(PrivacyError, match="belongs to other records, settings or code"):
+        train(folder="a", identity="other")
+    whole = (tmp_path / "a" / "state.pt").read_bytes()
+    for damaged in (b"damaged", whole[: len(whole) // 2]):
+        (tmp_path / "a" / "state.pt").write_bytes(damaged)
+        with pytest.raises(PrivacyError, match="damaged"):
+            train(folder="a")
+
+
+def test_an_empty_checkpoint_is_a_training_that_has_not_begun(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "state.pt").write_bytes(b"")
+    assert train(folder="a").steps == 4
+
+
+# --------------------------------------------------------------------------------------------- non-private baseline
+
+
+def test_the_baseline_learns_from_everybody_equally_often(train: Train) -> None:
     # 12 patients, 5 a step: two passes are used up within the fifth step
-    evidence = train(tmp_path, None, steps=5, sample_rate=5 / 12).evidence
-    assert evidence.drawn == [5] * 5
-    assert sorted(evidence.times_drawn.values()) == [2] * 11 + [3]
+    drawn = train(steps=5, expected_batch=5.0, **BASELINE).times_drawn
+    assert sorted(drawn.values()) == [2] * 11 + [3]
+
+
+def test_the_baseline_is_repeatable_whatever_is_computed_at_once(train: Train) -> None:
+    one, other = train(**BASELINE), train(**BASELINE)
+    assert equal(one, other) and not equal(one, train(**BASELINE, seed=1))
+    weights = adapter(train(**BASELINE, physical_rows=100))
+    assert all(torch.allclose(weight, weights[name], atol=1e-3) for name, weight in adapter(one).items())
+    assert one.ghosts == {}
+
+
+def test_the_best_state_of_the_baseline_is_that_of_the_lowest_loss(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(PatientGradients, "losses", lambda _, units: torch.full((len(units),), next(given)))
+    validation = [{"unit": unit, "text": "fever cough"} for unit in ("a", "b")]
+    trained = train(steps=3, scores=3, validation=validation, **BASELINE)
+    assert trained.log == [{"step": n + 1, "heldout_loss": loss} for n, loss in enumerate((3.0, 1.0, 2.0))]
+    last = [weight for weight in trained.model.parameters() if weight.requires_grad]
+    assert any(not torch.equal(*pair) for pair in zip(trained.best, last, strict=True))
+
+
+def test_a_batch_of_the_baseline_moves_no_further_than_its_norm(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, **_: torch.optim.SGD(weights, lr=lr))
+    once = {"steps": 1, "expected_batch": 12.0, **BASELINE}
+    start = adapter(train(**once, learning_rate=0.0))
+
+    def moved(trained: Trained) -> float:
+        return sum(float((w - start[n]).square().sum()) for n, w in adapter(trained).items()) ** 0.5
+
+    assert moved(train(**once, learning_rate=0.5, max_grad_norm=1e9)) > 0.1
+    assert moved(train(**once, learning_rate=0.5, max_grad_norm=0.02)) == pytest.approx(0.5 * 0.02, rel=1e-3)
 
 
 def test_shuffled_passes_differ_and_follow_their_seed() -> None:
@@ -278,72 +525,10 @@ def test_the_first_units_of_a_pass_stand_in_the_same_order_however_many_follow()
     assert orders[300] == orders[557] == orders[692] != list(range(300))
 
 
-def test_a_killed_private_training_counts_each_step_once(
-    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for saves in (1, 2):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            interrupt_after(patch, saves)
-            train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6)
-    evidence = train(tmp_path / "a", 0.7, 0.5, steps=6, checkpoints=6).evidence
-    assert len(evidence.drawn) == len(evidence.noise_stds) == len(evidence.accounted) == 6
-    assert len(set(evidence.noise_prints)) == 6  # no noise came twice
-
-
-def test_a_checkpoint_of_something_else_is_refused(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt_after(patch, 1)
-        train(tmp_path / "a", 0.7, 0.5)
-    with pytest.raises(PrivacyError, match="belongs to other records, settings or code"):
-        train(tmp_path / "a", 0.7, 0.5, identity="other")
-    (tmp_path / "a" / "state.pt").write_bytes(b"damaged")
-    with pytest.raises(PrivacyError, match="damaged"):
-        train(tmp_path / "a", 0.7, 0.5)
-
-
-def test_an_empty_checkpoint_is_a_training_that_has_not_begun(tiny: str, tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(b"")
-    assert len(train(tmp_path, 0.7, 0.5).evidence.drawn) == 4
-
-
-def test_one_patient_and_long_records_are_refused(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(PrivacyError, match="There is 1 patient"):
-        train(tmp_path, None, records=patients(1))
-    with pytest.raises(PrivacyError, match="longer than private") as caught:
-        train(tmp_path, None, max_length_tokens=5)
-    assert not any(word in str(caught.value) for word in ("cough", "nausea"))
-
-
-def test_gradient_checkpointing_changes_memory_and_not_the_result(tiny: str, tmp_path: Path, fp32: None) -> None:
-    one, other = (
-        train(tmp_path / str(on), 0.0, 0.5, sample_rate=1.0, gradient_checkpointing=on) for on in (False, True)
-    )
-    assert close(one, other, atol=2e-4)
-
-
-def test_the_best_state_is_that_of_the_lowest_loss(tiny: str, tmp_path: Path) -> None:
-    given = iter([3.0, 1.0, 2.0])
-    trained = train(tmp_path, None, steps=3, score=lambda *_: next(given), scores=3)
-    assert trained.log == [{"step": n + 1, "heldout_loss": loss} for n, loss in enumerate((3.0, 1.0, 2.0))]
-    last = {name: weight.detach() for name, weight in trained.model.named_parameters() if weight.requires_grad}
-    assert any(not torch.equal(weight, last[name]) for name, weight in trained.best.items())
-
-
-def test_noise_without_clipping_is_refused(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(PrivacyError, match="go together"):
-        train(tmp_path, 0.7, max_grad_norm=None)
-
-
-def test_a_batch_of_the_twin_moves_no_further_than_its_norm(
-    tiny: str, tmp_path: Path, fp32: None, descent: None
-) -> None:
-    once = EVERYBODY | {"steps": 1}
-    start = adapter(train(tmp_path / "a", None, **once | {"learning_rate": 0.0}))
-
-    def moved(trained: Trained) -> float:
-        return sum(float((w - start[n]).square().sum()) for n, w in adapter(trained).items()) ** 0.5
-
-    assert moved(train(tmp_path / "b", None, **once)) > 0.1
-    cut = [train(tmp_path / f"c{rows}", None, max_grad_norm=0.02, physical_rows=rows, **once) for rows in (1, 4, 100)]
-    assert [moved(trained) for trained in cut] == pytest.approx([0.5 * 0.02] * 3, rel=1e-3)
-    assert close(cut[0], cut[2], atol=1e-6)
+def test_parts_hold_whole_patients_and_at_most_so_many_different_records() -> None:
+    sizes = [1, 3, 2, 7, 1, 1, 4]
+    units = [Unit(str(n), tuple((1, n, record) for record in range(size)) * 2) for n, size in enumerate(sizes)]
+    parts = list(training.parts(units, 4))
+    assert [unit for part in parts for unit in part] == units and all(parts)
+    assert [[len(unit.distinct) for unit in part] for part in parts] == [[1, 3], [2], [7], [1, 1], [4]]
+    assert list(training.parts([], 4)) == []
