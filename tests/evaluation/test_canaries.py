@@ -97,7 +97,9 @@ def test_a_training_too_short_for_an_audit_is_refused() -> None:
 def test_a_canary_trained_against_its_bit_is_refused() -> None:
     canaries = make_canaries(200, 50, words=WORDS, seed=6)
     counts = dict.fromkeys((c["unit"] for c in canaries if c["member"]), 3)
-    with pytest.raises(PrivacyError, match=r"1 canaries were trained on against their inclusion bits, first canary/0249"):
+    with pytest.raises(
+        PrivacyError, match=r"1 canaries were trained on against their inclusion bits, first canary/0249"
+    ):
         check_received(canaries, counts | {"canary/0249": 1}, CHANCE)
 
 

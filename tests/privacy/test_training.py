@@ -51,8 +51,8 @@ def made(small: str) -> Callable[..., Training]:
             "target_modules": "all-linear",
             "learning_rate": 1e-2,
             "steps": 4,
-            "expected_batch": 6.0,
-            "sample_rate": 0.5,
+            "expected_batch": 3.0,
+            "sample_rate": 0.25,
             "noise_multiplier": 0.7,
             "max_grad_norm": 0.5,
             "validation_noise": None,
@@ -287,13 +287,13 @@ def test_a_gradient_that_is_not_a_number_is_left_out(train: Train, monkeypatch: 
     assert equal(train(), without) and not equal(without, plain)
 
 
-def plan(noise_multiplier: float, steps: int, rate: float = 0.5, delta: float = 1e-3) -> Plan:
+def plan(noise_multiplier: float, steps: int, rate: float = 0.25, delta: float = 1e-3) -> Plan:
     return Plan(12, steps, rate, noise_multiplier, None, spent(noise_multiplier, rate, steps, delta))
 
 
 def test_a_training_with_half_the_noise_is_not_released(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    claimed = plan(1.0, 20)
-    settings = {"noise_multiplier": 1.0, "steps": 20, "records": patients(4, 1), "checkpoints": 1}
+    claimed = plan(1.0, 12)
+    settings = {"noise_multiplier": 1.0, "steps": 12, "records": patients(4, 1), "checkpoints": 1}
     assert verify(train(**settings), claimed)["p_value"] >= 1e-6
     real = mechanism.noisy_sum
 
@@ -349,11 +349,6 @@ def test_a_noised_loss_is_close_to_the_mean_over_many_patients(measuring: Callab
     assert float(counts.mean()) == pytest.approx(80, abs=1.5) and 0.7 < counts.std() < 2.5  # the number is noised too
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="FAULT in Training._measure: noisy_sum cuts at 2^24 points, 64 to 128 deviations of the noise, and the "
-    "number of validation patients is cut with it: at noise 1 above 90 patients, where the mean loss is too high",
-)
 def test_the_number_of_validation_patients_is_not_cut(measuring: Callable[..., tuple[float, float]]) -> None:
     mean, number = measuring([2.0] * 500, 1.0)
     assert number == pytest.approx(500, abs=10) and mean == pytest.approx(2.0, abs=0.2)
@@ -364,9 +359,9 @@ def test_a_validation_patient_moves_what_is_noised_by_at_most_1(
 ) -> None:
     sums = []
 
-    def seen(clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator) -> torch.Tensor:
+    def seen(clipped: torch.Tensor, **_: Any) -> torch.Tensor:
         sums.append(clipped.clone())
-        return clipped.float()
+        return clipped
 
     monkeypatch.setattr(training, "noisy_sum", seen)
     others = [1.0, 2.5, 7.9, 0.3]
@@ -430,10 +425,10 @@ def test_a_killed_private_training_goes_on_and_counts_each_step_once(train: Trai
 
 
 def test_the_audit_goes_on_with_the_same_ghosts_after_a_kill(train: Train, kill_after: Any) -> None:
-    options = {"folder": "a", "noise_multiplier": 1.0, "steps": 20, "checkpoints": 20, "records": patients(4, 1)}
-    with kill_after(10):
+    options = {"folder": "a", "noise_multiplier": 1.0, "steps": 12, "checkpoints": 12, "records": patients(4, 1)}
+    with kill_after(6):
         train(**options)
-    found = verify(train(**options), plan(1.0, 20))
+    found = verify(train(**options), plan(1.0, 12))
     assert found["p_value"] >= 1e-6
     assert found["right"] > 0.9 * found["allowed"]  # with other ghosts after the kill they would tell far less
 
