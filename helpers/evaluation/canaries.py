@@ -160,8 +160,8 @@ def check_received(canaries: Sequence[Record], sampled_counts: Mapping[str, int]
     strangers = [c["unit"] for c in canaries if not c["member"] and sampled_counts.get(c["unit"], 0)]
     if strangers:
         raise PrivacyError(
-            f"{len(strangers)} canaries were trained on against their inclusion bits, first {strangers[0]}. An audit of this "
-            "model would be wrong; train again with the records of `training_records`."
+            f"{len(strangers)} canaries were trained on against their inclusion bits, first {strangers[0]}. An audit "
+            "of this model would be wrong; train again with the records of `training_records`."
         )
     if chance < MIN_CHANCE_RECEIVED:
         raise PrivacyError(

@@ -32,7 +32,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
     Eight patients, with and without a ninth, one step. Somebody who knows the eight asks of each published number
     whether any noise could have led there; one number that could not is certainty, whatever ε says (Mironov 2012).
     Then the noise itself: all on one grid, which does not depend on the data; the last eight bits of its multiples
-    uniform, so that they tell nothing; Gaussian, with the claimed deviation.
+    uniform, with and without the known sum, so that they tell nothing; Gaussian, with the claimed deviation.
 
     Args:
         noisy_sum: like `helpers.privacy.mechanism.noisy_sum`.
@@ -56,8 +56,12 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
         impossible += sum(int(_impossible(published, known).sum()) for known in sums)
         multiples = published.double() / grid
         off_grid += int((multiples != multiples.round()).sum())
-        last_bits = torch.bincount(multiples.round().long() & 255, minlength=256).numpy()
-        bits_p = min(bits_p, float(stats.chisquare(last_bits).pvalue))
+        for known in (
+            torch.zeros_like(own),
+            own,
+        ):  # of what is published, and of the noise that an observer can work out
+            last_bits = torch.bincount((multiples - known / grid).round().long() & 255, minlength=256).numpy()
+            bits_p = min(bits_p, float(stats.chisquare(last_bits).pvalue))
         gauss_p = min(gauss_p, float(stats.kstest(((published - own) / noise_std).numpy(), "norm").pvalue))
     if impossible or off_grid or not min(bits_p, gauss_p) >= FALSE_ALARM:
         raise PrivacyError(
