@@ -223,6 +223,7 @@ def test_nothing_released_depends_on_how_many_patients_there_are(
     assert first.keys() == second.keys()
     covered = (
         "adapter_sha256",
+        "code_revision",
         "hash",
         "log",
         "mechanism_audit",

@@ -14,7 +14,7 @@ BLOCK = 2**17
 SPARE_BYTES = 16
 """What a cipher wants free behind its output."""
 ROUNDING = 2.0**-45
-"""Bound on the error of a fp64 Gaussian, over its radius: about 100 times what was measured against 400 bits."""
+"""Bound on the error of a fp64 Gaussian, over its radius: some 40 times what was measured against 400 bits."""
 FURTHER_BITS = 256
 
 
