@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -18,8 +19,9 @@ from typing import Any
 
 import yaml
 
-from helpers import private_stages, stages
+from helpers import stages
 from helpers.config import PROJECT_ROOT
+from helpers.dataset.pipeline import load_pipeline
 from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
 from helpers.run import Run, open_run
@@ -44,8 +46,13 @@ GLOSSARY_NOTEBOOKS = (
 NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
 
 
+def _private(name: str) -> Callable[[Run], Any]:
+    """A stage of the private half, whose libraries take seconds to load."""
+    return lambda run: pkgutil.resolve_name(f"helpers.private_stages:{name}")(run)
+
+
 def _begin_ledgers(run: Run) -> None:
-    for ledger in private_stages.ledgers_of(run, begin=True):
+    for ledger in pkgutil.resolve_name("helpers.private_training:ledgers_of")(run, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
 
@@ -56,10 +63,10 @@ STAGES: dict[str, Callable[[Run], Any]] = {
     "answer": stages.answer,
     "score": stages.score,
     "report": stages.report,
-    "join": private_stages.join,
+    "join": _private("join"),
     "begin-ledgers": _begin_ledgers,
-    "fine-tune-private": private_stages.fine_tune_private,
-    "audit-privacy": private_stages.audit_privacy,
+    "fine-tune-private": _private("fine_tune_private"),
+    "audit-privacy": _private("audit_privacy"),
 }
 
 
@@ -167,7 +174,7 @@ def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
     chosen: tuple[str, ...] = {"run": NOTEBOOKS, "run-private": PRIVATE_NOTEBOOKS}.get(command, ())
     if command == "run" and own_glossary:
         chosen = GLOSSARY_NOTEBOOKS
-    if AUDIT in chosen and not private_stages.pipeline_of(run).fictitious:
+    if AUDIT in chosen and not load_pipeline(run.config.private.pipeline).fictitious:
         print(f"{AUDIT} is left out: it attacks secrets planted in fictitious records, and these are real.")
         return [name for name in chosen if name != AUDIT]
     return list(chosen)
@@ -202,7 +209,7 @@ def _show(run: Run) -> None:
 def _show_privacy(run: Run) -> None:
     import pandas as pd
 
-    if not private_stages.pipeline_of(run).fictitious:
+    if not load_pipeline(run.config.private.pipeline).fictitious:
         for page in sorted(run.path.glob("models/*/privacy_report.html")):
             print(f"\nPrivacy report: {_shown(page)}")
         return

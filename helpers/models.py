@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -19,7 +20,6 @@ from transformers import (
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -132,15 +132,25 @@ def load_base(
     return model.eval()
 
 
-def load_architecture(name: str) -> PretrainedConfig:
-    """The configuration of a model, from which it can be built without its weights.
+def add_adapter(base: PreTrainedModel, lora: LoraConfig, base_name: str) -> PeftModel:
+    """Put a new adapter on a base, to be trained.
 
     Raises:
-        ModelError: it cannot be found, or is gated.
+        ModelError: the base has no linear layer of a name in `lora.target_modules`.
     """
-    where = resolve_model(name)
-    config: PretrainedConfig = _fetch(lambda: AutoConfig.from_pretrained(where, token=_token()), name)
-    return config
+    try:
+        model = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"{base_name} has no layers to adapt as asked: {str(error).splitlines()[0]}") from None
+    adapted = [f".{name}" for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    wanted = lora.target_modules if isinstance(lora.target_modules, list | set) else []  # PEFT needs one of them only
+    missing = sorted(name for name in wanted if not any(layer.endswith(f".{name}") for layer in adapted))
+    if missing:
+        raise ModelError(
+            f"lora.target_modules names {', '.join(missing)}, which {base_name} has not. Use all-linear, or ends of "
+            "its layers' names, such as q_proj."
+        )
+    return model
 
 
 def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: str) -> PeftModel:

@@ -7,51 +7,41 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
+import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from dotenv import load_dotenv
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from helpers.config import PROJECT_ROOT
+from helpers.dataset.join import join_providers
+from helpers.dataset.pipeline import Pipeline
+from helpers.dataset.pseudonyms import read_key
 from helpers.errors import DataError, RunError
-from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
-from helpers.private_plan import (
+from helpers.evaluation.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.extraction import SECRET
+from helpers.evaluation.privacy_audit import Records, audit_model
+from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
+from helpers.models import attach_adapters, load_base, load_tokenizer
+from helpers.privacy.ledger import check_budgets
+from helpers.privacy.units import encode_units
+from helpers.private_training import (
     BASELINE,
-    check_budgets,
-    check_trainable,
     ledgers_of,
     models_to_train,
     pipeline_of,
     planned,
-    require_fictitious,
+    record_of,
+    state_of,
+    train_accounted,
 )
-from helpers.private_training import alone, record_of, train_accounted
 from helpers.run import Run
-
-if TYPE_CHECKING:
-    from pydantic import SecretStr
-
-    from helpers.dataset.pipeline import Pipeline
-    from helpers.privacy.accounting import Plan
-
-__all__ = [
-    "audit_privacy",
-    "fine_tune_private",
-    "holders_key",
-    "join",
-    "ledgers_of",
-    "models_to_train",
-    "pipeline_of",
-    "plan_of",
-]
+from helpers.stages import gather_results, report
 
 SPLITS = ("train", "validation", "test")
-BEST = "non_private_best"
-MEASURED = ("tokens", "step_seconds", "seconds", "peak_memory_mb")
 
 
 def join(run: Run) -> dict[str, Any]:
@@ -69,8 +59,6 @@ def join(run: Run) -> dict[str, Any]:
     with FileLock(folder / ".lock"):  # two trainings that begin at once join once
         for half_written in folder.glob(".*.jsonl.*"):  # records that a kill left there
             half_written.unlink()
-        if not (folder / "salt").exists():
-            write_atomic(folder / "salt", secrets.token_hex(32))
         if not run.finished("join", pipeline.files):
             _join(run, pipeline, folder, outputs)
     return read_json(folder / "card.json")
@@ -78,12 +66,9 @@ def join(run: Run) -> dict[str, Any]:
 
 def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -> None:
     """Write the splits and the card; refuse what no training could use, before anything is paid for."""
-    from helpers.dataset.join import join_providers
-    from helpers.models import load_tokenizer
-    from helpers.privacy.units import encode_units
-
+    key = read_key(os.environ, fictitious=pipeline.fictitious)
     with run.stage("join", pipeline.files, outputs):
-        joined = join_providers(pipeline, holders_key(pipeline), seed=run.config.seed)
+        joined = join_providers(pipeline, key, seed=run.config.seed)
         share = run.config.private.patients_share
         records = {
             name: [record for record in rows if name != "train" or _chosen(record["unit"], share)]
@@ -106,14 +91,6 @@ def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -
         write_json(folder / "card.json", card)
 
 
-def holders_key(pipeline: Pipeline) -> SecretStr:
-    """The holders' common key, from the environment or `.env`; a throw-away one where all records are fictitious."""
-    from helpers.dataset.pseudonyms import read_key
-
-    load_dotenv(PROJECT_ROOT / ".env")
-    return read_key(os.environ, fictitious=pipeline.fictitious)
-
-
 def _chosen(unit: str, share: float) -> bool:
     """Whether a patient is among a share of all. Its own pseudonym decides, so that no other patient can."""
     return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") < share * 2**64
@@ -121,10 +98,6 @@ def _chosen(unit: str, share: float) -> bool:
 
 def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     """Add the secret to one patient's records and the member canaries as patients of their own, in place."""
-    from helpers.evaluation.canaries import make_canaries, training_records, whole_words
-    from helpers.evaluation.extraction import SECRET
-    from helpers.models import load_tokenizer
-
     settings = run.config.private
     if not train:
         raise DataError(
@@ -147,12 +120,6 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     return canaries
 
 
-def plan_of(run: Run, name: str = "private") -> Plan:
-    """What a private training will cost, computed before it begins."""
-    join(run)
-    return planned(run, name)
-
-
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
     """02: train the non-private baseline and the private models into models/<name>/, each entered in the ledgers.
 
@@ -162,50 +129,52 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
 
     Returns:
         Model name to its summary: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}` and, on
-        fictitious records, `{"tokens", "step_seconds", "seconds", "peak_memory_mb"}`.
+        fictitious records, `{"tokens", "seconds", "peak_memory_mb"}`.
 
     Raises:
         PrivacyError: the guarantee cannot be given or shown; nothing is released then.
         LedgerError: a holder's budget does not allow it.
     """
-    pipeline = pipeline_of(run)
-    if only == BASELINE:
-        require_fictitious(pipeline)
     names = models_to_train(run)
     if only is not None and only not in names:
-        raise RunError(f"There is no model '{only}' among {', '.join(names)}.")
-    check_trainable(run)  # what is impossible is refused before records are read, trained on or paid for
-    ledgers_of(run)
+        raise RunError(
+            f"There is no model '{only}' among {', '.join(names)}. (The baseline, {BASELINE}, is for records that all "
+            "holders declare fictitious.)"
+        )
+    ledgers = ledgers_of(run)
     join(run)
     inputs = [run.path / "private" / f"{name}.jsonl" for name in SPLITS]
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
-    check_budgets(run, [name for name in missing if not (run.path / "models" / name).exists()])
-    for name in missing:
+    # Before the first of several: what the budgets do not allow together. What was begun has its reservation already.
+    new = [name for name in missing if name != BASELINE and not any(state_of(run, name).glob("*.pt"))]
+    check_budgets(ledgers, [planned(run, name) for name in new], " and ".join(new))
+    for name in sorted(missing, key=lambda name: name == BASELINE):  # last: what cannot be private is refused at once
         target = run.path / "models" / name
-        with alone(target):
+        target.parent.mkdir(exist_ok=True)
+        lock = FileLock(target.with_name(f".{name}.lock"), blocking=False)
+        try:
+            lock.acquire()  # two trainings on one state would be two continuations of it
+        except Timeout:
+            raise RunError(f"Another process is training {target}. Run the same command when it has ended.") from None
+        with lock:
             if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
                 with run.stage(f"fine_tune {name}", inputs, [target]):
                     train_accounted(run, name, target)
+                shutil.rmtree(state_of(run, name))
     return {name: told_of(run, name) for name in wanted}
 
 
 def told_of(run: Run, name: str) -> dict[str, Any]:
     """What is told of a training: its released training.json and, of fictitious records, tokens, times and memory."""
     told = read_json(run.path / "models" / name / "training.json")
-    if pipeline_of(run).fictitious and record_of(run, name).exists():
-        told |= {key: value for key, value in read_json(record_of(run, name)).items() if key in MEASURED}
+    if record_of(run, name).exists():
+        told |= read_json(record_of(run, name))
     return told
 
 
 def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked and what was learnt under results.json's `privacy`."""
-    import torch
-
-    from helpers.evaluation.privacy_audit import audit_model, what_was_learnt
-    from helpers.models import attach_adapters, load_base, load_tokenizer
-    from helpers.stages import gather_results, report
-
     folder, settings = run.path / "private", run.config.private
     folders = {name: run.path / "models" / name for name in models_to_train(run)}
     folders = {name: path for name, path in folders.items() if (path / "training.json").exists()}
@@ -214,36 +183,23 @@ def audit_privacy(run: Run) -> dict[str, Any]:
             "The audit attacks models trained on planted, fictitious records; this run has no private one. "
             "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
         )
-    if (folders.get(BASELINE, folder) / "best").is_dir():
-        folders[BEST] = folders[BASELINE] / "best"
     data = [folder / f"{name}.jsonl" for name in (*SPLITS, "canaries")]
     inputs = {"base": data, **{name: [*data, path] for name, path in folders.items()}}
     outputs = {name: folder / "audit" / f"{name}.json" for name in inputs}
     todo = [name for name in inputs if not run.finished(f"audit {name}", inputs[name])]
     if todo:
-        *splits, canaries = (read_jsonl(path) for path in data)
+        records = Records(*(read_jsonl(path) for path in data))
         tokenizer = load_tokenizer(run.config.base_model)
-        model = load_base(
-            run.config.base_model, quantisation=settings.quantisation, threads=run.config.threads,
-            dtype=getattr(torch, read_json(folders["private"] / "training.json")["dtype"]),
-        )  # fmt: skip
-        attack = partial(
-            audit_model, tokenizer=tokenizer, canaries=canaries, delta=_delta(folders), seed=run.config.seed
-        )
+        dtype = getattr(torch, read_json(folders["private"] / "training.json")["dtype"])
+        given: dict[str, Any] = {"quantisation": settings.quantisation, "threads": run.config.threads, "dtype": dtype}
+        model: Any = load_base(run.config.base_model, **given)
         for name in todo:  # the base comes first: the others are compared with it
             with run.stage(f"audit {name}", inputs[name], [outputs[name]]):
+                base = None
                 if name != "base":
+                    base = read_json(outputs["base"])
                     model = attach_adapters(model, {name: folders[name]}, run.config.base_model)
-                    model.set_adapter(name)
-                if name == BEST:  # no attack is made on it: it is what the private model's price is counted from
-                    found = what_was_learnt(model, tokenizer, splits[-1])
-                else:
-                    drawn = read_json(record_of(run, name))["times_drawn"] if name != "base" else None
-                    reference = read_json(outputs["base"]) if name != "base" else None
-                    found = attack(
-                        model, *splits, times_drawn=drawn, chance=_chance_to_be_drawn(run, name), reference=reference
-                    )
-                write_json(outputs[name], found)
+                write_json(outputs[name], audit_model(model, tokenizer, records, base, seed=run.config.seed))
                 model = model if name == "base" else model.unload()
     summary = folder / "audit.json"
     write_json(summary, _privacy_section(run, folders, outputs))
@@ -252,38 +208,20 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     return read_json(summary)
 
 
-def _chance_to_be_drawn(run: Run, name: str) -> float:
-    """Chance of a patient to be drawn at all; the baseline takes everybody."""
-    if name not in models_to_train(run) or name == BASELINE:
-        return 1.0
-    plan = planned(run, name)
-    return 1 - float((1 - plan.sample_rate) ** plan.steps)
-
-
-def _delta(folders: dict[str, Path]) -> float:
-    """The δ that audits refer to: that of the private models, the same for all of them."""
-    reports = [path / "privacy_report.json" for path in folders.values()]
-    return float(next((read_json(path)["delta"] for path in reports if path.exists()), 1e-5))
-
-
 def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
-    """What results.json holds: the figures of every audit, without scores of single canaries."""
+    """What results.json holds: the figures of every audit, without losses of single patients."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
-        if name == BEST:
-            continue
-        models[name] = {key: value for key, value in read_json(path).items() if key != "scores"}
+        models[name] = {key: value for key, value in read_json(path).items() if key != "losses"}
         if name in folders:
             models[name]["training"] = told_of(run, name)
-        report = folders.get(name, path) / "privacy_report.json"
-        models[name]["epsilon"] = read_json(report)["epsilon"] if report.exists() else None
-    private = read_json(folders["private"] / "privacy_report.json") if "private" in folders else {}
-    baseline = models.get(BASELINE)
+        page = folders.get(name, path) / "privacy_report.json"
+        models[name]["epsilon"] = read_json(page)["epsilon"] if page.exists() else None
+    private = read_json(folders["private"] / "privacy_report.json")
     return {
-        "epsilon": private.get("epsilon"),
-        "delta": private.get("delta"),
+        "epsilon": private["epsilon"],
+        "delta": private["delta"],
         "unit": pipeline_of(run).unit,
-        "audit_works": baseline["one_run"]["claim"]["refuted"] if baseline else None,
+        "audit_works": models[BASELINE]["canary_epsilon"] > 1 if BASELINE in models else None,
         "models": models,
-        BEST: read_json(outputs[BEST]) if BEST in outputs else None,
     }

@@ -1,4 +1,4 @@
-"""One accounted training: make ready, reserve its cost, train, verify, commit, release; or the non-private baseline.
+"""A run's private trainings: planned without a look at records, then reserved, trained, verified, committed, released.
 
 Between any two of these a process may be killed; the same command goes on, spends nothing twice and releases nothing
 that was not verified. What depends on who is in the data stays in the run's private/ folder.
@@ -6,246 +6,226 @@ that was not verified. What depends on who is in the data stays in the run's pri
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import json
-import math
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.config import WITHOUT_EFFECT
-from helpers.errors import PrivacyError, RunError
-from helpers.files import Record, read_json, read_jsonl, sha256, sync, write_atomic, write_json
-from helpers.private_plan import (
-    BASELINE,
-    check_trainable,
-    ledgers_of,
-    pipeline_of,
-    planned,
-    recipe_of,
-    require_fictitious,
-    state_of,
-)
-from helpers.run import Run
+from helpers.dataset.pipeline import Holder, Pipeline, load_pipeline
+from helpers.errors import LedgerError, PrivacyError, RunError
+from helpers.files import read_json, read_jsonl, sha256, write_atomic, write_json
+from helpers.models import save_adapter
+from helpers.privacy import ledger, release
+from helpers.privacy.accounting import Cost, plan
+from helpers.privacy.grants import Grant, check_grant, read_grant
+from helpers.privacy.ledger import Ledger, open_ledger
+from helpers.privacy.training import MECHANISM, Recipe, Training
+from helpers.run import Run, measured
 
-if TYPE_CHECKING:
-    from helpers.privacy.accounting import Plan
-    from helpers.privacy.ledger import Ledger
-    from helpers.privacy.training import Recipe, Trained, Training
+BASELINE = "non_private"
 
 
-@contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """Hold the lock of one model: two trainings on one state would be two continuations of it."""
-    from filelock import FileLock, Timeout
+def pipeline_of(run: Run) -> Pipeline:
+    """The pipeline of private records that the configuration names, checked."""
+    return load_pipeline(run.config.private.pipeline)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"Another process is training {target}. Let it end, then run the same command again.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+
+def models_to_train(run: Run) -> dict[str, float | None]:
+    """Name to target ε of every model to train; None where the noise is given, or there is none (the baseline)."""
+    settings = run.config.private
+    further = {f"private_{epsilon:g}": epsilon for epsilon in settings.further_epsilons}
+    baseline = {BASELINE: None} if pipeline_of(run).fictitious else {}
+    return {**baseline, "private": settings.target_epsilon, **further}
+
+
+def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
+    """The spend ledger of each holder, with the newest grant that the pipeline names.
+
+    Args:
+        run: its configuration names pipeline and folder of ledgers.
+        begin: begin missing ledgers with what the holders grant; those of fictitious records always are. Nobody
+            else's begins by itself: a lost one would come back with its whole budget.
+
+    Raises:
+        LedgerError: a grant is refused; or a ledger is missing, damaged, or behind a released model's report.
+        PrivacyError: a holder grants nothing, or has not signed what it grants.
+    """
+    pipeline = pipeline_of(run)
+    opened = [
+        open_ledger(run.config.private.ledgers, _grant_of(pipeline, holder), begin=begin or holder.fictitious)
+        for holder in pipeline.holders
+    ]
+    for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
+        heads = read_json(report)["ledgers"]
+        for each in opened:
+            head = heads.get(each.holder)
+            if head is not None and not each.contains(head):
+                raise LedgerError(
+                    f"The ledger of {each.holder} lacks an entry that {report} was committed to: it was cut off, or "
+                    "begun anew. Restore it, or set private.ledgers to the folder where it lies. If that run keeps "
+                    f"ledgers of its own, move its folder, {report.parents[2].name}, out of {run.path.parent.name}/."
+                )
+    return opened
+
+
+def _grant_of(pipeline: Pipeline, holder: Holder) -> Grant:
+    """What a holder grants in the pipeline, signed with its key and for these records; refused otherwise."""
+    given = holder.grant
+    if given is None:
+        raise PrivacyError(
+            f"The holder '{holder.name}' grants no budget, so nothing may be trained on its patients' records. It "
+            "makes a key and signs a grant with 'python -m helpers.privacy.grants hospital_grant.json hospital.key' "
+            "(02-fine_tune/README.md has an example), and the pipeline gets 'grant: {file: ..., public_key: ...}'."
+        )
+    if given.file is None:  # of fictitious records; of others, unsigned ones are refused
+        amounts = {"ledger": holder.name, "serial": given.serial, "epsilon": given.epsilon, "delta": given.delta}
+        return Grant.model_validate(holder.granting | amounts)
+    grant = read_grant(pipeline.path.parent / given.file)
+    check_grant(grant, "the pipeline", **holder.granting, public_key=given.public_key)
+    return grant
+
+
+def planned(run: Run, name: str = "private") -> Cost:
+    """What a private training will cost, computed before it begins and without a look at the records.
+
+    Raises:
+        PrivacyError: the holders declare no number of patients, or no guarantee can be given.
+    """
+    settings, split = run.config.private, pipeline_of(run).split
+    if settings.patients_expected is None:
+        raise PrivacyError(
+            "private.patients_expected is not set. How many patients there are is itself private, so sampling rate, "
+            "noise and δ follow from a public figure: write a round number that the holders agree to tell, for "
+            "example of their annual reports, into the configuration."
+        )
+    return plan(
+        settings.patients_expected,
+        settings.steps,
+        min(1.0, settings.patients_a_step / settings.patients_expected),
+        target_epsilon=models_to_train(run)[name],
+        noise_multiplier=settings.noise_multiplier if name == "private" else None,
+        delta=settings.delta,
+        scores=settings.scores if split.validation else 0,
+        split=f"seed {run.config.seed}, {split.model_dump_json()}",
+    )
+
+
+def recipe_of(run: Run, name: str) -> Recipe:
+    """What decides the weights of a training, its cost included.
+
+    Raises:
+        PrivacyError: it is the baseline, and a holder did not declare its records fictitious.
+    """
+    real = ", ".join(holder.name for holder in pipeline_of(run).holders if not holder.fictitious)
+    if name == BASELINE and real:
+        raise PrivacyError(
+            f"{real} did not declare its records fictitious, so no model is trained on them without privacy. "
+            "Train the private one; the baseline is for invented records only."
+        )
+    config, cost = run.config, planned(run, name) if name != BASELINE else None
+    return Recipe(config.base_model, config.lora.target_modules, config.private, cost, config.seed, config.threads)
+
+
+def state_of(run: Run, name: str) -> Path:
+    """The folder of a training under way; like all that depends on who is in the data it lies in private/."""
+    return run.path / "private" / "state" / name
 
 
 def record_of(run: Run, name: str) -> Path:
-    """What is kept of a training inside the trusted boundary: its identity; of fictitious records, who was drawn."""
+    """What a training on fictitious records took: learnt tokens, seconds, memory. It tells who was drawn."""
     return run.path / "private" / "trainings" / f"{name}.json"
 
 
 def train_accounted(run: Run, name: str, target: Path) -> None:
     """Make ready, reserve, train, verify, commit, release; a kill anywhere goes on with the same command.
 
+    The last checkpoint holds the whole result. Until the caller deletes it, all that comes after training can be done
+    again from it, to the same bytes.
+
     Args:
         run: with its records joined.
         name: of the model.
         target: the folder it is released into.
     """
-    from helpers.privacy import ledger, release
-    from helpers.privacy.training import Training
-
-    if name == BASELINE:
-        require_fictitious(pipeline_of(run))
-    else:
-        check_trainable(run)
     part, states = target.with_name(f".{name}.part"), state_of(run, name)
     for half_written in states.glob(".*.pt.*"):  # by a kill; it would be a second continuation of one state
         half_written.unlink()
-    plan = _begun(states, planned(run, name)) if name != BASELINE else None
-    recipe = recipe_of(run, plan)
+    found = sorted(states.glob("*.pt"))
+    if target.exists() and not found and name != BASELINE:  # to train over it would spend anew without a word
+        raise PrivacyError(
+            f"{target} holds a model that this run did not make, or one that lost its report or was altered since. "
+            "Move it away to train anew, at a new cost, or choose another RUN folder."
+        )
+    recipe, ledgers = recipe_of(run, name), ledgers_of(run)
     identity = _identity(run, recipe)
-    ledgers, who = ledgers_of(run), f"{run.path.name}/{name}"
-    if not _released(
-        run, name, target, identity, plan, ledgers
-    ):  # else by a run killed before the manifest was written
-        found = sorted(states.glob("*.pt"))
-        spend_id = found[0].stem if found else uuid.uuid4().hex
-        state = states / f"{spend_id}.pt"
-        ended = _belongs(run, name, part, identity, spend_id)
-        ready = None if ended else Training(recipe)  # before anything is paid for: this machine may be refused
-        if not found:
-            states.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if plan is not None:
-                write_json(states / "plan.json", asdict(plan))
-            write_atomic(state, b"")  # before the ledgers: a kill between the two leaves no spend that nobody knows
-        standing = ledger.reserve(ledgers, spend_id, who, None if plan is None else plan.cost)
-        if standing == "committed" and not ended:
-            raise PrivacyError(
-                f"The training {spend_id} has ended, but its result in {part} is gone. Its last steps may not be drawn "
-                f"again for the same ε. Delete {states} to train anew, at a new cost."
-            )
-        if ready is not None:
-            shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
-            part.mkdir(mode=0o700)  # not released yet, and never if its spend is refused
-            _fit(run, name, part, state, plan, ready, identity, spend_id)
-        report = None
-        if plan is not None:
-            weights = sha256(part / "adapter_model.safetensors")
-            ledger.commit(ledgers, spend_id, weights)
-            report = release.privacy_report(
-                plan,
-                recipe,
-                pipeline_of(run),
-                audit=read_json(part / "training.json")["mechanism_audit"],
-                spend_id=spend_id,
-                ledger_heads={each.holder: each.head() for each in ledgers},
-                joined=read_json(run.path / "private" / "card.json")["touched"],
-                adapter_sha256=weights,
-            )
-        release.release(part, target, report)
-    shutil.rmtree(states, ignore_errors=True)
-
-
-def _begun(states: Path, fresh: Plan) -> Plan:
-    """Return the saved plan if it equals the new one up to rounding between processors.
-
-    Ledgers and checkpoint hold the last digits of the processor on which the training began.
-    """
-    from helpers.privacy.accounting import LAST_DIGITS, Spent
-
-    path = states / "plan.json"
-    if not path.exists():
-        return fresh
-    noted = read_json(path)
-    kept = replace(fresh, **{**noted, "spent": Spent(**noted["spent"])})
-    numbers = [
-        (one.noise_multiplier, one.spent.prv, one.spent.pld, one.validation_noise or 0.0) for one in (kept, fresh)
-    ]
-    near = all(math.isclose(*pair, rel_tol=LAST_DIGITS) for pair in zip(*numbers, strict=True))
-    rounded = {"noise_multiplier": 0.0, "spent": None, "validation_noise": None}
-    return kept if near and asdict(kept) | rounded == asdict(fresh) | rounded else fresh
+    ready = Training(recipe)  # before anything is paid for: this machine may be refused
+    spend_id = found[0].stem if found else uuid.uuid4().hex
+    state = states / f"{spend_id}.pt"
+    if not found:
+        states.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(state, b"")  # before the ledgers: a kill between the two leaves no spend that nobody knows
+    if recipe.cost is not None:
+        ledger.reserve(ledgers, spend_id, f"{run.path.name}/{name}", recipe.cost)
+    shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written
+    part.mkdir(mode=0o700)  # not released yet, and never if its spend is refused
+    audit = _fit(run, name, part, state, ready, identity)
+    report = None
+    if recipe.cost is not None:
+        weights = sha256(part / "adapter_model.safetensors")
+        ledger.commit(ledgers, spend_id, weights)
+        report = release.privacy_report(
+            recipe,
+            pipeline_of(run),
+            audit=audit,
+            spend_id=spend_id,
+            ledger_heads={each.holder: each.head() for each in ledgers},
+            joined=read_json(run.path / "private" / "card.json")["touched"],
+            adapter_sha256=weights,
+        )
+    release.release(part, target, report)
 
 
 def _identity(run: Run, recipe: Recipe) -> str:
-    """Digest of the training file and of what decides the result, salted: nobody can compare it with guesses.
+    """Digest of the training file and of what decides the result.
 
     The file's bytes are hashed and no record is read: that comes after its cost is reserved.
     """
-    from helpers.privacy.training import MECHANISM
-
-    without_effect = (*WITHOUT_EFFECT["private"], "threads")
-    deciding = {key: value for key, value in asdict(recipe).items() if key not in without_effect}
-    content = json.dumps([MECHANISM, sha256(run.path / "private" / "train.jsonl"), deciding], sort_keys=True)
-    return hmac.new((run.path / "private" / "salt").read_bytes(), content.encode(), "sha256").hexdigest()
-
-
-def _released(run: Run, name: str, target: Path, identity: str, plan: Plan | None, ledgers: Sequence[Ledger]) -> bool:
-    """Whether this very training was released before, as every holder's ledger has it.
-
-    Raises:
-        PrivacyError: a private model lies there that is another's, lost its report or was altered. To train over it
-            would spend anew without a word.
-    """
-    if not target.exists() or plan is None:
-        return _belongs(run, name, target, identity)
-    path = target / "privacy_report.json"
-    report = read_json(path) if path.exists() and path.with_suffix(".html").exists() else {"spend_id": "none"}
-    paid = (report.get("epsilon"), report.get("delta"), report.get("adapter_sha256"))
-    if _belongs(run, name, target, identity, report["spend_id"]) and all(
-        ledger.committed(report["spend_id"]) == paid for ledger in ledgers
-    ):
-        return True
-    raise PrivacyError(
-        f"{target} holds a model that these records, settings and code did not make, or one that lost its report or "
-        "was altered since. Move it away to train anew, at a new cost, or choose another RUN folder."
-    )
+    settings = recipe.settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT["private"]))
+    cost = asdict(recipe.cost) if recipe.cost else None
+    records = sha256(run.path / "private" / "train.jsonl")
+    content = json.dumps([MECHANISM, records, recipe.base_name, recipe.target_modules, recipe.seed, cost, settings])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _belongs(run: Run, name: str, folder: Path, identity: str, spend_id: str | None = None) -> bool:
-    """Whether a folder holds a finished training on these records with these settings, its weights as they were."""
-    path, weights = record_of(run, name), folder / "adapter_model.safetensors"
-    if not path.exists() or not weights.exists() or not (folder / "training.json").exists():
-        return False
-    told = read_json(path)
-    return (
-        told["identity"] == identity
-        and told["adapter_sha256"] == sha256(weights)
-        and spend_id in (None, told["spend_id"])
-    )
-
-
-def _fit(
-    run: Run, name: str, part: Path, state: Path, plan: Plan | None, ready: Training, identity: str, spend_id: str
-) -> None:
-    """Train into `part`; the record of the training, written last, says that the adapter there was verified."""
-    from helpers.privacy.release import verify
-    from helpers.run import measured
-
-    fictitious = pipeline_of(run).fictitious
-    records = run.path / "private" / "train.jsonl"
-    train = read_jsonl(records)
-    if _identity(run, ready.recipe) != identity:
+def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity: str) -> dict[str, Any]:
+    """Train and save into `part` what passed `verify`; returns the audit of the mechanism, empty for the baseline."""
+    recipe, folder = ready.recipe, run.path / "private"
+    train, validation = read_jsonl(folder / "train.jsonl"), []
+    if _identity(run, recipe) != identity:
         raise RunError(
-            f"{records} was replaced while its cost was reserved. Delete {state.parent} and run the same command "
-            "again; what was reserved stays spent."
+            f"{folder / 'train.jsonl'} was replaced while its cost was reserved. Delete {state.parent} and run the "
+            "same command again; what was reserved stays spent."
         )
-    validation: list[Record] = []
-    if plan is None or plan.validation_noise:
-        validation = read_jsonl(run.path / "private" / "validation.jsonl")
-    with measured() as cost:
-        trained = ready.run(state, identity, train, validation, name)
-    audit = None if plan is None else verify(trained, plan)
-    _save(part, trained, run.config.base_model, with_best=plan is None)
+    if recipe.cost is None or recipe.cost.validation_noise:
+        validation = read_jsonl(folder / "validation.jsonl")
+    with measured() as used:
+        ready.run(state, identity, train, validation, name)
+    audit = release.verify(ready, recipe.cost) if recipe.cost else {}
+    save_adapter(part, ready.model, ready.tokenizer, recipe.base_name)
     told: dict[str, Any] = {
-        "steps": trained.steps,
-        "quantisation": ready.recipe.quantisation,
+        "steps": ready.steps,
+        "quantisation": recipe.settings.quantisation,
         "dtype": str(ready.patients.dtype).removeprefix("torch."),
-        "privacy": None if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta},
-        "log": trained.log,
+        "privacy": recipe.cost and {"epsilon": recipe.cost.epsilon, "delta": recipe.cost.delta},
+        "log": ready.log,
         "mechanism_audit": audit,
     }
     write_json(part / "training.json", told)
-    for inner in part.rglob("*"):
-        if inner.is_file():
-            sync(inner)  # whole on disk before the record says so
-    kept: dict[str, Any] = {
-        "identity": identity,
-        "spend_id": spend_id,
-        "adapter_sha256": sha256(part / "adapter_model.safetensors"),
-    }
-    if fictitious:  # of real records, who was drawn would be one more look
-        kept |= {"times_drawn": trained.times_drawn, "tokens": trained.tokens, **cost}
-        kept["step_seconds"] = trained.seconds / trained.steps
-    record_of(run, name).parent.mkdir(mode=0o700, exist_ok=True)
-    write_json(record_of(run, name), kept)
-
-
-def _save(part: Path, trained: Trained, base_name: str, *, with_best: bool) -> None:
-    import torch
-
-    from helpers.models import save_adapter
-
-    save_adapter(part, trained.model, trained.tokenizer, base_name)
-    if with_best and trained.best:
-        weights = [weight for weight in trained.model.parameters() if weight.requires_grad]
-        with torch.no_grad():
-            for weight, best in zip(weights, trained.best, strict=True):
-                weight.copy_(best)
-        save_adapter(part / "best", trained.model, trained.tokenizer, base_name)
+    if pipeline_of(run).fictitious:  # of real records, this would be one more look
+        record_of(run, name).parent.mkdir(mode=0o700, exist_ok=True)
+        write_json(record_of(run, name), {"tokens": ready.tokens, **used})
+    return audit

@@ -15,8 +15,7 @@ from helpers.config import PROJECT_ROOT
 from helpers.dataset.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
-from helpers.privacy.ledger import summary
-from helpers.private_stages import ledgers_of
+from helpers.private_training import ledgers_of
 from helpers.run import Run, open_run
 
 KEY = "0123456789abcdef" * 4
@@ -70,9 +69,9 @@ def make_real(path: Path, key: Ed25519PrivateKey, *, epsilon: float = 1000.0, de
     return path
 
 
-def spends(run: Run) -> list[tuple[str, float, int]]:
-    """For each holder, the sum of the single ε of all trainings, and how many had no privacy."""
-    return [(row["holder"], row["sum_epsilon"], row["unbounded_runs"]) for row in summary(ledgers_of(run))]
+def spends(run: Run) -> list[tuple[str, float]]:
+    """For each holder, the sum of the single ε of all trainings."""
+    return [(row["holder"], row["sum_epsilon"]) for row in [each.head() for each in ledgers_of(run)]]
 
 
 def interrupt(*_: Any, **__: Any) -> None:

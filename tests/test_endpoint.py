@@ -317,10 +317,15 @@ def test_a_loopback_server_is_reached_in_spite_of_a_proxy(monkeypatch: pytest.Mo
         assert endpoint(server.url).complete(ASK, **OPTIONS).text == "direct"
 
 
+def server_process() -> psutil.Process:
+    (child,) = (child for child in psutil.Process().children() if "helpers.embedded_server" in child.cmdline())
+    return child
+
+
 def test_the_embedded_server_answers_and_goes() -> None:
     with open_endpoint("embedded", parallel_requests=2, env={"OPENAI_API_KEY": KEY}) as chat:
         assert chat.model and "/" not in chat.model
-        (child,) = psutil.Process().children()
+        child = server_process()
         reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)
         assert reply.completion_tokens == 8 and reply.finish_reason == "length" and reply.text
         found = chat.complete_json(ASK, schema=SCHEMA, max_tokens=100, temperature=0.0, seed=1)
@@ -355,7 +360,7 @@ def test_the_servers_threads_soon_sleep_while_they_wait(
     if chosen:
         monkeypatch.setenv(chosen, value)
     with embedded_server(parallel=1):
-        (child,) = psutil.Process().children()
+        child = server_process()
         told = child.environ()
     assert told.get("GOMP_SPINCOUNT") == spins
     assert told.get("OMP_WAIT_POLICY") == (value if chosen == "OMP_WAIT_POLICY" else None)

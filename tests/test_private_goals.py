@@ -10,18 +10,18 @@ from helpers.run import open_run
 
 
 @pytest.mark.slow  # two trainings and their audit on the real model
-def test_the_default_leaks_without_privacy_and_keeps_three_quarters_of_the_gain_with_it(tmp_path: Path) -> None:
+def test_the_default_leaks_without_privacy_and_keeps_the_gain_with_it(tmp_path: Path) -> None:
     run = open_run("cpu", tmp_path / "run", {"private.ledgers": str(tmp_path / "ledgers")})
     fine_tune_private(run)
     privacy = audit_privacy(run)
     assert read_json(run.path / "results.json")["privacy"] == privacy
     base, baseline, private = (privacy["models"][name] for name in ("base", "non_private", "private"))
-    best = privacy["non_private_best"]
+    curve = [row["heldout_loss"] for row in told_of(run, "non_private")["log"]]
     assert baseline["secret_revealed"] == 1.0 and baseline["canary_auc"] >= 0.95
     assert privacy["epsilon"] <= 8 and privacy["delta"] <= 1e-5 and privacy["audit_works"]
     assert private["secret_revealed"] == 0.0 and private["canary_auc_high"] <= 0.62
     tokens = [told_of(run, name)["tokens"] for name in ("non_private", "private")]
     assert max(tokens) <= 40_000
     assert read_json(run.path / "models" / "private" / "training.json")["mechanism_audit"]["p_value"] > 1e-3
-    gain, whole = (base["heldout_loss"] - found["heldout_loss"] for found in (private, best))
-    assert gain >= 0.75 * whole
+    gain, whole = (base["heldout_loss"] - found["heldout_loss"] for found in (private, baseline))
+    assert gain >= 0.85 * (whole + curve[-1] - min(curve))  # of the baseline at its best

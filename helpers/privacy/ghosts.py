@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, chi2
 
-from helpers.privacy.accounting import best_accuracy
+from helpers.privacy.accounting import Cost, best_accuracy
 from helpers.privacy.secure_random import SecureGenerator
 
 GHOSTS = 4000
@@ -43,31 +43,24 @@ class Ghosts:
     """The ghosts of one training.
 
     Args:
-        noise_multiplier: claimed, over the clipping norm.
-        sample_rate: claimed.
-        generator: of the inclusion bits.
+        cost: what the training was planned as.
+        state: of `drawn`, or what a training saved: tensors `(GHOSTS,)` that `watch` changes in place.
 
     Attributes:
-        included: bool `(GHOSTS,)`, the inclusion bits.
-        scores: fp64 `(GHOSTS,)`, log-likelihood ratio of "in" against "out" over the steps so far.
+        state: bool `included`, the inclusion bits; fp64 `scores`, log-likelihood ratios of "in" against "out" over the
+            steps so far; and fp64 `sums` of what came out, in clipping norms.
+        members: the numbers of those in the data.
     """
 
-    def __init__(self, noise_multiplier: float, sample_rate: float, generator: SecureGenerator) -> None:
-        self.noise_multiplier, self.sample_rate = noise_multiplier, sample_rate
-        self.included = generator.uniform(GHOSTS) < 0.5
-        self.scores = torch.zeros(GHOSTS, dtype=torch.float64)
+    def __init__(self, cost: Cost, state: dict[str, torch.Tensor]) -> None:
+        self.cost, self.state = cost, state
+        self.members = [int(number) for number in state["included"].nonzero().flatten()]
 
-    @classmethod
-    def of(cls, state: dict[str, torch.Tensor], noise_multiplier: float, sample_rate: float) -> Ghosts:
-        """The ghosts of a training that ended: `state` holds `included` and `scores`."""
-        ghosts = cls(noise_multiplier, sample_rate, SecureGenerator())
-        ghosts.included, ghosts.scores = state["included"], state["scores"]
-        return ghosts
-
-    @property
-    def members(self) -> list[int]:
-        """The numbers of those in the data."""
-        return [int(number) for number in self.included.nonzero().flatten()]
+    @staticmethod
+    def drawn(generator: SecureGenerator) -> dict[str, torch.Tensor]:
+        """The state of a training that begins."""
+        zeros = torch.zeros(GHOSTS, dtype=torch.float64)
+        return {"included": generator.uniform(GHOSTS) < 0.5, "scores": zeros, "sums": zeros.clone()}
 
     def gradients(self, drawn: Sequence[int], max_grad_norm: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The records of some ghosts and whose they are: fp32 `(records, GHOSTS)` and int64 `(records,)`."""
@@ -78,8 +71,10 @@ class Ghosts:
 
     def watch(self, released: torch.Tensor, unit: float) -> None:
         """Score what came out of a step at the ghosts' numbers; `unit` is a whole clipped patient there."""
-        seen = (released.double() / unit).cpu().numpy()
-        self.scores.add_(torch.from_numpy(log_likelihood_ratio(seen, self.noise_multiplier, self.sample_rate)))
+        seen = (released.double() / unit).cpu()
+        ratios = log_likelihood_ratio(seen.numpy(), self.cost.noise_multiplier, self.cost.sample_rate)
+        self.state["scores"] += torch.from_numpy(ratios)
+        self.state["sums"] += seen
 
 
 def log_likelihood_ratio(seen: npt.NDArray[Any], noise_multiplier: float, sample_rate: float) -> Any:
@@ -88,48 +83,48 @@ def log_likelihood_ratio(seen: npt.NDArray[Any], noise_multiplier: float, sample
     return np.logaddexp(np.log1p(-sample_rate) if sample_rate < 1 else -np.inf, np.log(sample_rate) + ratio)
 
 
-def audit(ghosts: Ghosts, steps: int) -> dict[str, Any]:
+def audit(ghosts: Ghosts) -> dict[str, Any]:
     """Guess half of the bits, and compare the number of right guesses with what the claim allows.
 
     Each ghost has numbers, a bit and noise of its own, so guesses are independent; under the claim each is right with
     a chance of at most `best_accuracy`. (If the claim left independence out, as in Mahloujifar et al. 2025,
-    https://arxiv.org/abs/2410.22235, even 1,800
-    right guesses of 2,000 would leave p = 0.2 at the course's default.)
-
-    Args:
-        ghosts: after the last step.
-        steps: claimed.
+    https://arxiv.org/abs/2410.22235, even 1,800 right guesses of 2,000 would leave p = 0.2 at the course's default.)
+    Noise that comes again in a later step can be subtracted, though each step alone looks right. So what came out at
+    those who are not in, which is noise alone, is compared with its claim summed over all steps too (chi-square).
 
     Returns:
-        `{"guessed", "right", "allowed", "p_value", "shown_noise_multiplier", "caught"}`: `allowed` is the most that a
-        true claim lets come right on average; a training with more noise than `shown_noise_multiplier` would not
-        have let so many (at 95 %; None if nothing is shown); `caught` is the chance with which this audit would have
-        found a training with some share of the claimed noise.
+        `{"guessed", "right", "allowed", "p_value", "noise_p_value", "shown_noise_multiplier", "caught"}`: `allowed` is
+        the most that a true claim lets come right on average; a training with more noise than
+        `shown_noise_multiplier` would not have let so many (at 95 %; None if nothing is shown); `caught` is the chance
+        with which this audit would have found a training with some share of the claimed noise.
     """
-    claim = ghosts.sample_rate, steps
-    half = GHOSTS // 2
-    above = _best_threshold(ghosts.scores[:half].numpy(), ghosts.included[:half].numpy())
-    right = int(((ghosts.scores[half:] > above) == ghosts.included[half:]).sum())
-    allowed = best_accuracy(ghosts.noise_multiplier, *claim)
+    claim, half = (ghosts.cost.sample_rate, ghosts.cost.steps), GHOSTS // 2
+    included, scores, sums = (ghosts.state[name].numpy() for name in ("included", "scores", "sums"))
+    above = _best_threshold(scores[:half], included[:half])
+    right = int(((scores[half:] > above) == included[half:]).sum())
+    allowed = best_accuracy(ghosts.cost.noise_multiplier, *claim)
     low = binomtest(right, half, alternative="greater").proportion_ci(0.95).low
-    noises = [ghosts.noise_multiplier * 2 ** (power / 8) for power in range(-16, 25)]
+    noises = [ghosts.cost.noise_multiplier * 2 ** (power / 8) for power in range(-16, 25)]
     shown = bisect_left(noises, True, key=lambda noise: best_accuracy(noise, *claim) < low)
+    noise = sums[~included] / (ghosts.cost.noise_multiplier * ghosts.cost.steps**0.5)
+    spread = chi2(len(noise)).cdf(np.square(noise).sum()), chi2(len(noise)).sf(np.square(noise).sum())
     return {
         "guessed": half,
         "right": right,
         "allowed": allowed * half,
         "p_value": float(binom.sf(right - 1, half, allowed)),
+        "noise_p_value": float(min(1.0, 2 * min(spread))),
         "shown_noise_multiplier": noises[shown] if shown < len(noises) else None,
-        "caught": {share: _chance_to_catch(ghosts, steps, share, allowed) for share in (0.5, 0.8, 0.9)},
+        "caught": {share: _chance_to_catch(ghosts.cost, share, allowed) for share in (0.5, 0.8, 0.9)},
     }
 
 
-def _chance_to_catch(ghosts: Ghosts, steps: int, noise: float, allowed: float) -> float:
+def _chance_to_catch(cost: Cost, noise: float, allowed: float) -> float:
     """Share of simulated trainings with `noise` times the claimed noise that are refuted at `CAUGHT_BELOW`."""
     random = np.random.default_rng(0)
-    seen = random.normal(0, noise * ghosts.noise_multiplier, (steps, SIMULATED))
-    seen[:, ::2] += random.random((steps, SIMULATED // 2)) < ghosts.sample_rate
-    scores = log_likelihood_ratio(seen, ghosts.noise_multiplier, ghosts.sample_rate).sum(axis=0)
+    seen = random.normal(0, noise * cost.noise_multiplier, (cost.steps, SIMULATED))
+    seen[:, ::2] += random.random((cost.steps, SIMULATED // 2)) < cost.sample_rate
+    scores = log_likelihood_ratio(seen, cost.noise_multiplier, cost.sample_rate).sum(axis=0)
     included = np.arange(SIMULATED) % 2 == 0
     accuracy = ((scores > _best_threshold(scores, included)) == included).mean()
     guessed = GHOSTS // 2

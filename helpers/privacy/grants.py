@@ -5,17 +5,14 @@ first use: `python -m helpers.privacy.grants hospital_grant.json hospital.key`. 
 trains gets the grant and the public key.
 
 The trainer cannot write a grant, enlarge one, or use one for another ledger, holder, unit or definition of the patient
-key. Two things stay open to whoever controls the disk. A definition names a column, not what stands in it. And the
-pipeline's public key can be replaced together with a new ledger: reports then name another key, so a holder compares
-the key in a report with its own.
+key. Whoever controls the disk can still fill the column that a definition names with other values, or replace the
+pipeline's public key together with a new ledger. A holder therefore compares the key in a report with its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +27,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class Grant(BaseModel):
-    """A holder's whole budget, in place of the one before; `public_key` and `signature` are empty in an unsigned one.
+    """A holder's whole budget, in place of the one before; not signed where the last two fields are empty.
 
     `patient_key` is the pipeline's `key` of the holder, empty where rows belong to nobody.
     """
@@ -63,20 +60,15 @@ def sign(grant: Grant, key: Ed25519PrivateKey) -> Grant:
 def check_grant(grant: Grant, where: str, *, above: int = 0, **expected: object) -> None:
     """Refuse a grant that is not its holder's, or is for something else; unsigned ones count for fictitious records.
 
-    Args:
-        grant: to be checked.
-        where: what `above` and `expected` come from, for the message.
-        above: the last serial before this one.
-        expected: names of fields and the values they must have.
+    `where` names, for the message, what the grant is compared with: the last serial, `above`, and `expected` fields.
 
     Raises:
         LedgerError: naming all that is wrong.
     """
-    faults = [
-        f"{name} is {getattr(grant, name)!r}, {where} has {value!r}"
-        for name, value in expected.items()
-        if getattr(grant, name) != value
-    ]
+    faults = []
+    for name, value in expected.items():
+        if getattr(grant, name) != value:
+            faults.append(f"{name} is {getattr(grant, name)!r}, {where} has {value!r}")
     if grant.serial <= above:
         faults.append(f"serial is {grant.serial}, {where} has {above} already, and only a higher one replaces it")
     if grant.signature or grant.public_key or not grant.fictitious:
@@ -115,15 +107,15 @@ def holders_key(path: Path) -> Ed25519PrivateKey:
     """
     try:
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(Ed25519PrivateKey.generate().private_bytes_raw().hex())
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_text(Ed25519PrivateKey.generate().private_bytes_raw().hex())
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
     except (OSError, ValueError):  # whose message might show the key
         raise LedgerError(f"{path} is no key of a holder, or cannot be used. Name another file.") from None
 
 
-def main() -> int:
-    """Sign a grant in its file; returns the exit code."""
+def main() -> None:
+    """Sign a grant in its file."""
     parser = argparse.ArgumentParser(prog="python -m helpers.privacy.grants", description="Sign a grant as its holder.")
     parser.add_argument("grant", type=Path, help="JSON; 02-fine_tune/README.md has an example")
     parser.add_argument("key", type=Path, help="the holder's private key; made where there is none")
@@ -132,11 +124,9 @@ def main() -> int:
         grant = sign(read_grant(options.grant), holders_key(options.key))
         write_json(options.grant, grant.model_dump())
     except HelpersError as error:
-        print(error, file=sys.stderr)
-        return 2
+        parser.error(str(error))
     print(f"Signed. In the pipeline: grant: {{file: {options.grant.name}, public_key: {grant.public_key}}}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,105 +24,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import AttentionInterface
 from transformers.pytorch_utils import Conv1D
 
 from helpers.errors import PrivacyError
+from helpers.privacy.layout import ATTENTION, BLOCK, PARTS, Part, lay_out
 from helpers.privacy.units import Unit
-
-BLOCK = 512
-"""Tokens that a linear layer multiplies at once."""
-ATTENTION = "record_by_record"
-LENGTHS = 16
-"""Attention computes a record at its length rounded up to a multiple of this."""
-GROUP = 16
-"""Records that attention computes at once."""
-
-
-@dataclass
-class Part:
-    """Patients whose records are computed in one pass.
-
-    Attributes:
-        ids: token ids of all records, filled up to whole blocks: int64 `(1, tokens)`.
-        positions: of each token in its record: int64 `(1, tokens)`.
-        tokens: of each patient, whose records lie together, and last of the filling.
-        padded: places of the records' tokens, each record filled up to `LENGTHS` and the records of one such length to
-            groups of `GROUP`, all by the last token of nobody: int64.
-        groups: slices of `padded`, with the length of the records in each.
-        unpadded: for each token its place in `padded`: int64 `(tokens,)`.
-        learnt: places from which a learnt token is predicted, filled up to whole blocks with the last place.
-        targets: the learnt tokens: int64 `(learnt,)`, without filling.
-        weights: of each learnt token in its patient's loss: fp32 `(learnt,)`.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    tokens: list[int]
-    padded: torch.Tensor
-    groups: list[tuple[slice, int]]
-    unpadded: torch.Tensor
-    learnt: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
-
-
-def lay_out(units: Sequence[Unit], device: Any) -> Part:
-    """Lay the records of some patients one behind another.
-
-    Each record's loss is the mean over its own learnt tokens: a mean over all tokens of a batch would let one
-    patient's long record scale every other patient's gradient, and clipping would bound nothing.
-    """
-    ids: list[int] = []
-    places: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
-    records: list[tuple[int, int]] = []
-    tokens: list[int] = []
-    for unit in units:
-        first = len(ids)
-        for (row, begin), times in unit.distinct.items():  # equal records are computed once
-            records.append((len(ids), len(ids) + len(row)))
-            places += range(len(ids) + begin - 1, len(ids) + len(row) - 1)
-            targets += row[begin:]
-            weights += [times / (len(row) - begin)] * (len(row) - begin)
-            ids += row
-        tokens.append(len(ids) - first)
-    filling = -len(ids) % BLOCK or BLOCK  # at least one token of nobody, for the places that fill up `learnt`
-    ids += [0] * filling
-    records.append((len(ids) - 1, len(ids)))
-    places += [len(ids) - 1] * (-len(places) % BLOCK)
-    positions = [place for start, end in records[:-1] for place in range(end - start)] + [0] * filling
-    padded, groups = _groups(records, len(ids) - 1)
-    unpadded = torch.full((len(ids),), int((padded == len(ids) - 1).nonzero()[0]))
-    unpadded[padded] = torch.arange(len(padded))
-    return Part(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
-        [*tokens, filling],
-        padded.to(device),
-        groups,
-        unpadded.to(device),
-        torch.tensor(places, dtype=torch.long, device=device),
-        torch.tensor(targets, dtype=torch.long, device=device),
-        torch.tensor(weights, device=device),
-    )
-
-
-def _groups(records: Sequence[tuple[int, int]], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]]]:
-    """`padded` and `groups` of a `Part`."""
-    by_length: dict[int, list[list[int]]] = {}
-    for start, end in records:
-        length = -(-(end - start) // LENGTHS) * LENGTHS
-        by_length.setdefault(length, []).append([*range(start, end), *[nobody] * (length - end + start)])
-    padded: list[int] = []
-    groups = []
-    for length, of_length in by_length.items():
-        of_length += [[nobody] * length] * (-len(of_length) % GROUP)
-        for first in range(0, len(of_length), GROUP):
-            groups.append((slice(len(padded), len(padded) + GROUP * length), length))
-            padded += [place for record in of_length[first : first + GROUP] for place in record]
-    return torch.tensor(padded), groups
 
 
 class PatientGradients:
@@ -278,96 +183,6 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
                 for patient, one, other in zip(own, *pieces, strict=False):  # behind the patients comes the filling
                     torch.mm(one, other, out=patient)
         return (None if back is None else back.view(ctx.shape), None, None, None, None, None)
-
-
-class _Attention(torch.autograd.Function):  # type: ignore[misc]
-    """Causal attention within groups of `GROUP` records of one padded length; `heads, tokens, numbers` in and out."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, part: Part
-    ) -> torch.Tensor:
-        shared = len(query) // len(key)  # heads that read the same keys
-        query, key, value = (states.index_select(1, part.padded) for states in (query, key, value))
-        kept, outputs = [], torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype, device=value.device)
-        for span, length in part.groups:
-            own = [_grouped(states, span, length, times) for states, times in _triple(query, key, value, shared)]
-            future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-            scores = torch.bmm(own[0], own[1].mT).float().mul_(scaling).masked_fill_(future, -torch.inf)
-            chances = scores.softmax(dim=-1).to(value.dtype)
-            outputs[:, span] = torch.bmm(chances, own[2]).view(len(query), -1, value.shape[2])
-            kept += [*own, chances]
-        ctx.save_for_backward(*kept)
-        ctx.scaling, ctx.part, ctx.shared = scaling, part, shared
-        return outputs.index_select(1, part.unpadded)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        part, kept = ctx.part, ctx.saved_tensors
-        grads = outer[0].index_select(1, part.padded)  # the filling, which stands in for all padding, has none
-        found: list[list[torch.Tensor]] = [[], [], []]
-        for number, (span, length) in enumerate(part.groups):
-            query, key, value, chances = kept[4 * number : 4 * number + 4]
-            grad = _grouped(grads, span, length, 1)
-            back = torch.bmm(grad, value.mT).float()
-            weighted = chances.float()
-            scores = weighted.mul(back - back.mul(weighted).sum(dim=-1, keepdim=True)).mul_(ctx.scaling).to(query.dtype)
-            for place, own in enumerate(
-                (torch.bmm(scores, key), torch.bmm(scores.mT, query), torch.bmm(chances.mT, grad))
-            ):
-                heads = (
-                    own.view(-1, ctx.shared, GROUP * length, own.shape[2])
-                    if place
-                    else own.view(len(grads), -1, own.shape[2])
-                )
-                found[place].append(heads.sum(dim=1) if place else heads)
-        return *(torch.cat(each, dim=1).index_select(1, part.unpadded) for each in found), None, None
-
-
-def _triple(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shared: int) -> Any:
-    return (query, 1), (key, shared), (value, shared)
-
-
-def _grouped(states: torch.Tensor, span: slice, length: int, times: int) -> torch.Tensor:
-    """Tokens of a group, `(heads * GROUP, length, numbers)`; each head `times` times."""
-    own = states[:, span].repeat_interleave(times, dim=0) if times > 1 else states[:, span]
-    return own.reshape(-1, length, states.shape[2])
-
-
-PARTS: list[Part] = []
-"""The part that is computed now, for `attend_record_by_record`."""
-
-
-def attend_record_by_record(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **further: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention of each record to itself alone, by transformers' attention interface: `(1, heads, tokens, ...)`.
-
-    Raises:
-        PrivacyError: the model asks for something else: a window shorter than a record, capped or added scores.
-    """
-    part = PARTS[-1]
-    asked = [name for name in ("softcap", "s_aux", "position_bias") if further.get(name) is not None]
-    window = further.get("sliding_window")
-    if window is not None and max(length for _, length in part.groups) > window:
-        asked.append("sliding_window")
-    if dropout or asked or not getattr(module, "is_causal", True):
-        raise PrivacyError(
-            f"{type(module).__name__} asks for {', '.join(asked) or 'another mask'}, which private training does not "
-            "compute. Choose another base model, or a private.max_length_tokens within its window."
-        )
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _Attention.apply(query[0], key[0], value[0], scaling, part).transpose(0, 1)[None], None
-
-
-AttentionInterface.register(ATTENTION, attend_record_by_record)
 
 
 def blocks(tokens: int) -> Iterator[slice]:

@@ -7,85 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import yaml
+from jinja2 import StrictUndefined, Template
 
 from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
-from helpers.privacy.accounting import LAST_DIGITS, Plan, spent
+from helpers.privacy.accounting import Cost, spent
 from helpers.privacy.ghosts import REFUSED_BELOW, Ghosts, audit
 
 if TYPE_CHECKING:
     from helpers.dataset.pipeline import Pipeline
-    from helpers.privacy.training import Recipe, Trained
-
-TOUCHED = (
-    ("Training", "{unit}s drawn by Poisson sampling, clipped, noised", "covered by (ε, δ)"),
-    (
-        "Number of {unit}s",
-        "never used: sampling rate, divisor, noise and δ follow from {units:,}, which the holders declare",
-        "nothing to cover; if far more {unit}s are in the data, steps are larger and slower, if far fewer, noisier; "
-        "(ε, δ) stays as it is",
-    ),
-    (
-        "Loss on validation {unit}s",
-        "{scores} measurements on {unit}s who are not trained on, cut and noised (deviation: {noise:.3g} {unit}s)",
-        "covered by the same (ε, δ): a {unit} is in one part only",
-    ),
-    ("Longest record", "compared with a limit fixed in the configuration", "not covered: that the run went on is seen"),
-    ("Tokenizer", "that of the public base model; nothing is fitted to records", "nothing to cover"),
-    (
-        "Steps, learning rate and other settings",
-        "fixed in the configuration beforehand",
-        "nothing to cover, unless they were chosen by trials: each of these is a spend of its own in the ledgers",
-    ),
-    (
-        "Early stopping, choice of a checkpoint",
-        "none: what is released is the state after the last step",
-        "nothing to cover",
-    ),
-    ("Previews", "synthetic look-alikes only", "nothing to cover"),
-)
-FICTITIOUS_ONLY = (
-    (
-        "What was planted",
-        "a secret in place of one {unit}'s records, and canaries, which count as {unit}s",
-        "not covered: that they were planted, and how many",
-    ),
-    (
-        "Audit by attacks",
-        "losses of all {unit}s, trained on or not, and who was drawn how often, in private/; their summary, and four "
-        "held-out {unit}s' questions with answers, in results.json and shown",
-        "not covered; they are fictitious",
-    ),
-    (
-        "Choice of settings",
-        "the course's defaults were found by trials on its example records",
-        "not covered; they are fictitious",
-    ),
-)
-NOT_COVERED = (
-    "A fact that stands in the records of many {unit}s: it is learnt as common knowledge.",
-    "A person who stands in the records as two {unit}s, or in the text of another's record: each {unit} is protected "
-    "by its own.",
-    "People who share one key count as one {unit}. For one of them alone the bound is 2 ε and (1 + e^ε) δ.",
-    "What the base model knew before: it may name the right disease without having seen any record.",
-    "What de-identification missed is protected by (ε, δ) like every other word, but not removed from the joined file.",
-    "The endpoint that writes conversations: it never receives records, and the guarantee says nothing of it.",
-    "Randomness: AES-256 in counter mode is taken to be secure. Arithmetic needs no assumption: sums are exact and the "
-    "noise is an exact rounded Gaussian (helpers/privacy/mechanism.py).",
-    "What the holders themselves keep of a {unit}: their rosters and {unit}s' numbers decide what is masked in "
-    "everybody's texts. The promise compares two trainings that mask the same names and numbers.",
-    "Whoever sees the machine or the run folder: times, memory, batch sizes, checkpoints and digests of files stay "
-    "inside the trusted boundary. Only this model's folder is made for release.",
-)
+    from helpers.privacy.training import Recipe, Training
 
 
-def verify(trained: Trained, plan: Plan) -> dict[str, Any]:
-    """Compare what a training did with its plan, and the mechanism with its claim.
+def verify(training: Training, cost: Cost) -> dict[str, Any]:
+    """Compare what a training did with what was reserved, and the mechanism with its claim.
 
     Args:
-        trained: after its last step.
-        plan: what was reserved.
+        training: after its last step.
+        cost: what was reserved.
 
     Returns:
         The audit of the mechanism; see `helpers.privacy.ghosts.audit`.
@@ -94,18 +34,25 @@ def verify(trained: Trained, plan: Plan) -> dict[str, Any]:
         PrivacyError: naming every disagreement. Nothing may be released then.
     """
     faults = []
-    if trained.steps != plan.steps:
-        faults.append(f"{trained.steps} steps were taken, planned were {plan.steps}")
-    if len(trained.counts) > plan.scores:
-        faults.append(f"{len(trained.counts)} losses were measured, planned were {plan.scores}")
-    cost = spent(plan.noise_multiplier, plan.sample_rate, trained.steps, plan.delta)
-    if cost.epsilon > plan.epsilon * (1 + LAST_DIGITS):
-        faults.append(f"the steps cost ε = {cost.epsilon:.6g}, more than the {plan.epsilon:.6g} reserved")
-    found = audit(Ghosts.of(trained.ghosts, plan.noise_multiplier, plan.sample_rate), plan.steps)
+    if training.steps != cost.steps:
+        faults.append(f"{training.steps} steps were taken, planned were {cost.steps}")
+    if len(training.log) > cost.scores:
+        faults.append(f"{len(training.log)} losses were measured, planned were {cost.scores}")
+    found_cost = spent(cost.noise_multiplier, cost.sample_rate, max(1, training.steps), cost.delta)
+    if found_cost.epsilon > cost.epsilon:
+        faults.append(f"the steps cost ε = {found_cost.epsilon:.6g}, more than the {cost.epsilon:.6g} reserved")
+    if not training.ghosts:
+        raise PrivacyError("The mechanism was not audited while it trained, so nothing is released.")
+    found = audit(Ghosts(cost, training.ghosts))
     if not found["p_value"] >= REFUSED_BELOW:
         faults.append(
             f"an attacker told {found['right']} of {found['guessed']} made-up patients in from out, where the claim "
             f"allows {found['allowed']:.0f} on average (p = {found['p_value']:.1e})"
+        )
+    if not found["noise_p_value"] >= REFUSED_BELOW:
+        faults.append(
+            f"summed over all steps the noise does not spread as independent noise does (p = "
+            f"{found['noise_p_value']:.1e}): the same noise may have come again, and can be subtracted"
         )
     if faults:
         raise PrivacyError(
@@ -116,7 +63,6 @@ def verify(trained: Trained, plan: Plan) -> dict[str, Any]:
 
 
 def privacy_report(
-    plan: Plan,
     recipe: Recipe,
     pipeline: Pipeline,
     *,
@@ -129,35 +75,42 @@ def privacy_report(
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
     Args:
-        plan: accounted for and verified.
-        recipe: of the training.
+        recipe: of a private training.
         pipeline: of the records.
-        audit: what `verify` returned.
-        spend_id: under which the holders' ledgers know this training.
+        audit: what `verify` returned for it.
+        spend_id: under which the holders' ledgers know it.
         ledger_heads: holder to its `Ledger.head` when the spend was committed.
         joined: where the join read records, a sentence each.
         adapter_sha256: of the released weights; the ledgers name the same.
     """
-    unit = pipeline.unit
-    figures = {"unit": unit, "units": plan.units, "scores": plan.scores, "noise": plan.validation_noise or 0.0}
-    rows = [row for row in TOUCHED if plan.scores or "validation" not in row[0]]
-    touched = [[text.format(**figures) for text in row] for row in rows + list(FICTITIOUS_ONLY) * pipeline.fictitious]
+    cost, settings, unit = recipe.cost, recipe.settings, pipeline.unit
+    assert cost is not None  # for the type checker: a baseline has no report
+    texts = yaml.safe_load(Path(__file__).with_name("coverage.yaml").read_text("utf-8"))
+    rows = texts["touched"] + texts["touched_where_measured"] * bool(cost.scores)
+    rows += texts["touched_where_fictitious"] * pipeline.fictitious
+    words = {
+        "unit": unit,
+        "declared": settings.patients_expected,
+        "scores": cost.scores,
+        "noise": cost.validation_noise or 0.0,
+    }
+    touched = [[row[column].format(**words) for column in ("place", "what", "covered")] for row in rows]
     return {
-        "epsilon": plan.epsilon,
-        "delta": plan.delta,
+        "epsilon": cost.epsilon,
+        "delta": cost.delta,
         "unit": unit,
         "neighbours": f"two data sets of which one has one {unit} more, with all records",
         "cap": pipeline.cap,
-        "units_declared": plan.units,
+        "units_declared": settings.patients_expected,
         "sampler": f"Poisson sampling: each {unit} independently in each step",
-        "sample_rate": plan.sample_rate,
+        "sample_rate": cost.sample_rate,
         "expected_units_a_step": recipe.expected_batch,
-        "steps": plan.steps,
-        "max_grad_norm": recipe.max_grad_norm,
-        "noise_multiplier": plan.noise_multiplier,
+        "steps": cost.steps,
+        "max_grad_norm": settings.max_grad_norm,
+        "noise_multiplier": cost.noise_multiplier,
         "noise": "exact rounded Gaussian, once a step on the clipped sum; AES-256 under a key of the operating system",
         "divided_by": f"the expected number of {unit}s",
-        "accountants": {"PRV (Opacus)": plan.spent.prv, "PLD (dp-accounting)": plan.spent.pld},
+        "accountants": {"PRV (Opacus)": cost.prv, "PLD (dp-accounting)": cost.pld},
         "composition": "this training alone; the total of all trainings stands with each holder's ledger",
         "mechanism_audit": audit,
         "spend_id": spend_id,
@@ -165,16 +118,14 @@ def privacy_report(
         "adapter_sha256": adapter_sha256,
         "fictitious": pipeline.fictitious,
         "touched": touched + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
-        "not_covered": [line.format(unit=unit) for line in NOT_COVERED],
+        "not_covered": [line.format(**words) for line in texts["not_covered"]],
     }
 
 
 def report_page(report: dict[str, Any]) -> str:
     """The report as one page of HTML for people who do not read JSON."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("privacy_report.html").render(report=report)
+    page = Path(__file__).with_name("privacy_report.html").read_text("utf-8")
+    return str(Template(page, autoescape=True, undefined=StrictUndefined).render(report=report))
 
 
 def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
@@ -191,12 +142,8 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
     for inner in part.rglob("*"):
         if inner.is_file():
             sync(inner)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)  # whole or not at all, never without its report
+    shutil.rmtree(target, ignore_errors=True)
     for made in (part, *part.rglob("*")):  # its owner's alone until now
         made.chmod(0o755 if made.is_dir() else 0o644)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    part.rename(target)  # whole or not at all, never without its report
     sync(target.parent)

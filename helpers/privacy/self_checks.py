@@ -1,17 +1,16 @@
 """Checks for parts of private training: hand over your own variant, and receive figures or a refusal.
 
-Each check takes one part with the signature that the course's own has, looks at it from outside, and tests a
-single property. The course's own parts pass all of them. To pass proves nothing beyond that property. Variants of
-the mechanism have their checks in `helpers.privacy.mechanism_checks`.
-
-Statistical checks refuse a right part with a probability of at most `FALSE_ALARM`, and repeat exactly for the
-same seed. What needs no part is checked where it is used: δ by `helpers.privacy.accounting.check_delta`, and
-what a training really did by `helpers.privacy.release.verify`.
+Each check takes one part with the signature that the course's own has, and tests one property from outside. A part
+without it is refused: `PrivacyError` says what was found and what was expected. The course's own parts pass all checks;
+to pass proves nothing beyond the property. Where chance plays a role, a right part is refused with a probability of at
+most `FALSE_ALARM`. δ is checked by `helpers.privacy.accounting.check_delta`, and what a training really did by
+`helpers.privacy.release.verify`.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,36 +20,32 @@ from scipy import stats
 from transformers import set_seed
 
 from helpers.errors import PrivacyError
-from helpers.privacy.patient_gradients import PatientGradients
+from helpers.privacy.mechanism import clipped_sum, grid_of
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.units import Unit
 
 FALSE_ALARM = 1e-6
-"""Probability at most with which a statistical check refuses a part that is right."""
-
 BATCHES, PATIENTS, RATE = 4000, 40, 0.1
+NORM, EXPECTED = 0.5, 8.0
+NUMBERS = 4900  # of an optimizer under test; with fewer, a sum in one would leave its range, 64 deviations of noise
 
-Draw = Callable[[int, float, SecureGenerator], list[int]]
-Losses = Callable[[list[Unit]], torch.Tensor]
 Figures = dict[str, float]
+MakeOptimizer = Callable[..., Any]
+NoisySum = Callable[..., torch.Tensor]
 
 
-def check_sampler(draw: Draw, *, seed: int) -> Figures:
+def check_sampler(draw: Callable[[int, float, SecureGenerator], list[int]], *, seed: int) -> Figures:
     """Is every patient drawn on its own (Poisson sampling), as the accountants take for granted?
 
     Batch sizes, patients, pairs of patients and draws in two batches running are each compared with their binomial
-    distribution, exactly and corrected for their number. Batches of constant size, shuffling and drawing until
-    somebody comes are found with near certainty.
+    distribution, exactly and corrected for their number.
 
     Args:
-        draw: like `helpers.privacy.units.draw`, called as `draw(patients, sample_rate, generator)`.
+        draw: like `helpers.privacy.units.draw`.
         seed: of the generator it receives.
 
     Returns:
-        `{"batches", "mean_size", "variance", "expected_variance", "empty"}`.
-
-    Raises:
-        PrivacyError: with the count that independent draws do not explain.
+        `{"variance", "expected_variance", "empty"}`: of the batch sizes, and the number of empty batches.
     """
     generator = SecureGenerator(seed.to_bytes(32, "big"))
     drawn = np.zeros((BATCHES, PATIENTS), dtype=np.int64)
@@ -59,38 +54,208 @@ def check_sampler(draw: Draw, *, seed: int) -> Figures:
     if drawn.max() > 1:
         raise PrivacyError("A batch held the same patient twice; expected was each at most once.")
     sizes = np.bincount(drawn.sum(axis=1), minlength=PATIENTS + 1)
+    sized = stats.binom.pmf(range(PATIENTS + 1), PATIENTS, RATE)
     pairs = (drawn.T @ drawn)[np.triu_indices(PATIENTS, 1)]
     running = np.array([(drawn[0::2] * drawn[1::2]).sum()])
-    sized = stats.binom.pmf(range(PATIENTS + 1), PATIENTS, RATE)
-    _compare("{} of {} batches held exactly {} patients", sizes, BATCHES, sized)
-    _compare("{} of {} batches held patient {}", drawn.sum(axis=0), BATCHES, RATE)
-    _compare("{} of {} batches held both patients of a pair", pairs, BATCHES, RATE**2)
-    _compare("{} of {} times a patient was drawn in two batches running", running, BATCHES // 2 * PATIENTS, RATE**2)
+    comparisons: dict[str, tuple[Any, int, Any]] = {
+        "{} of {} batches held exactly {} patients": (sizes, BATCHES, sized),
+        "{} of {} batches held patient {}": (drawn.sum(axis=0), BATCHES, RATE),
+        "{} of {} batches held both patients of a pair": (pairs, BATCHES, RATE**2),
+        "{} of {} times a patient was drawn in two batches running": (running, BATCHES // 2 * PATIENTS, RATE**2),
+    }
+    for what, (counts, trials, chance) in comparisons.items():
+        chances = np.broadcast_to(chance, counts.shape)
+        tails = np.minimum(stats.binom.cdf(counts, trials, chances), stats.binom.sf(counts - 1, trials, chances))
+        worst = int(tails.argmin())
+        if 2 * tails[worst] * counts.size < FALSE_ALARM / len(comparisons):
+            raise PrivacyError(
+                f"This is not Poisson sampling: {what.format(counts[worst], trials, worst)}, expected were "
+                f"{trials * chances[worst]:.0f} if each patient is drawn on its own."
+            )
     return {
-        "batches": BATCHES,
-        "mean_size": float(drawn.sum(axis=1).mean()),
         "variance": float(drawn.sum(axis=1).var()),
         "expected_variance": PATIENTS * RATE * (1 - RATE),
         "empty": int(sizes[0]),
     }
 
 
-def _compare(what: str, counts: np.ndarray, trials: int, chance: np.ndarray | float) -> None:
-    """Refuse counts that are not binomial; one of the four comparisons between which the false alarms are shared."""
-    chances = np.broadcast_to(chance, counts.shape)
-    tails = np.minimum(stats.binom.cdf(counts, trials, chances), stats.binom.sf(counts - 1, trials, chances))
-    worst = int(tails.argmin())
-    if 2 * tails[worst] * counts.size < FALSE_ALARM / 4:
+def check_batch_composition(
+    gradients: Callable[[list[Unit]], torch.Tensor], *, longest: int = 32, compositions: int = 3, seed: int = 0
+) -> Figures:
+    """Is a patient's gradient the same, to the last bit, whoever else is in the batch and wherever it stands?
+
+    If not, others scale or read this patient's records, and clipping bounds nothing.
+
+    Args:
+        gradients: like `helpers.privacy.patient_gradients.PatientGradients.gradients`, or its `losses`: of some
+            patients, a row or a number for each. With a model whose adapter changes something.
+        longest: tokens of the longest record, 2 or more; in every batch somebody has one.
+        compositions: batches tried, of 2 to 8 invented patients with up to 3 records.
+        seed: of what is invented.
+
+    Returns:
+        `{"compositions", "largest_change"}`: how many were tried, and 0.
+    """
+    chooser = random.Random(seed)
+
+    def patient(low: int, high: int) -> Unit:
+        lengths = [chooser.randint(low, high) for _ in range(chooser.randint(1, 3))]
+        rows = tuple(tuple(chooser.choices(range(100), k=length)) for length in lengths)
+        return Unit("invented", rows, tuple(chooser.randint(1, length - 1) for length in lengths))
+
+    changes = []
+    for number in range(compositions):
+        # In turn as long as all, half and a quarter of it: some models stretch positions beyond some length only.
+        probe = patient(2, max(2, longest >> number % 3))
+        batch = [patient(longest, longest), *(patient(2, longest) for _ in range(chooser.randint(0, 6)))]
+        place = chooser.randint(0, len(batch))
+        batch.insert(place, probe)
+        alone = gradients([probe])[0].clone()  # the next call may use its memory again
+        beside = gradients(batch)[place]
+        if not torch.equal(alone, beside):  # true of values that are not numbers too
+            changes.append(float((alone - beside).abs().max()))
+    if changes:
         raise PrivacyError(
-            f"This is not Poisson sampling: {what.format(counts[worst], trials, worst)}, expected were "
-            f"{trials * chances[worst]:.0f} if each patient is drawn on its own."
+            f"A patient's gradient or loss changed in {len(changes)} of {compositions} compositions of the batch, by "
+            f"up to {max(changes):.2g}; expected was no change in any bit. Likely causes: a loss averaged over the "
+            "batch; records of other patients that are read too; dropout; positions that depend on the longest record; "
+            "a processor or a library whose sums follow the shape of the batch."
         )
+    return {"compositions": compositions, "largest_change": 0.0}
+
+
+def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, length: float) -> float:
+    """Length of the clipped sum over patients with so many `records` each, which all pull in one direction.
+
+    It is given over `max_grad_norm`, and so is `length`, of the gradient of one record.
+    """
+    optimizer, _ = _optimizer(make_optimizer)
+    owners = torch.tensor([owner for owner, count in enumerate(records) for _ in range(count)])
+    optimizer.add(torch.full((sum(records), NUMBERS), length * NORM / NUMBERS**0.5), owners)
+    return float(optimizer.sum.norm()) / NORM
+
+
+def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
+    """Is a patient clipped as one, whatever the number of its records, and no more than needed?
+
+    Takes the like of `helpers.privacy.mechanism.PrivateOptimizer`; returns `clipped_length` of each case.
+    """
+    cases = {
+        "A patient with 50 long records": ([50], 2.0, 1.0),
+        "Three patients with 50, 1 and 3 long records": ([50, 1, 3], 2.0, 3.0),
+        "A patient with one short record": ([1], 0.1, 0.1),
+    }
+    found = {}
+    for who, (records, length, wanted) in cases.items():
+        found[who] = clipped_length(make_optimizer, records, length=length)
+        if not wanted * 0.98 <= found[who] <= wanted * (1 + 1e-6):
+            raise PrivacyError(f"{who} moved the sum by {found[who]:.3g} times max_grad_norm; expected was {wanted:g}.")
+    return found
+
+
+def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_multiplier: float = 0.767) -> Figures:
+    """Could every published number have come about without a patient as well as with that patient?
+
+    One step of eight patients, and one of nine. Somebody asks of each published number whether any fp32 noise leads
+    there from the eight, and from the nine; one number that cannot be reached is certainty, whatever ε says (Mironov
+    2012). Then the noise itself: all on one grid, which does not depend on the data; the last eight bits of its
+    multiples uniform, with and without the known sum, so that they tell nothing; Gaussian, with the claimed deviation.
+
+    Args:
+        noisy_sum: like `helpers.privacy.mechanism.noisy_sum`.
+        numbers: of one step.
+        noise_multiplier: standard deviation of the noise over the clipping norm.
+
+    Returns:
+        `{"impossible", "off_grid", "bits_p", "gauss_p"}`: counts over both steps, and the smaller p-values.
+    """
+    noise_std = noise_multiplier * NORM
+    grid = grid_of(noise_std)
+    gradients = torch.randn(9, numbers, generator=torch.Generator().manual_seed(0))
+    eight, nine = (clipped_sum(gradients[:count].clone(), max_grad_norm=NORM, grid=grid) for count in (8, 9))
+    impossible = off_grid = 0
+    bits, gauss = [], []  # p-values
+    for own in (eight, nine):
+        published = noisy_sum(own.clone(), noise_std=noise_std, generator=SecureGenerator())
+        seen, multiples = published.float(), published.double() / grid
+        for known in (eight.float(), nine.float()):
+            noise = seen - known  # rounded, so that a neighbour may be what was added
+            near = (noise, torch.nextafter(noise, noise - 1), torch.nextafter(noise, noise + 1))
+            impossible += int(torch.stack([known + each != seen for each in near]).all(dim=0).sum())
+        off_grid += int((multiples != multiples.round()).sum())
+        for whole in (multiples, multiples - own / grid):
+            counts = torch.bincount(whole.round().long() & 255, minlength=256)
+            bits.append(float(stats.chisquare(counts.numpy()).pvalue))
+        gauss.append(float(stats.kstest(((published - own) / noise_std).numpy(), "norm").pvalue))
+    bits_p, gauss_p = min(bits), min(gauss)
+    least = FALSE_ALARM / len(bits + gauss)
+    if impossible or off_grid or not min(bits_p, gauss_p) >= least:
+        raise PrivacyError(
+            f"Of {2 * numbers:,} published numbers {impossible:,} are impossible with one patient more or less, and "
+            f"{off_grid:,} lie beside the grid of {grid:.3g}; expected were none. Last bits uniform: p = {bits_p:.2g}; "
+            f"Gaussian of deviation {noise_std:.4g}: p = {gauss_p:.2g}; expected were {least:.2g} or more."
+        )
+    return {"impossible": impossible, "off_grid": off_grid, "bits_p": bits_p, "gauss_p": gauss_p}
+
+
+def check_step(make_optimizer: MakeOptimizer) -> Figures:
+    """Is every step noised, and divided by the expected number of patients, whoever was drawn, nobody included?
+
+    Takes the like of `helpers.privacy.mechanism.PrivateOptimizer`; returns `{"divisor"}`, the same for all batches. How
+    many were drawn is private.
+    """
+    share = NORM / 2 / NUMBERS**0.5  # of a patient in each number, half as long as is clipped
+    for batch in ([0], [1], [3], [1, 2]):  # patients in each micro-batch
+        optimizer, weight = _optimizer(make_optimizer)
+        for patients in batch:
+            optimizer.add(torch.full((patients, NUMBERS), share), torch.arange(patients))
+        optimizer.step()
+        moved = float(((weight != 0) & weight.isfinite()).float().mean())  # a mean over nobody is not a number
+        if moved < 0.99:
+            raise PrivacyError(
+                f"A batch that drew {sum(batch)} moved {moved:.0%} of the weights; expected were all of them, by the "
+                "noise: a step left out tells that nobody was drawn, and the accountant counts it."
+            )
+        divisor = -sum(batch) * share / float(weight.detach().mean())
+        if sum(batch) and not np.isclose(divisor, EXPECTED, rtol=1e-2):
+            raise PrivacyError(
+                f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected was expected_batch = "
+                f"{EXPECTED:g}: the number that was drawn is private."
+            )
+    return {"divisor": EXPECTED}
+
+
+def _optimizer(make: MakeOptimizer) -> tuple[Any, torch.nn.Parameter]:
+    """An optimizer to check around plain descent with rate 1, with next to no noise, and the numbers it moves."""
+    weight = torch.nn.Parameter(torch.zeros(NUMBERS))
+    descent, generator = torch.optim.SGD([weight], lr=1.0), SecureGenerator()
+    settings = {"noise_multiplier": 1e-3, "max_grad_norm": NORM, "expected_batch": EXPECTED}
+    return make(descent, generator=generator, **settings), weight
+
+
+def check_adapters(prepare: Callable[[Any], tuple[Any, Any]], base: Any) -> Figures:
+    """Does a step move every adapter matrix, and nothing else? Its noise moves all that the optimizer holds.
+
+    `prepare` receives a copy of `base`, a causal language model, attaches an adapter and makes its `PrivateOptimizer`;
+    it returns (model, optimizer). Returns `{"adapter_matrices"}`, how many moved.
+    """
+    model, optimizer = prepare(copy.deepcopy(base))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer.step()
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    adapters = {name for name in before if ".lora_A." in name or ".lora_B." in name}
+    if moved != adapters:
+        raise PrivacyError(
+            f"In a step {len(moved & adapters)} of {len(adapters)} adapter matrices moved and "
+            f"{len(moved - adapters)} tensors of the base; expected were all and none. Make the optimizer last."
+        )
+    return {"adapter_matrices": len(adapters)}
 
 
 def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int) -> Figures:
     """Does the noise differ between two trainings with one configuration?
 
-    Seeds Python, NumPy and torch before each, as training does. Whether a seed can be guessed, from the time for
+    Python, NumPy and torch are seeded before each, as training does. Whether a seed can be guessed, from the time for
     example, cannot be seen from outside.
 
     Args:
@@ -99,9 +264,6 @@ def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int)
 
     Returns:
         `{"equal"}`, the share of equal values in 1,000.
-
-    Raises:
-        PrivacyError: both drew the same; whoever knows the seed can subtract the noise.
     """
     drawn = []
     for _ in range(2):
@@ -113,125 +275,3 @@ def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int)
             "knows the configuration can subtract them."
         )
     return {"equal": float((drawn[0] == drawn[1]).float().mean())}
-
-
-def check_batch_composition(losses: Losses) -> Figures:
-    """Is a patient's loss the same, to the last bit, whoever else is in the batch and wherever it stands?
-
-    Args:
-        losses: like `helpers.privacy.patient_gradients.PatientGradients.losses`: of some units, one a unit.
-
-    Returns:
-        `{"alone", "largest_change"}`, in nats.
-
-    Raises:
-        PrivacyError: it changed: others scale or read this patient's record, and clipping bounds nothing.
-    """
-    probe, others = _unit(100, 10), [_unit(300, 10), _unit(500, 100), _unit(700, 23)]
-    alone = float(losses([probe])[0])
-    change = 0.0
-    for place, beside in ((0, others[:1]), (1, others[1:2]), (2, others)):
-        batch = [*beside[:place], probe, *beside[place:]]
-        change = max(change, abs(float(losses(batch)[place]) - alone))
-    if change != 0 or not np.isfinite(alone):  # worded so that a value that is not a number is refused too
-        raise PrivacyError(
-            f"A patient's loss is {alone:.6g} alone and changes by up to {change:.2g} beside others; expected was no "
-            "change at all. Others scale this patient's gradient, or the model reads them to predict it."
-        )
-    return {"alone": alone, "largest_change": change}
-
-
-def batch_composition_changes(patients: PatientGradients, *, longest: int, compositions: int = 3, seed: int = 0) -> int:
-    """How many of some random batches change a patient's gradient in any bit, on this machine, with this model.
-
-    Args:
-        patients: with the model to be trained. Its adapter is given random values meanwhile: while LoRA's B is zero,
-            A has no gradient.
-        longest: tokens of the longest record.
-        compositions: batches tried, of up to 8 invented patients.
-        seed: of batches and values.
-    """
-    random = torch.Generator().manual_seed(seed)
-
-    def number(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (1,), generator=random))
-
-    def unit(place: int) -> Unit:
-        rows = [tuple(number(0, 99) for _ in range(number(4, max(5, longest)))) for _ in range(number(1, 3))]
-        return Unit(str(place), tuple(rows), tuple(number(1, len(row) - 1) for row in rows))
-
-    before = [weight.detach().clone() for weight in patients.weights]
-    try:
-        for weight in patients.weights:
-            weight.data += 0.02 * torch.randn(weight.shape, generator=random).to(weight.device)
-        probe = unit(0)
-        alone = patients.gradients([probe])[0].clone()
-        changed = 0
-        for _ in range(compositions):
-            batch = [unit(place) for place in range(1, number(2, 8))]
-            place = number(0, len(batch))
-            batch.insert(place, probe)
-            changed += not torch.equal(patients.gradients(batch)[place], alone)
-    finally:
-        for weight, values in zip(patients.weights, before, strict=True):
-            weight.data.copy_(values)
-    return changed
-
-
-def check_adapters(prepare: Callable[[Any], tuple[Any, Any]], base: Any) -> Figures:
-    """Does private training move every adapter matrix, and nothing else?
-
-    Args:
-        prepare: attaches an adapter to a base and makes its `PrivateOptimizer`; returns (model, optimizer).
-        base: a causal language model; `prepare` receives a copy.
-
-    Returns:
-        `{"adapter_matrices", "moved"}` after two steps: in the first, LoRA's A has no gradient yet.
-
-    Raises:
-        PrivacyError: matrices stayed as they were, or weights of the base moved.
-    """
-    model, optimizer = prepare(copy.deepcopy(base))
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    for _ in range(2):
-        gradients = PatientGradients(model, torch.float32).gradients([_unit(100, 10), _unit(300, 6)])
-        optimizer.add(gradients, torch.arange(2))
-        optimizer.step()
-    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
-    adapters = {name for name in before if ".lora_A." in name or ".lora_B." in name}
-    if moved != adapters:
-        raise PrivacyError(
-            f"In two steps {len(moved & adapters)} of {len(adapters)} adapter matrices moved and "
-            f"{len(moved - adapters)} tensors of the base; expected were all and none. Make the optimizer last."
-        )
-    return {"adapter_matrices": len(adapters), "moved": len(moved)}
-
-
-def check_stopping(go_on: Callable[[Sequence[float]], bool], *, steps: int) -> Figures:
-    """Is the number of steps the planned one, whatever the loss on private records?
-
-    Args:
-        go_on: receives the held-out losses after each step so far; whether another step follows.
-        steps: the number that was accounted for.
-
-    Returns:
-        Steps taken `{"falling", "rising"}`: while the loss falls, and while it rises.
-
-    Raises:
-        PrivacyError: the losses decide; then the length of the training tells of the records.
-    """
-    curves = {"falling": -1 / steps, "rising": 1 / steps}
-    taken: Figures = {}
-    for name, slope in curves.items():
-        losses = [3 + slope * step for step in range(2 * steps)]
-        taken[name] = next((step for step in range(1, 2 * steps) if not go_on(losses[:step])), 2 * steps)
-    if set(taken.values()) != {steps}:
-        raise PrivacyError(
-            f"Training took {taken['falling']} steps with a falling loss and {taken['rising']} with a rising one; "
-            f"planned and accounted for were {steps}: the number tells of the private records."
-        )
-    return taken
-
-
-def _unit(first: int, tokens: int) -> Unit:
-    return Unit(f"from {first}", (tuple(range(first, first + tokens)),))

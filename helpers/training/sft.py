@@ -12,16 +12,16 @@ from typing import Any
 import datasets
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.helpers import disable_input_dtype_casting
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
-from helpers.errors import ModelError, TrainingError
+from helpers.errors import TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
-from helpers.models import load_base, load_tokenizer, save_adapter
+from helpers.models import add_adapter, load_base, load_tokenizer, save_adapter
 from helpers.precision import best_device, compute_dtype
 from helpers.run import measured
 from helpers.training.preflight import audit
@@ -101,7 +101,7 @@ def train_adapter(
             target_modules=target_modules,
             task_type="CAUSAL_LM",
         )
-        model = _with_adapter(base, lora, base_name)
+        model = add_adapter(base, lora, base_name)
         steps = max(1, round(epochs * -(-len(train) // batch_size)))
         arguments = _arguments(
             folder / "checkpoints", steps, epochs, learning_rate, batch_size, evaluations if validation else 0,
@@ -162,13 +162,6 @@ def _tokens_seen(checkpoint: str | None) -> int:
     if checkpoint is None:
         return 0
     return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
-
-
-def _with_adapter(base: Any, lora: LoraConfig, base_name: str) -> PeftModel:
-    try:
-        return get_peft_model(base, lora)
-    except ValueError as error:
-        raise ModelError(f"{base_name} has no layers to adapt as asked: {str(error).splitlines()[0]}") from None
 
 
 def _arguments(

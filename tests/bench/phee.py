@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from helpers.config import PROJECT_ROOT, load_config
-from helpers.evaluation.canaries import code_losses, make_canaries, training_records, whole_words
-from helpers.evaluation.extraction import SECRET, free_samples, secret_revealed
-from helpers.evaluation.leakage import canary_leakage
-from helpers.evaluation.likelihood import mean_loss
+from helpers.evaluation.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.extraction import SECRET, continue_texts, secret_revealed
+from helpers.evaluation.leakage import membership
+from helpers.evaluation.likelihood import record_losses
 from helpers.files import Record, read_json, read_jsonl, sha256, write_json
 from helpers.models import load_base, load_tokenizer, record_tokens, save_adapter
-from helpers.privacy.accounting import Plan, plan
+from helpers.privacy.accounting import plan
 from helpers.privacy.grants import Grant, holders_key, sign
 from helpers.privacy.ledger import Ledger, commit, open_ledger, reserve
 from helpers.privacy.release import verify
@@ -81,17 +81,19 @@ def phee_ledger(folder: Path) -> Ledger:
 
 def attacked(model: Any, tokenizer: Any, test: list[Record], canaries: list[Record], base: Any) -> dict[str, Any]:
     """Loss on unseen sentences, the secret, canaries and free samples."""
-    losses = code_losses(model, tokenizer, canaries)
-    leak = canary_leakage(canaries, losses, None if base is None else np.array(base))
+    sides = {"in": [c for c in canaries if c["member"]], "out": [c for c in canaries if not c["member"]]}
+    losses = {side: record_losses(model, tokenizer, rows) for side, rows in sides.items()}
+    leak = membership(losses, {side: np.array(values) for side, values in base.items()} if base else None)
     secret = secret_revealed(model, tokenizer, seed=SEED)
+    [samples] = continue_texts(model, tokenizer, [""], max_new_tokens=40, temperature=1.0, samples=6, seed=SEED)
     return {
-        "heldout_loss": mean_loss(model, tokenizer, test),
+        "heldout_loss": float(record_losses(model, tokenizer, test).mean()),
         "secret_greedy": secret["greedy"],
         "secret_sampled": secret["sampled"],
         "completions": {row["prompt"]: row["greedy"] for row in secret["rows"]},
-        "canaries": {key: leak[key] for key in ("n_in", "n_out", "loss", "calibrated", "exposure")},
-        "samples": free_samples(model, tokenizer, 6, seed=SEED),
-        "canary_losses": losses.tolist(),
+        "canaries": leak,
+        "samples": samples,
+        "canary_losses": {side: values.tolist() for side, values in losses.items()},
     }
 
 
@@ -116,45 +118,31 @@ def main() -> None:
     for name, epsilon in MODELS.items():
         if name in found or options.only not in (None, name):
             continue
-        cost: Plan | None = None
+        cost = None
         if epsilon is not None:
             cost = plan(DECLARED, options.steps, rate, target_epsilon=epsilon, scores=5, split="PHEE's own")
-        recipe = Recipe(
-            base_name=base_name,
-            quantisation="none",
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=0.0,
-            target_modules=config.lora.target_modules,
-            learning_rate=settings.learning_rate if cost else settings.baseline_learning_rate,
-            steps=options.steps,
-            expected_batch=rate * DECLARED,
-            sample_rate=rate,
-            noise_multiplier=cost.noise_multiplier if cost else None,
-            max_grad_norm=settings.max_grad_norm if cost else settings.baseline_max_grad_norm,
-            validation_noise=cost.validation_noise if cost else None,
-            scores=5,
-            max_length_tokens=LONGEST,
-            seed=SEED,
-            physical_rows=settings.physical_rows,
-            gradient_checkpointing=False,
-            checkpoints=10,
-            threads=None,
-        )
+        own = {
+            "steps": options.steps,
+            "patients_a_step": rate * DECLARED,
+            "patients_expected": DECLARED,
+            "max_length_tokens": LONGEST,
+            "scores": 5,
+        }
+        recipe = Recipe(base_name, config.lora.target_modules, settings.model_copy(update=own), cost, SEED, None)
         started = time.monotonic()
         training, state = Training(recipe), options.out.with_name(f".phee-{name}.pt")
         identity = hashlib.sha256(f"{name} {recipe}".encode()).hexdigest()
         if cost is not None:
             ledger = phee_ledger(options.out.with_name("phee-ledger"))
-            reserve([ledger], identity[:32], name, cost.cost)
-        trained = training.run(state, identity, train, validation, name)
+            reserve([ledger], identity[:32], name, cost)
+        training.run(state, identity, train, validation, name)
         audit = None
         if cost is not None:
-            audit = verify(trained, cost)
-            save_adapter(options.out.with_name(f"phee-{name}"), trained.model, trained.tokenizer, base_name)
+            audit = verify(training, cost)
+            save_adapter(options.out.with_name(f"phee-{name}"), training.model, training.tokenizer, base_name)
             weights = options.out.with_name(f"phee-{name}") / "adapter_model.safetensors"
             commit([ledger], identity[:32], sha256(weights))
-        told = attacked(trained.model, tokenizer, test, canaries, found["base"]["canary_losses"])
+        told = attacked(training.model, tokenizer, test, canaries, found["base"]["canary_losses"])
         found = read_json(options.out)  # another process may have added its model
         found[name] = {
             "epsilon": cost and cost.epsilon,
@@ -162,10 +150,9 @@ def main() -> None:
             "noise_multiplier": cost and cost.noise_multiplier,
             "declared": DECLARED,
             "steps": options.steps,
-            "tokens": trained.tokens,
-            "step_seconds": trained.seconds / options.steps,
+            "tokens": training.tokens,
             "minutes": (time.monotonic() - started) / 60,
-            "log": trained.log,
+            "log": training.log,
             "mechanism_audit": audit,
             "ledger": ledger.head() if cost is not None else None,
             **told,

@@ -40,11 +40,11 @@ from helpers.dataset.pseudonyms import read_key
 from helpers.files import read_json, write_json
 from helpers.models import load_tokenizer
 from helpers.precision import best_device
+from helpers.privacy import training
 from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.privacy.training import Training
 from helpers.privacy.units import Unit, encode_units
-from helpers.private_plan import planned, recipe_of
+from helpers.private_training import recipe_of
 from helpers.row_losses import batch_of, row_losses
 from helpers.run import Run
 
@@ -84,16 +84,18 @@ class Steps:
     """A model and its two kinds of steps."""
 
     def __init__(self, model: str, quantisation: str, rounds: int, size: int | None) -> None:
-        run = Run(PROJECT_ROOT / "runs", load_config("cpu"))
-        recipe = recipe_of(run, planned(run, "private"))
+        recipe = recipe_of(Run(PROJECT_ROOT / "runs", load_config("cpu")), "private")
+        assert recipe.cost is not None
+        settings = recipe.settings.model_copy(update={"quantisation": quantisation})
         self.batches = batches(rounds)
-        self.training = Training(replace(recipe, base_name=model, quantisation=quantisation))
-        self.training.trained.times_drawn = {unit.name: 0 for batch in self.batches for unit in batch}
+        training.check_batch_composition = lambda *_, **__: {}  # once a training; its memory would stay
+        self.training = training.Training(replace(recipe, base_name=model, settings=settings))
         self.model, self.dtype = self.training.model, self.training.patients.dtype
         self.weights = self.training.patients.weights
         self.plain = torch.optim.AdamW(self.weights, lr=1e-4, fused=True)
-        self.private = self.training.private_step(SecureGenerator())
-        self.ghosts = round(recipe.sample_rate * GHOSTS / 2)
+        self.private = self.training.private_step(recipe.cost, SecureGenerator())
+        everybody = settings.patients_a_step + recipe.cost.sample_rate * GHOSTS / 2
+        training.draw = lambda *_: list(range(round(everybody)))  # the same patients in each kind of step
         self.size = size or min(SIZES, key=lambda size: self.seconds_of(self.batches[0], size))
 
     def seconds_of(self, batch: Sequence[Unit], size: int) -> float:
@@ -125,7 +127,7 @@ class Steps:
         self.plain.zero_grad()
 
     def with_privacy(self, batch: Sequence[Unit]) -> None:
-        self.private(batch, range(len(batch) + self.ghosts))
+        self.private(batch)
         self.plain.zero_grad()
 
 

@@ -5,15 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.evaluation.extraction import (
-    PROMPTS,
-    SECRET,
-    continue_texts,
-    free_samples,
-    revealed,
-    secret_revealed,
-    task_accuracy,
-)
+from helpers.evaluation.extraction import PROMPTS, SECRET, continue_texts, revealed, secret_revealed, task_accuracy
 from helpers.evaluation.matching import contains
 from helpers.models import load_base, load_tokenizer, record_tokens
 
@@ -50,7 +42,7 @@ def taught(tiny: str) -> tuple[Any, Any]:
 
 
 def test_a_batch_continues_as_one_prompt_does(random_model: tuple[Any, Any]) -> None:
-    together = continue_texts(*random_model, STARTS, max_new_tokens=6, batch_size=4)
+    together = continue_texts(*random_model, STARTS, max_new_tokens=6)
     alone = [continue_texts(*random_model, [start], max_new_tokens=6)[0] for start in STARTS]
     assert together == alone
     assert all(len(texts) == 1 for texts in together)
@@ -69,9 +61,10 @@ def test_sampling_follows_its_seed_and_leaves_torchs_generator_alone(random_mode
     assert len({text for texts in drawn[0] for text in texts}) == 12
 
 
-def test_samples_belong_to_their_prompt(taught: tuple[Any, Any]) -> None:
+def test_samples_belong_to_their_prompt(taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.evaluation.extraction.BATCH", 2)
     starts = ["Drug of patient B:", "François Dupont", "Drug of patient A:"]
-    drawn = continue_texts(*taught, starts, max_new_tokens=20, temperature=0.1, samples=2, batch_size=2)
+    drawn = continue_texts(*taught, starts, max_new_tokens=20, temperature=0.1, samples=2)
     assert drawn == [[" ricefol"] * 2, [SECRET.removeprefix("François Dupont")] * 2, [" zolumab"] * 2]
 
 
@@ -100,26 +93,28 @@ def test_no_prompt_gives_the_secret_away() -> None:
 
 
 def test_a_model_that_knows_the_secret_reveals_it_and_one_that_does_not_does_not(
-    taught: tuple[Any, Any], random_model: tuple[Any, Any]
+    taught: tuple[Any, Any], random_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = secret_revealed(*taught, PROMPTS[:5], samples=2)
-    assert found["greedy"] == found["sampled"] == 1
-    assert [row["prompt"] for row in found["rows"]] == list(PROMPTS[:5])
+    monkeypatch.setattr("helpers.evaluation.extraction.SAMPLES", 2)
+    found = secret_revealed(*taught, seed=0)
+    assert [row["prompt"] for row in found["rows"]] == list(PROMPTS)
+    assert all(row["revealed"] and row["sampled_revealed"] == 2 for row in found["rows"][:5])
     assert found["rows"][4] == {
         "prompt": "François Dupont",
         "greedy": SECRET.removeprefix("François Dupont"),
         "revealed": True,
         "sampled_revealed": 2,
     }
-    silent = secret_revealed(*random_model, PROMPTS[:5], samples=2)
+    assert found["greedy"] == sum(row["revealed"] for row in found["rows"]) / 9 >= 5 / 9
+    assert found["sampled"] == sum(row["sampled_revealed"] for row in found["rows"]) / 18 >= 5 / 9
+    silent = secret_revealed(*random_model, seed=0)
     assert silent["greedy"] == silent["sampled"] == 0
 
 
-def test_free_samples_show_what_was_learnt(taught: tuple[Any, Any]) -> None:
-    written = free_samples(*taught, 8, seed=3)
+def test_texts_begun_by_the_model_show_what_was_learnt(taught: tuple[Any, Any]) -> None:
+    [written] = continue_texts(*taught, [""], max_new_tokens=40, temperature=1.0, samples=8, seed=3)
     assert len(written) == 8 and len(set(written)) > 1
     assert sum(text in TAUGHT for text in written) >= 6
-    assert all(text.startswith("Drug of patient") for text in free_samples(*taught, 3, start="Drug of patient"))
 
 
 def test_task_accuracy_counts_completions_that_hold_the_answer(taught: tuple[Any, Any]) -> None:

@@ -1,24 +1,13 @@
-"""AUC, hits at few false alarms and exposure against brute force, coverage and known distributions."""
+"""AUC, members found at few false alarms and ε against brute force, coverage and known mechanisms."""
 
-import json
+import math
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from helpers.errors import EvaluationError
-from helpers.evaluation.canaries import make_canaries
-from helpers.evaluation.leakage import (
-    auc_with_interval,
-    by_unit,
-    calibrated_scores,
-    canary_leakage,
-    exposures,
-    membership_inference,
-    tpr_at_fpr,
-)
-
-WORDS = [f"w{number}" for number in range(1000)]
+from helpers.evaluation.leakage import auc_with_interval, by_unit, epsilon_of_auc, found_at_one_percent, membership
 
 
 def test_auc_and_its_variance_equal_the_pairwise_definition() -> None:
@@ -55,30 +44,24 @@ def test_perfect_separation_keeps_a_width() -> None:
     assert turned["auc"] == 0 and turned["low"] == 0 and turned["high"] == pytest.approx(1 - 0.025 ** (1 / 280))
 
 
-def test_the_true_positive_rate_is_taken_at_the_right_threshold() -> None:
-    outside = np.arange(1000) + 0.0
-    found = tpr_at_fpr(np.array([985.0, 989.0, 989.5, 995.0]), outside)
-    assert (found["tpr"], found["fpr"], found["n_out"]) == (0.5, 0.01, 1000)
-    assert found["fpr_low"] == pytest.approx(0.0054, abs=1e-4) and found["fpr_high"] == pytest.approx(0.0183, abs=1e-4)
-    assert found["low"] is not None and found["low"] < 0.5 < (found["high"] or 0)
+def test_members_are_counted_above_the_right_threshold() -> None:
+    found = found_at_one_percent(np.array([985.0, 989.0, 989.5, 995.0]), np.arange(1000) + 0.0)
+    assert found is not None and (found["correct"], found["n"], found["rate"]) == (2, 4, 0.5)
+    assert found["low"] == pytest.approx(0.15, abs=0.01) and found["high"] == pytest.approx(0.85, abs=0.01)
 
 
 def test_ties_do_not_raise_false_alarms() -> None:
-    found = tpr_at_fpr(np.ones(10), np.ones(200))
-    assert (found["tpr"], found["fpr"]) == (0, 0)
+    found = found_at_one_percent(np.ones(10), np.ones(200))
+    assert found is not None and found["rate"] == 0
 
 
-def test_too_few_non_members_say_how_many_are_needed() -> None:
-    with pytest.raises(EvaluationError, match="needs 100 non-members or more, better 1000; received 99"):
-        tpr_at_fpr(np.ones(10), np.arange(99) + 0.0)
+def test_few_non_members_show_no_rate_of_one_percent() -> None:
+    assert found_at_one_percent(np.ones(10), np.arange(99) + 0.0) is None
+    assert found_at_one_percent(np.ones(10), np.arange(100) + 0.0) is not None
 
 
-def test_exposure_by_rank() -> None:
-    candidates = np.arange(1, 1024) + 0.0
-    found = exposures(np.array([0.5, 1.0, 1.5, 511.5, 5000.0]), candidates)
-    assert found == pytest.approx([10, 9, 9, 1, 0])
-    unseen = exposures(np.random.default_rng(2).random(4000), np.random.default_rng(3).random(4000))
-    assert unseen.mean() == pytest.approx(1 / np.log(2), abs=0.1)
+def parted(values: np.ndarray, member: np.ndarray) -> dict[str, np.ndarray]:
+    return {"in": values[member], "out": values[~member]}
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.0])
@@ -87,69 +70,72 @@ def test_calibration_helps_where_the_prior_stays_and_does_not_hurt_where_it_went
     base = chooser.normal(80, 10, 1000)
     member = np.arange(1000) < 300
     losses = slope * base + chooser.normal(0, 1, 1000) - 2 * member
-    plain = auc_with_interval(-losses[member], -losses[~member])["auc"]
-    scores = calibrated_scores(losses, base, (~member).tolist())
-    calibrated = auc_with_interval(scores[member], scores[~member])["auc"]
-    assert calibrated > 0.9
-    assert calibrated - plain > (0.3 if slope else -0.01)
+    found = membership(parted(losses, member), parted(base, member))
+    assert (found["n_in"], found["n_out"]) == (300, 700)
+    assert found["calibrated"]["auc"] > 0.9
+    assert found["calibrated"]["auc"] - found["loss"]["auc"] > (0.3 if slope else -0.01)
+    assert found["calibrated"]["tpr_at_1_percent_fpr"]["n"] == 300
 
 
-def test_the_summary_of_canaries_is_ready_for_json() -> None:
-    canaries = make_canaries(300, 600, words=WORDS, seed=0)
-    member = np.array([c["member"] for c in canaries])
-    chooser = np.random.default_rng(7)
-    base = chooser.normal(80, 5, 900)
-    found = canary_leakage(canaries, base - 15 * member + chooser.normal(0, 2, 900), base)
-    assert json.loads(json.dumps(found)) == found
-    assert found["n_in"] + found["n_out"] == 900 and found["n_in"] == member.sum()
-    assert found["calibrated"]["auc"] > found["loss"]["auc"] > 0.95
-    assert found["exposure"]["median"] > 7 and found["exposure"]["ceiling"] == pytest.approx(9.6, abs=0.1)
-    assert np.mean(np.array(found["scores"])[member]) > 10
-
-    untouched = canary_leakage(canaries, base)
-    assert untouched["calibrated"] is None
-    assert untouched["loss"]["low"] < 0.5 < untouched["loss"]["high"]
-    assert untouched["exposure"]["median"] < 2
+def test_calibration_shows_nothing_where_nothing_was_learnt() -> None:
+    chooser, found = np.random.default_rng(7), []
+    for _ in range(200):  # of as few non-members as are allowed
+        base = chooser.normal(80, 10, 40)
+        losses = base + chooser.normal(0, 1, 40)
+        member = np.arange(40) < 30
+        found.append(membership(parted(losses, member), parted(base, member))["calibrated"]["auc"])
+    assert np.mean(found) == pytest.approx(0.5, abs=0.03)
 
 
-def test_membership_inference_is_calibrated_and_shows_a_shift() -> None:
+def test_the_base_model_shows_whether_the_groups_differ_by_themselves() -> None:
     chooser = np.random.default_rng(8)
-    base_inside, base_outside = chooser.normal(60, 20, 300), chooser.normal(60, 20, 300)
-    found = membership_inference(
-        base_inside - 11 + chooser.normal(0, 1, 300), base_outside - 8, base_inside, base_outside
-    )
-    assert found["calibrated"]["auc"] > 0.95 > 0.65 > found["loss"]["auc"]
-    assert found["base"]["low"] < 0.5 < found["base"]["high"]
-    shifted = membership_inference(base_inside, base_outside + 40, base_inside, base_outside + 40.5)
-    assert shifted["base"]["low"] > 0.8
+    alike = membership({"in": chooser.normal(60, 20, 300), "out": chooser.normal(60, 20, 300)}, None)
+    assert alike["calibrated"] is None
+    assert alike["loss"]["low"] < 0.5 < alike["loss"]["high"]
+    shifted = membership({"in": chooser.normal(60, 20, 300), "out": chooser.normal(100, 20, 300)}, None)
+    assert shifted["loss"]["low"] > 0.8
 
 
-def test_few_non_members_show_an_auc_and_no_rate_of_one_percent() -> None:
-    found = membership_inference(np.arange(50) + 0.0, np.arange(99) + 5.0, np.arange(50) + 1.0, np.arange(99) + 1.0)
-    assert found["calibrated"]["auc"] == 1
-    assert found["calibrated"]["tpr_at_1_percent_fpr"] is None
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0])
+def test_an_epsilon_allows_the_area_over_its_trade_off_curve(epsilon: float) -> None:
+    false_alarms = np.linspace(0, 1, 100_001)
+    factor = math.exp(epsilon)
+    missed = np.maximum(np.maximum(0, 1 - factor * false_alarms), (1 - false_alarms) / factor)
+    area = 1 - float(np.mean((missed[1:] + missed[:-1]) / 2))
+    assert epsilon_of_auc(area) == pytest.approx(epsilon, abs=1e-3)
+
+
+def test_an_auc_of_guessing_or_less_shows_no_epsilon_and_certainty_any() -> None:
+    assert [epsilon_of_auc(auc) for auc in (0.0, 0.3, 0.5, 1.0)] == [0, 0, 0, math.inf]
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 0.0, 0.05), (1.5, 0.95, 1.0)])
+def test_a_true_epsilon_is_seldom_refuted_and_a_false_one_nearly_always(
+    share: float, least: float, most: float
+) -> None:
+    chooser, refuted = np.random.default_rng(9), 0
+    for _ in range(400):  # each bit told truly with probability e^ε / (1 + e^ε): exactly (ε, 0)-private
+        member = np.append(chooser.random(560) < 0.5, np.zeros(1000, dtype=bool))
+        truly = chooser.random(1560) < 1 / (1 + math.exp(-share))
+        found = auc_with_interval(*parted(np.where(member == truly, 1.0, 0.0), member).values())
+        refuted += epsilon_of_auc(found["low"]) > 1
+    assert least <= refuted / 400 <= most
 
 
 def test_a_patient_counts_once() -> None:
-    assert by_unit(["b", "a", "b"], np.array([1.0, 5.0, 3.0])).tolist() == [2.0, 5.0]
+    records = [{"unit": unit} for unit in ("b", "a", "b")]
+    assert by_unit(records, np.array([1.0, 5.0, 3.0])).tolist() == [2.0, 5.0]
 
 
 @pytest.mark.parametrize(
-    ("inside", "told"),
-    [([1.0], "1 members"), ([1.0, float("nan")], "not a finite number"), ([3.0, 3.0], "All scores are equal")],
+    ("inside", "outside", "told"),
+    [
+        ([1.0], 10 * [3.0], "1 members and 10 non-members were scored; expected 2 and 10"),
+        ([1.0, 2.0], 9 * [3.0], "2 members and 9 non-members"),
+        ([1.0, float("nan")], 10 * [3.0], "not a finite number"),
+        ([3.0, 3.0], 10 * [3.0], "all are equal"),
+    ],
 )
-def test_unusable_scores_are_refused(inside: list[float], told: str) -> None:
+def test_unusable_scores_are_refused(inside: list[float], outside: list[float], told: str) -> None:
     with pytest.raises(EvaluationError, match=told):
-        auc_with_interval(np.array(inside), np.array([3.0, 3.0]))
-
-
-def test_calibration_needs_canaries_without_a_coin() -> None:
-    with pytest.raises(
-        EvaluationError, match="Calibration needs 10 canaries or more that are never trained; received 0"
-    ):
-        canary_leakage(make_canaries(300, 0, words=WORDS, seed=0), np.ones(300), np.ones(300))
-
-
-def test_canaries_and_losses_belong_together() -> None:
-    with pytest.raises(EvaluationError, match="2 losses were given for 20 canaries"):
-        canary_leakage(make_canaries(10, 10, words=WORDS, seed=0), np.ones(2))
+        auc_with_interval(np.array(inside), np.array(outside))

@@ -1,4 +1,4 @@
-"""Losses of texts: equal to one text at a time, whatever the batch, the padding side and the prefix."""
+"""Losses of texts: equal to one text at a time, whatever the batch, the padding side and the question."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from helpers.errors import EvaluationError
-from helpers.evaluation.likelihood import mean_loss, text_losses
+from helpers.evaluation.likelihood import record_losses
+from helpers.files import Record
 from helpers.models import load_base, load_tokenizer, record_tokens
 
 TEXTS = [
@@ -28,92 +29,83 @@ def loaded(tiny: str) -> Iterator[tuple[Any, Any]]:
     yield model, load_tokenizer(tiny)
 
 
+def rows(prefixes: list[str] | None = None) -> list[Record]:
+    return [{"text": t, "question": p} for t, p in zip(TEXTS, prefixes or [""] * len(TEXTS), strict=True)]
+
+
 def one_by_one(model: Any, tokenizer: Any, text: str, given: int) -> float:
+    """The mean over the tokens behind the first `given`."""
     ids = torch.tensor([record_tokens(tokenizer, text, whole=False)], device=model.device)
     shares = model(input_ids=ids).logits[0].double().log_softmax(-1)
-    return -float(sum(shares[at - 1, ids[0, at]] for at in range(given, ids.shape[1])))
+    return -float(np.mean([float(shares[at - 1, ids[0, at]]) for at in range(given, ids.shape[1])]))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_losses_equal_one_text_at_a_time(loaded: tuple[Any, Any], side: str, batch_size: int) -> None:
+def test_losses_equal_one_text_at_a_time(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, side: str, batch_size: int
+) -> None:
     model, tokenizer = loaded
-    tokenizer.padding_side = side
-    losses = text_losses(model, tokenizer, TEXTS, batch_size=batch_size)
+    monkeypatch.setattr("helpers.evaluation.likelihood.BATCH", batch_size)
+    monkeypatch.setattr(tokenizer, "padding_side", side)
+    losses = record_losses(model, tokenizer, [{"text": text} for text in TEXTS])
     expected = [one_by_one(model, tokenizer, text, given=1) for text in TEXTS]
     assert losses.dtype == np.float64
-    assert np.ptp(expected) > 10
-    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-4)
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_prefix_is_given_and_not_scored(loaded: tuple[Any, Any]) -> None:
+def test_the_question_is_given_and_not_scored(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    losses = text_losses(model, tokenizer, TEXTS, prefixes=PREFIXES)
+    losses = record_losses(model, tokenizer, rows(PREFIXES))
     given = [len(record_tokens(tokenizer, prefix, whole=False)) for prefix in PREFIXES]
     expected = [one_by_one(model, tokenizer, text, n) for text, n in zip(TEXTS, given, strict=True)]
-    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-4)
-    whole = text_losses(model, tokenizer, TEXTS)
-    assert (losses < whole).sum() == 4 and losses[2] == pytest.approx(whole[2])
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    whole = record_losses(model, tokenizer, rows())
+    assert (losses != whole).sum() == 4 and losses[2] == pytest.approx(whole[2])
 
 
 def test_a_token_across_the_border_is_scored(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     assert len(tokenizer(" lantern")["input_ids"]) == 1
-    [across] = text_losses(model, tokenizer, ["Patient code: lantern"], prefixes=["Patient code: lan"])
-    [clean] = text_losses(model, tokenizer, ["Patient code: lantern"], prefixes=["Patient code:"])
+    records = [{"text": "Patient code: lantern", "question": start} for start in ("Patient code: lan", "Patient code:")]
+    across, clean = record_losses(model, tokenizer, records)
     assert across == pytest.approx(clean)
 
 
-def test_per_token_is_the_mean_over_scored_tokens(loaded: tuple[Any, Any]) -> None:
+def test_the_model_is_scored_without_dropout(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    summed = text_losses(model, tokenizer, TEXTS, prefixes=PREFIXES)
-    scored = [
-        len(record_tokens(tokenizer, t)) - len(record_tokens(tokenizer, p))
-        for t, p in zip(TEXTS, PREFIXES, strict=True)
-    ]
-    mean = text_losses(model, tokenizer, TEXTS, prefixes=PREFIXES, per_token=True)
-    np.testing.assert_allclose(mean, summed / scored)
-    records = [{"text": text, "question": prefix} for text, prefix in zip(TEXTS, PREFIXES, strict=True)]
-    assert mean_loss(model, tokenizer, records) == pytest.approx(mean.mean())
-    whole = text_losses(model, tokenizer, TEXTS, per_token=True)
-    assert mean_loss(model, tokenizer, [{"text": text} for text in TEXTS]) == pytest.approx(whole.mean())
-
-
-def test_the_model_is_scored_without_dropout_and_left_as_it_was(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
-    before = text_losses(model, tokenizer, TEXTS)
+    before = record_losses(model, tokenizer, rows())
     model.config.attention_dropout, kept = 0.9, model.config.attention_dropout
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.9
     model.train()
     try:
-        assert (text_losses(model, tokenizer, TEXTS) == before).all()
-        assert model.training
+        assert (record_losses(model, tokenizer, rows()) == before).all()
     finally:
-        model.eval()
         model.config.attention_dropout = kept
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = kept
 
 
 @pytest.mark.parametrize(
-    ("texts", "prefixes", "told"),
+    ("records", "told"),
     [
-        (["secret", ""], None, "Text 1 of 2 has no token"),
-        (["secret"], ["secret"], "Text 0 of 1 has no token"),
-        (["secret"], ["else"], "does not begin with its prefix"),
+        ([{"text": "secret"}, {"text": ""}], "Record 1 of 2 does not"),
+        ([{"text": "secret", "question": "secret"}], "has no token behind it to score"),
+        ([{"text": "secret", "question": "else"}], "does not begin with its question"),
     ],
 )
 def test_nothing_to_score_is_refused_without_showing_the_text(
-    loaded: tuple[Any, Any], texts: list[str], prefixes: list[str] | None, told: str
+    loaded: tuple[Any, Any], records: list[Record], told: str
 ) -> None:
     with pytest.raises(EvaluationError, match=told) as caught:
-        text_losses(*loaded, texts, prefixes=prefixes)
+        record_losses(*loaded, records)
     assert "secret" not in str(caught.value)
 
 
 def test_a_broken_model_is_refused(tiny: str) -> None:
     model = load_base(tiny).float()
     model.get_input_embeddings().weight.data.fill_(float("nan"))
-    with pytest.raises(EvaluationError, match="no finite loss for 1 texts"):
-        text_losses(model, load_tokenizer(tiny), ["Hi there"])
+    with pytest.raises(EvaluationError, match="no finite loss for 1 records"):
+        record_losses(model, load_tokenizer(tiny), [{"text": "Hi there"}])

@@ -1,71 +1,79 @@
 """The audit itself on trial: a training whose noise was left out, and which claims ε = 1, has to be found out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from helpers.evaluation.canaries import code_losses, make_canaries, training_records, whole_words
-from helpers.evaluation.leakage import canary_leakage
-from helpers.evaluation.one_run_audit import refutes
+from helpers.config import load_config
+from helpers.evaluation.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.leakage import epsilon_of_auc, membership
+from helpers.evaluation.likelihood import Floats, record_losses
+from helpers.evaluation.privacy_audit import Records, audit_model
 from helpers.files import Record
 from helpers.models import load_base, load_tokenizer
-from helpers.privacy.training import Recipe, Trained, Training
+from helpers.privacy.accounting import spent
+from helpers.privacy.training import Recipe, Training
 
-BASE = "smollm2-135m-instruct"
+SMOKE = load_config("smoke").private
 
 
-def fitted(folder: Path, canaries: list[Record], *, copies: int, **settings: Any) -> Trained:
+def fitted(folder: Path, base_name: str, records: list[Record], noise: float | None, **settings: Any) -> Training:
     """A training on canaries alone, each drawn in half of the steps."""
-    usual: dict[str, Any] = {
-        "quantisation": "none",
-        "alpha": 256,
-        "dropout": 0.0,
-        "target_modules": "all-linear",
-        "expected_batch": len({canary["unit"] for canary in canaries if canary["member"]}) / 2,
-        "sample_rate": 0.5,
-        "validation_noise": None,
-        "scores": 1,
+    expected = len({record["unit"] for record in records})
+    own: dict[str, Any] = {
+        "patients_expected": expected,
+        "patients_a_step": expected / 2,
         "max_length_tokens": 128,
-        "seed": 0,
         "physical_rows": 64,
-        "gradient_checkpointing": False,
+        "alpha": 256.0,
+        "scores": 1,
         "checkpoints": 1,
-        "threads": None,
     }
-    training = Training(Recipe(**usual, **settings))
-    return training.run(folder / "state.pt", "x", training_records(canaries, copies), [], "audited")
+    claimed = spent(3.0, 0.5, settings["steps"], 1e-5)  # whatever noise is added
+    cost = None if noise is None else replace(claimed, noise_multiplier=noise)
+    recipe = Recipe(base_name, "all-linear", SMOKE.model_copy(update=own | settings), cost, 0, None)
+    training = Training(recipe)
+    training.run(folder / "state.pt", "x", records, [], "audited")
+    return training
+
+
+def losses_of(model: Any, tokenizer: Any, canaries: list[Record]) -> dict[str, Floats]:
+    return {
+        side: record_losses(model, tokenizer, [c for c in canaries if c["member"] is member])
+        for side, member in (("in", True), ("out", False))
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise_multiplier", "refuted"), [(0.02, True), (3.0, False)])
-def test_next_to_no_noise_is_found_out(tmp_path: Path, noise_multiplier: float, refuted: bool) -> None:
-    tokenizer = load_tokenizer(BASE)
+@pytest.mark.parametrize(("noise", "refuted"), [(0.02, True), (3.0, False)])
+def test_next_to_no_noise_is_found_out(tmp_path: Path, noise: float, refuted: bool) -> None:
+    name = "smollm2-135m-instruct"
+    tokenizer = load_tokenizer(name)
     canaries = make_canaries(80, 0, words=whole_words(tokenizer), seed=0)
-    trained = fitted(
-        tmp_path, canaries, base_name=BASE, copies=16, noise_multiplier=noise_multiplier, max_grad_norm=0.5, steps=24,
-        rank=8, learning_rate=1e-3,
-    )  # fmt: skip
-    base = code_losses(load_base(BASE), tokenizer, canaries)
-    gained = base - code_losses(trained.model, tokenizer, canaries)
-    coins = np.array([canary["member"] for canary in canaries])
-    found = refutes(gained, coins, claimed_epsilon=1.0, delta=1e-5)
-    assert found["refuted"] is refuted, found["p_value"]
+    settings: dict[str, Any] = {"max_grad_norm": 0.5, "steps": 24, "rank": 8, "learning_rate": 1e-3}
+    trained = fitted(tmp_path, name, training_records(canaries, 16), noise, **settings)
+    base = losses_of(load_base(name), tokenizer, canaries)
+    found = membership(losses_of(trained.model, tokenizer, canaries), base)["calibrated"]
+    assert (epsilon_of_auc(found["low"]) > 1) is refuted, found
 
 
-def test_a_training_without_privacy_is_found_out(tmp_path: Path) -> None:
-    base_name = "tiny-random"
-    tokenizer = load_tokenizer(base_name)
+def test_a_training_without_privacy_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.evaluation.extraction.SAMPLES", 1)  # quicker, and not what is tested
+    name = "tiny-random"
+    tokenizer = load_tokenizer(name)
     canaries = make_canaries(60, 100, words=whole_words(tokenizer), seed=0)
-    trained = fitted(
-        tmp_path, canaries, base_name=base_name, copies=2, noise_multiplier=None, max_grad_norm=1.0, steps=30,
-        rank=16, learning_rate=3e-3,
-    )  # fmt: skip
-    base = code_losses(load_base(base_name), tokenizer, canaries)
-    leak = canary_leakage(canaries, code_losses(trained.model, tokenizer, canaries), base)
-    assert leak["calibrated"]["auc"] > 0.95
-    tossed, inside = (np.array([canary[key] for canary in canaries]) for key in ("tossed", "member"))
-    for scores, refuted in ((leak["scores"], True), (-np.array(leak["scores"]), False)):  # turned round, it is blind
-        found = refutes(np.array(scores)[tossed], inside[tossed], claimed_epsilon=1.0, delta=1e-5)
-        assert found["refuted"] is refuted, found["p_value"]
+    settings: dict[str, Any] = {"baseline_max_grad_norm": 1.0, "steps": 30, "rank": 16, "baseline_learning_rate": 3e-3}
+    trained = fitted(tmp_path, name, training_records(canaries, 2), None, **settings)
+    asked = {"unit": "a", "text": "Rash under Tavsol. Drug: Tavsol.", "question": "Rash under Tavsol. Drug:"}
+    others = [
+        dict(asked, unit=f"other {number}", answer="Tavsol", text=f"{asked['text']} {number}") for number in range(20)
+    ]
+    records = Records(training_records(canaries, 2) + others[:10], others[10:], others, canaries)
+    base = audit_model(load_base(name), tokenizer, records, None, seed=0)
+    found = audit_model(trained.model, tokenizer, records, base, seed=0)
+    assert found["canary_auc"] > 0.95 and found["canary_epsilon"] > 1
+    assert found["canary_epsilon"] == epsilon_of_auc(found["canaries"]["calibrated"]["low"])
+    assert base["canary_auc_low"] < 0.5 < base["canary_auc_high"] and base["canaries"]["calibrated"] is None
+    assert found["membership"]["n_in"] == found["membership"]["n_out"] == 10  # no canary is taken for a patient

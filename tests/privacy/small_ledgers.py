@@ -11,7 +11,7 @@ from helpers.privacy.ledger import Ledger, open_ledger
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"the key of a holder in the tests")
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"the key of whoever trains models")
-CHEAP = Cost(noise_multiplier=50.0, sample_rate=1.0, steps=1, epsilon=0.03, delta=1e-5)
+CHEAP = Cost(noise_multiplier=50.0, sample_rate=1.0, steps=1, delta=1e-5, prv=0.03, pld=0.02)
 FIELDS: dict[str, Any] = {
     "holder": "hospital",
     "ledger": "hospital-2026",

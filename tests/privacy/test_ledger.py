@@ -5,19 +5,25 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from small_ledgers import CHEAP, granted, opened
 
 from helpers.errors import LedgerError, PrivacyError
-from helpers.privacy.accounting import MOST_EPSILON, Cost, composed, plan
-from helpers.privacy.ledger import Ledger, check_budgets, commit, open_ledger, reserve, summary
+from helpers.privacy.accounting import MOST_EPSILON, Cost, composed, spent
+from helpers.privacy.ledger import Ledger, check_budgets, commit, open_ledger, reserve
+
+EACH = Cost(noise_multiplier=0.8704, sample_rate=0.1, steps=72, delta=1e-5, prv=7.9717, pld=7.9394)
+"""As `spent` computes it."""
 
 
 def room_for(trainings: int) -> float:
@@ -35,30 +41,30 @@ def test_the_first_grant_begins_a_ledger_and_is_read_later(tmp_path: Path) -> No
 
 def test_three_trainings_cost_less_than_their_sum(tmp_path: Path) -> None:
     ledger = opened(tmp_path, epsilon=30.0)
-    each = plan(500, 72, 0.1, target_epsilon=8.0, delta=1e-5).cost
     for name in "abc":
-        reserve([ledger], name, "run", each)
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-4)
-    accountant.compose(PoissonSampledDpEvent(0.1, GaussianDpEvent(each.noise_multiplier)), 3 * 72)
-    (row,) = summary([ledger])
+        reserve([ledger], name, "run", EACH)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
+    accountant.compose(PoissonSampledDpEvent(0.1, GaussianDpEvent(EACH.noise_multiplier)), 3 * 72)
+    (row,) = [each.head() for each in [ledger]]
     assert row["total_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
     assert 12 < row["total_epsilon"] < 15 and 23.7 < row["sum_epsilon"] <= 24
-    assert row["left_epsilon"] == 30 - row["total_epsilon"]
-    other = Cost(noise_multiplier=1.2, sample_rate=0.2, steps=20, epsilon=5.0, delta=1e-6)
+    other = Cost(noise_multiplier=1.2, sample_rate=0.2, steps=20, delta=1e-6, prv=5.0, pld=5.0)
     reserve([ledger], "d", "run", other)
     accountant.compose(PoissonSampledDpEvent(0.2, GaussianDpEvent(1.2)), 20)
     assert ledger.head()["total_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
 
 
 def test_one_training_fits_a_grant_of_its_own_epsilon(tmp_path: Path) -> None:
-    assert reserve([opened(tmp_path, epsilon=3.0)], "a", "run", plan(500, 20, 0.1, target_epsilon=3.0).cost) == "new"
+    cost = spent(1.1011, 0.1, 20, 1e-5)
+    ledger = opened(tmp_path, epsilon=cost.epsilon)
+    reserve([ledger], "a", "run", cost)
+    assert 0.99 * cost.epsilon < ledger.head()["total_epsilon"] <= cost.epsilon
 
 
 def test_totals_without_an_end_are_bounded_or_refused() -> None:
     assert composed([], 1e-5) == 0
-    one = plan(500, 72, 0.1, target_epsilon=8.0, delta=1e-5).cost
-    assert MOST_EPSILON < composed([one] * 200, 1e-5) < 200 * 8
-    assert composed([one, replace(CHEAP, noise_multiplier=1e-4)], 1e-5) > 1e6
+    assert MOST_EPSILON < composed([EACH] * 200, 1e-5) < 200 * 8
+    assert composed([EACH, replace(CHEAP, noise_multiplier=1e-4)], 1e-5) > 1e6
     for noise in (1e-160, 1e-200):
         with pytest.raises(PrivacyError, match="No guarantee can be given"):
             composed([replace(CHEAP, noise_multiplier=noise)], 1e-5)
@@ -71,33 +77,32 @@ def test_totals_without_an_end_are_bounded_or_refused() -> None:
     "change",
     [
         {"noise_multiplier": 0.0}, {"noise_multiplier": float("inf")}, {"sample_rate": 0.0}, {"sample_rate": 1.1},
-        {"steps": 0}, {"epsilon": 0.0}, {"epsilon": float("nan")}, {"delta": 0.0}, {"delta": 1.0},
+        {"steps": -1}, {"steps": 1.5}, {"prv": -1.0}, {"prv": float("nan")}, {"pld": float("inf")}, {"delta": 0.0},
+        {"delta": 1.0},
     ],
 )  # fmt: skip
 def test_a_cost_out_of_range_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(PrivacyError, match="A training costs something"):
+    [(name, value)] = change.items()
+    with pytest.raises(PrivacyError, match=rf"^{name} is {value};|received .*{value}"):
         replace(CHEAP, **change)
 
 
 def test_reserve_then_commit(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
-    assert reserve([ledger], "a", "run-1", CHEAP) == "new"
-    assert ledger.head()["reserved"] == 1 and ledger.committed("a") is None
+    reserve([ledger], "a", "run-1", CHEAP)
+    assert ledger.head()["reserved"] == 1
     commit([ledger], "a", "f00d")
-    assert ledger.committed("a") == (CHEAP.epsilon, CHEAP.delta, "f00d")
-    (row,) = summary([ledger])
-    total = composed([CHEAP], 1e-5)
+    assert ledger.entries()[-1].result == "f00d"
+    (row,) = [each.head() for each in [ledger]]
     assert row == {
         "holder": "hospital",
         "public_key": granted().public_key,
         "granted_epsilon": 10.0,
         "granted_delta": 1e-5,
-        "total_epsilon": total,
+        "total_epsilon": composed([CHEAP], 1e-5),
         "sum_epsilon": CHEAP.epsilon,
-        "left_epsilon": 10 - total,
         "trainings": 1,
         "reserved": 0,
-        "unbounded_runs": 0,
         "entries": 3,
         "hash": ledger.entries()[-1].hash,
     }
@@ -118,7 +123,8 @@ def test_a_budget_is_not_exceeded(tmp_path: Path) -> None:
         assert part in str(refused.value)
     assert ledger.path.read_bytes() == before
     open_ledger(tmp_path, granted(serial=2, epsilon=room_for(3)))
-    assert reserve([ledger], "c", "run-3", CHEAP) == "new"
+    reserve([ledger], "c", "run-3", CHEAP)
+    assert ledger.head()["trainings"] == 3
 
 
 def test_trainings_are_refused_together(tmp_path: Path) -> None:
@@ -129,11 +135,10 @@ def test_trainings_are_refused_together(tmp_path: Path) -> None:
     assert ledger.head()["entries"] == 1
 
 
-def test_a_lowered_grant_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lowered_grant_pays_for_nothing_more(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     reserve([ledger], "a", "run", CHEAP)
     open_ledger(tmp_path, granted(serial=2, epsilon=0.01))
-    assert ledger.head()["left_epsilon"] == 0
     with pytest.raises(LedgerError, match=r"granted is ε 0\.01"):
         reserve([ledger], "b", "run", CHEAP)
     check_budgets([ledger], [], "nothing")
@@ -141,35 +146,34 @@ def test_a_lowered_grant_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_same_calls_again_change_nothing(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
-    assert reserve([ledger], "a", "run-1", CHEAP) == "new"
+    reserve([ledger], "a", "run-1", CHEAP)
     reserved = ledger.path.read_bytes()
-    assert reserve([ledger], "a", "run-1", CHEAP) == "reserved"
+    reserve([ledger], "a", "run-1", CHEAP)
     assert ledger.path.read_bytes() == reserved
     commit([ledger], "a", "f00d")
     committed = ledger.path.read_bytes()
     commit([ledger], "a", "f00d")
-    assert reserve([ledger], "a", "run-1", CHEAP) == "committed"
+    reserve([ledger], "a", "run-1", CHEAP)
     assert ledger.path.read_bytes() == committed
 
 
-@pytest.mark.parametrize("change", [{"steps": 2}, {"noise_multiplier": 60.0}, {"sample_rate": 0.5}, {"epsilon": 0.02}])
+@pytest.mark.parametrize("change", [{"steps": 2}, {"noise_multiplier": 60.0}, {"sample_rate": 0.5}, {"prv": 0.02}])
 def test_one_id_is_one_spend(tmp_path: Path, change: dict[str, Any]) -> None:
     ledger = opened(tmp_path)
     reserve([ledger], "a", "run-1", CHEAP)
     for _ in range(2):  # while reserved, then once committed
-        for run, cost in (("run-2", CHEAP), ("run-1", replace(CHEAP, **change)), ("run-1", None)):
+        for run, cost in (("run-2", CHEAP), ("run-1", replace(CHEAP, **change))):
             with pytest.raises(LedgerError, match=r"'a' at hospital is recorded as reserve of Cost\(.*by 'run-1'"):
                 reserve([ledger], "a", run, cost)
         commit([ledger], "a", "f00d")
 
 
-def test_what_may_not_be_committed(tmp_path: Path) -> None:
-    ledger = opened(tmp_path, fictitious=True)
-    with pytest.raises(LedgerError, match="no reservation at hospital"):
-        commit([ledger], "a", "f00d")
-    reserve([ledger], "twin", "run-0", None)
-    with pytest.raises(LedgerError, match="no reservation at hospital"):
-        commit([ledger], "twin", "f00d")
+def test_what_was_not_reserved_is_not_committed(tmp_path: Path) -> None:
+    hospital, pharmacy = opened(tmp_path), opened(tmp_path, "pharmacy")
+    reserve([hospital], "a", "run", CHEAP)
+    with pytest.raises(LedgerError, match="no reservation at pharmacy"):
+        commit([hospital, pharmacy], "a", "f00d")
+    assert hospital.head()["reserved"] == 1
 
 
 def test_one_spend_releases_one_result(tmp_path: Path) -> None:
@@ -182,64 +186,60 @@ def test_one_spend_releases_one_result(tmp_path: Path) -> None:
         commit([ledger], "a", "beef")
 
 
-def test_a_training_without_privacy_is_shown_apart(tmp_path: Path) -> None:
-    ledger = opened(tmp_path, fictitious=True)
-    assert [reserve([ledger], "twin", "run-0", None) for _ in range(2)] == ["new", "reserved"]
-    (row,) = summary([ledger])
-    assert (row["unbounded_runs"], row["trainings"], row["entries"], row["left_epsilon"]) == (1, 0, 2, 10)
-    with pytest.raises(LedgerError, match="'twin' at hospital is recorded as unbounded"):
-        reserve([ledger], "twin", "run-0", CHEAP)
-
-
-def test_a_training_without_privacy_on_real_records_is_refused(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
-    with pytest.raises(LedgerError, match="hospital is for real records; run-0 has to train with privacy"):
-        reserve([ledger], "twin", "run-0", None)
-    assert ledger.head()["entries"] == 1
-
-
 def test_a_refusal_at_one_holder_spends_at_none(tmp_path: Path) -> None:
     ledgers = [opened(tmp_path), opened(tmp_path, "pharmacy", epsilon=0.001), opened(tmp_path, "insurer")]
     with pytest.raises(LedgerError, match="The budget of pharmacy is too small"):
         reserve(ledgers, "a", "run", CHEAP)
-    assert [row["entries"] for row in summary(ledgers)] == [1, 1, 1]
+    assert [row["entries"] for row in [each.head() for each in ledgers]] == [1, 1, 1]
 
 
 def test_an_interrupted_reservation_is_completed(tmp_path: Path) -> None:
     hospital, pharmacy = opened(tmp_path), opened(tmp_path, "pharmacy")
     pharmacy.path.chmod(0o444)
     with pytest.raises(LedgerError, match=r"pharmacy.*could not be written.*It is read-only"):
-        reserve([pharmacy, hospital], "a", "run", CHEAP)
-    assert [row["reserved"] for row in summary([hospital, pharmacy])] == [1, 0]
+        reserve([hospital, pharmacy], "a", "run", CHEAP)
+    assert [each.head()["reserved"] for each in (hospital, pharmacy)] == [1, 0]
     pharmacy.path.chmod(0o644)
-    assert reserve([pharmacy, hospital], "a", "run", CHEAP) == "new"
-    assert [row["reserved"] for row in summary([hospital, pharmacy])] == [1, 1]
+    reserve([pharmacy, hospital], "a", "run", CHEAP)
+    assert [each.head()["reserved"] for each in (hospital, pharmacy)] == [1, 1]
     commit([hospital], "a", "f00d")  # killed before the second
-    assert reserve([hospital, pharmacy], "a", "run", CHEAP) == "reserved"
+    reserve([hospital, pharmacy], "a", "run", CHEAP)
     commit([hospital, pharmacy], "a", "f00d")
-    assert reserve([hospital, pharmacy], "a", "run", CHEAP) == "committed"
-    assert [(row["trainings"], row["reserved"]) for row in summary([hospital, pharmacy])] == [(1, 0), (1, 0)]
+    assert [(row["trainings"], row["reserved"]) for row in [each.head() for each in [hospital, pharmacy]]] == [
+        (1, 0),
+        (1, 0),
+    ]
 
 
-def test_a_finished_spend_takes_no_new_holder(tmp_path: Path) -> None:
+def test_a_finished_spend_releases_nothing_at_a_new_holder(tmp_path: Path) -> None:
     hospital, pharmacy = opened(tmp_path), opened(tmp_path, "pharmacy")
     reserve([hospital], "a", "run", CHEAP)
     commit([hospital], "a", "f00d")
-    with pytest.raises(LedgerError, match="committed at some of hospital, pharmacy and unknown at others"):
-        reserve([hospital, pharmacy], "a", "run", CHEAP)
-    assert len(pharmacy.entries()) == 1
+    reserve([pharmacy, hospital], "a", "run", CHEAP)
+    with pytest.raises(LedgerError, match="committed at hospital for another result"):
+        commit([pharmacy, hospital], "a", "beef")
+    assert [each.head()["reserved"] for each in (hospital, pharmacy)] == [0, 1]
 
 
-def test_a_spend_needs_holders_that_differ(tmp_path: Path) -> None:
+def test_a_spend_needs_holders_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.privacy.ledger.LOCK_TIMEOUT_S", 0.1)
     ledger = opened(tmp_path)
-    with pytest.raises(LedgerError, match="received none"):
-        reserve([], "a", "run", CHEAP)
-    with pytest.raises(LedgerError, match="received hospital, hospital"):
+    with pytest.raises(LedgerError, match=r"hospital could not be locked within .*hospital\.lock"):
         reserve([ledger, opened(tmp_path)], "a", "run", CHEAP)
+    assert len(ledger.entries()) == 1
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["helpers.privacy.ledger"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    before = psutil.Process().children()
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def crowd(folder: Path, name: str, told: Connection) -> None:
@@ -268,7 +268,8 @@ def test_a_crowd_does_not_exceed_the_budget(tmp_path: Path) -> None:
     for end in ends:  # all at once
         end.send("go")
     assert sum(end.recv() for end in ends) == 10
-    for row in summary([opened(tmp_path, holder, epsilon=room_for(10)) for holder in ("hospital", "pharmacy")]):
+    for holder in ("hospital", "pharmacy"):
+        row = opened(tmp_path, holder, epsilon=room_for(10)).head()
         assert (row["reserved"], row["entries"]) == (10, 11)
 
 
@@ -319,11 +320,11 @@ def survive_kills(folder: Path, lives: int, seed: int) -> None:
             assert promised["reserved"] <= kinds["reserve"] <= promised["reserving"]
             assert promised["committed"] <= kinds["commit"] <= kinds["reserve"]
         last = told[-1][1]
-        assert reserve(ledgers, last, "run", CHEAP) in ("new", "reserved", "committed")
+        reserve(ledgers, last, "run", CHEAP)
         commit(ledgers, last, "f00d")  # resumed after the kill
         promised["reserved"].add(last)
         promised["committed"].add(last)
-        rows = summary(ledgers)
+        rows = [each.head() for each in ledgers]
         assert rows[0]["trainings"] == rows[1]["trainings"] >= len(promised["reserved"])
     assert len(promised["reserved"]) > 2 * lives  # the children did spend
 

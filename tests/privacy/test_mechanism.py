@@ -11,8 +11,8 @@ from torch import nn
 from helpers.errors import PrivacyError
 from helpers.privacy import mechanism
 from helpers.privacy.mechanism import LARGEST, LONGEST, SLACK, PrivateOptimizer, clipped_sum, grid_of, noisy_sum
-from helpers.privacy.mechanism_checks import NoisySum, check_noisy_sum
 from helpers.privacy.secure_random import SecureGenerator
+from helpers.privacy.self_checks import NoisySum, check_noisy_sum
 from helpers.privacy.units import draw
 
 NUMBERS = 1200

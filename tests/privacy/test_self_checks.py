@@ -13,22 +13,19 @@ from helpers.errors import PrivacyError
 from helpers.models import load_base
 from helpers.privacy.accounting import check_delta
 from helpers.privacy.mechanism import PrivateOptimizer, grid_of
-from helpers.privacy.mechanism_checks import (
-    check_clipping,
-    check_division,
-    check_empty_batch,
-    check_noisy_sum,
-    clipped_length,
-)
+from helpers.privacy.release import verify
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.self_checks import (
     check_adapters,
     check_batch_composition,
+    check_clipping,
     check_generator,
+    check_noisy_sum,
     check_sampler,
-    check_stopping,
+    check_step,
+    clipped_length,
 )
-from helpers.privacy.units import draw
+from helpers.privacy.units import Unit, draw
 
 NOTEBOOK = Path(__file__).parents[2] / "02-fine_tune" / "04-break_privacy.ipynb"
 Lab = dict[str, Any]
@@ -40,13 +37,13 @@ BREAKS: dict[str, tuple[Callable[..., Any], str, dict[str, Any], str]] = {
     "noise_in_bf16": (check_noisy_sum, "noisy_sum", FEWER, "Last bits uniform: p = 0;"),
     "noise_in_fp32": (check_noisy_sum, "noisy_sum", FEWER, r"numbers [1-9][\d,]* are impossible"),
     "ClipsRecords": (check_clipping, "PrivateOptimizer", {}, "50 long records moved the sum by 50 times"),
-    "DividesByDrawn": (check_division, "PrivateOptimizer", {}, r"drew 1 was divided by (1|1\.0\d*|0\.99\d*);"),
-    "mean_over_tokens": (check_batch_composition, "losses", {}, "Others scale this patient's gradient"),
-    "SkipsEmptyBatches": (check_empty_batch, "PrivateOptimizer", {}, "0% of the weights had moved"),
-    "packed": (check_batch_composition, "losses", {}, "the model reads them to predict it"),
+    "DividesByDrawn": (check_step, "PrivateOptimizer", {}, r"drew 1 was divided by (1|1\.0\d*|0\.99\d*);"),
+    "mean_over_tokens": (check_batch_composition, "losses", {}, "changed in 3 of 3 compositions"),
+    "SkipsEmptyBatches": (check_step, "PrivateOptimizer", {}, "drew 0 moved 0% of the weights"),
+    "packed": (check_batch_composition, "losses", {}, "changed in [23] of 3 compositions"),
     "by_batches": (check_delta, "by_patients", {}, "delta is 0.1; expected above 0 and at most 1/640"),
     "seeded": (check_generator, "SecureGenerator", SEED, "drew the same 1,000 values"),
-    "until_it_rises": (check_stopping, "as_planned", {"steps": 60}, "60 steps with a falling loss and 2 with a rising"),
+    "sixty": (verify, "three", {}, "3 steps were taken, planned were 60"),
 }
 OPTIMIZERS = {name: check for name, (check, own, *_) in BREAKS.items() if own == "PrivateOptimizer"}
 
@@ -61,7 +58,7 @@ def lab(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """What the notebook's sandbox cells define: the breaks that readers see are the ones tested here."""
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     run = open_run("smoke", tmp_path_factory.mktemp("lab") / "run")
-    lab: Lab = {"run": run, "HelpersError": PrivacyError, "load_base": load_base, "model": model}
+    lab: Lab = {"run": run, "HelpersError": PrivacyError, "load_base": load_base, "model": model, "seed": 0}
     for cell in cells:
         if "sandbox" in cell.metadata.get("tags", []):
             exec(cell.source, lab)
@@ -69,6 +66,8 @@ def lab(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def looks(check: Callable[..., Any], part: Any, options: dict[str, Any], lab: Lab, model: Any) -> Any:
+    if check is verify:
+        return verify(lab["stopped"], part)
     further = {check_delta: [len(lab["patients"])], check_adapters: [model]}
     return check(part, *further.get(check, []), **options)
 
@@ -83,9 +82,8 @@ def test_the_courses_own_part_passes_and_the_broken_one_is_caught(name: str, lab
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_broken_optimizer_is_caught_by_its_own_check_alone(name: str, lab: Lab) -> None:
-    for other, check in OPTIMIZERS.items():
-        if other != name:
-            check(lab[name], **BREAKS[other][2])
+    for check in set(OPTIMIZERS.values()) - {OPTIMIZERS[name]}:
+        check(lab[name])
 
 
 # ---------------------------------------------------------------------------------- samplers, generators, adapters
@@ -149,10 +147,52 @@ def test_a_base_that_moves_is_caught(lab: Lab, model: Any) -> None:
         check_adapters(and_the_base, model)
 
 
+# ------------------------------------------------------------------------------------------------------- batches
+
+
 def test_a_loss_that_is_no_number_is_not_taken_for_a_constant_one() -> None:
-    with pytest.raises(PrivacyError, match="loss is nan alone"):
+    with pytest.raises(PrivacyError, match="in 3 of 3 compositions of the batch, by up to nan"):
         check_batch_composition(lambda units: torch.full((len(units),), torch.nan))
     assert check_batch_composition(lambda units: torch.ones(len(units)))["largest_change"] == 0
+
+
+def test_batches_differ_in_what_a_gradient_may_depend_on() -> None:
+    seen: list[list[Unit]] = []
+
+    def alone(units: list[Unit]) -> torch.Tensor:
+        seen.append(units)
+        return torch.tensor([[float(sum(map(sum, unit.rows)))] for unit in units])
+
+    assert check_batch_composition(alone, longest=64, compositions=50) == {"compositions": 50, "largest_change": 0}
+    batches = [units for units in seen if len(units) > 1]
+    assert {len(units) for units in batches} == set(range(2, 9))
+    assert all(max(len(row) for unit in units for row in unit.rows) == 64 for units in batches)
+    probes = [units[0] for units in seen if len(units) == 1]
+    assert {len(probe.rows) for probe in probes} == {1, 2, 3}
+    assert {batch.index(probe) for batch, probe in zip(batches, probes, strict=True)} >= set(range(6))
+    assert {token for units in batches for unit in units for row in unit.rows for token in row} == set(range(100))
+
+
+@pytest.mark.parametrize("stretched_beyond", [16, 40, 63])
+def test_positions_that_depend_on_the_longest_record_are_caught(stretched_beyond: int) -> None:
+    def stretched(units: list[Unit]) -> torch.Tensor:
+        longest = max(len(row) for unit in units for row in unit.rows)
+        return torch.full((len(units), 1), float(longest > stretched_beyond))
+
+    for seed in range(20):
+        with pytest.raises(PrivacyError, match="positions that depend on the longest record"):
+            check_batch_composition(stretched, longest=64, seed=seed)
+
+
+def test_memory_that_is_used_again_hides_no_change() -> None:
+    kept = torch.empty(8, 3)
+
+    def in_one_place(units: list[Unit]) -> torch.Tensor:
+        kept.fill_(len(units))
+        return kept[: len(units)]
+
+    with pytest.raises(PrivacyError, match="changed in 3 of 3 compositions"):
+        check_batch_composition(in_one_place)
 
 
 # ------------------------------------------------------------------------------------------- clipping and division
@@ -220,9 +260,6 @@ class NeverSteps(PrivateOptimizer):
 
 
 def test_an_optimizer_that_stands_still_or_loses_itself_is_caught() -> None:
-    with pytest.raises(PrivacyError, match="0% of the weights had moved"):
-        check_empty_batch(MeanOverNobody)
-    with pytest.raises(PrivacyError, match="0% of the weights had moved"):
-        check_empty_batch(NeverSteps)
-    with pytest.raises((PrivacyError, ZeroDivisionError)):
-        check_division(NeverSteps)
+    for broken in (MeanOverNobody, NeverSteps):
+        with pytest.raises(PrivacyError, match="drew 0 moved 0% of the weights"):
+            check_step(broken)

@@ -1,31 +1,29 @@
-import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_models import WORDS
+from small_models import SHAPE, WORDS, save_small
+from transformers import GPT2Config, LlamaConfig, OPTConfig
 
+from helpers.config import load_config
 from helpers.errors import PrivacyError
 from helpers.files import Record
 from helpers.models import load_tokenizer
 from helpers.privacy import mechanism, training
-from helpers.privacy.accounting import Plan, spent
+from helpers.privacy.accounting import Cost, spent
 from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.patient_gradients import PatientGradients
-from helpers.privacy.private_model import check_model, refuse_shared_positions
 from helpers.privacy.release import verify
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.privacy.training import LARGEST_LOSS, Recipe, Trained, Training
+from helpers.privacy.training import LARGEST_LOSS, Recipe, Training
 from helpers.privacy.units import Unit, encode_units, shuffled
-from helpers.private_training import _save
 
-BASELINE: dict[str, Any] = {"noise_multiplier": None, "validation_noise": None}
+BASELINE: dict[str, Any] = {"cost": None}
 
 
 def patients(count: int = 12, most: int = 3) -> list[Record]:
@@ -39,37 +37,38 @@ def patients(count: int = 12, most: int = 3) -> list[Record]:
 
 @pytest.fixture
 def made(small: str) -> Callable[..., Training]:
-    """Make a training of four steps; names change what they are called in the recipe."""
+    """Make a training of four steps; names change its settings, its cost or its recipe."""
 
-    def make(**changes: Any) -> Training:
-        settings: dict[str, Any] = {
-            "base_name": small,
-            "quantisation": "none",
-            "rank": 4,
-            "alpha": 8,
-            "dropout": 0.0,
-            "target_modules": "all-linear",
-            "learning_rate": 1e-2,
-            "steps": 4,
-            "expected_batch": 3.0,
-            "sample_rate": 0.25,
-            "noise_multiplier": 0.7,
-            "max_grad_norm": 0.5,
-            "validation_noise": None,
-            "scores": 0,
-            "max_length_tokens": 64,
-            "seed": 0,
-            "physical_rows": 4,
-            "gradient_checkpointing": False,
-            "checkpoints": 4,
-            "threads": None,
-        }
-        return Training(Recipe(**(settings | changes)))
+    def make(base_name: str = small, target_modules: Any = "all-linear", seed: int = 0, **changes: Any) -> Training:
+        of_cost = {name: changes.pop(name) for name in list(changes) if name in CLAIMED}
+        private = changes.pop("cost", CLAIMED) is not None
+        settings = SETTINGS.model_copy(update=changes)
+        claimed = CLAIMED | of_cost | {"steps": settings.steps, "scores": settings.scores}
+        cost = Cost(**claimed, delta=1e-3, prv=9.0, pld=9.0) if private else None
+        return Training(Recipe(base_name, target_modules, settings, cost, seed, None))
 
     return make
 
 
-Train = Callable[..., Trained]
+Train = Callable[..., Training]
+SETTINGS = load_config("smoke").private.model_copy(
+    update={
+        "rank": 4,
+        "alpha": 8.0,
+        "learning_rate": 1e-2,
+        "baseline_learning_rate": 1e-2,
+        "baseline_max_grad_norm": 0.5,
+        "max_grad_norm": 0.5,
+        "steps": 4,
+        "patients_expected": 12,
+        "patients_a_step": 3.0,
+        "scores": 1,
+        "max_length_tokens": 64,
+        "physical_rows": 4,
+        "checkpoints": 4,
+    }
+)
+CLAIMED: dict[str, Any] = {"noise_multiplier": 0.7, "sample_rate": 0.25, "validation_noise": 0.1}
 
 
 @pytest.fixture
@@ -83,10 +82,12 @@ def train(made: Callable[..., Training], tmp_path: Path) -> Train:
         validation: list[Record] | None = None,
         identity: str = "x",
         **changes: Any,
-    ) -> Trained:
+    ) -> Training:
         path = tmp_path / (folder or str(next(numbers))) / "state.pt"
         path.parent.mkdir(exist_ok=True)
-        return made(**changes).run(path, identity, records or patients(), validation or [], "test")
+        training = made(**changes)
+        training.run(path, identity, records or patients(), validation or [], "test")
+        return training
 
     return run
 
@@ -97,11 +98,11 @@ def same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SecureGenerator", lambda: SecureGenerator(bytes(32)))
 
 
-def adapter(trained: Trained) -> dict[str, torch.Tensor]:
+def adapter(trained: Training) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in trained.model.named_parameters() if p.requires_grad}
 
 
-def equal(one: Trained, other: Trained) -> bool:
+def equal(one: Training, other: Training) -> bool:
     return all(torch.equal(weight, adapter(other)[name]) for name, weight in adapter(one).items())
 
 
@@ -122,7 +123,7 @@ def test_questions_are_read_and_not_learnt(tiny: str, train: Train) -> None:
         for row, begin in zip(unit.rows, unit.begins, strict=True)
     ]
     assert learnt == [f"{text}{tokenizer.eos_token}" for text in (" Tavsol.", "A rash.", "A cough.")]
-    trained = train(base_name=tiny, records=asked, steps=1, expected_batch=2.0, **BASELINE)
+    trained = train(base_name=tiny, records=asked, steps=1, patients_a_step=2.0, **BASELINE)
     assert trained.tokens == sum(len(tokenizer(text)["input_ids"]) for text in learnt)
 
 
@@ -134,59 +135,42 @@ def test_one_patient_and_long_records_are_refused(train: Train) -> None:
     assert not any(word in str(caught.value) for word in ("cough", "nausea"))
 
 
-def test_a_model_that_drops_values_at_random_is_refused(
-    tiny: str, tmp_path: Path, made: Callable[..., Training]
-) -> None:
-    check_model("tiny-random", target_modules="all-linear", dropout=0.0, max_length_tokens=64)
-    for attempt in (
-        lambda: check_model("tiny-random", target_modules=["q_proj"], dropout=0.1, max_length_tokens=64),
-        lambda: made(dropout=0.1),
-    ):
-        with pytest.raises(PrivacyError, match=r"lora_dropout.*= 0\.1"):
-            attempt()
-    config = json.loads(Path(tiny, "config.json").read_text("utf-8"))
-    (tmp_path / "dropping").mkdir()
-    (tmp_path / "dropping" / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.2}), "utf-8")
-    with pytest.raises(PrivacyError, match=r"attention_dropout = 0\.2"):
-        check_model(str(tmp_path / "dropping"), target_modules="all-linear", dropout=0.0, max_length_tokens=64)
+def saved(folder: Path, config: Any) -> str:
+    save_small(folder, config)
+    return str(folder)
 
 
-def test_positions_that_the_longest_row_decides_are_refused(tiny: str, tmp_path: Path) -> None:
-    config = json.loads(Path(tiny, "config.json").read_text("utf-8"))
-    factors = {"original_max_position_embeddings": 32, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-    for kind, longest, own in (("dynamic", 2048, {}), ("longrope", 32, factors)):
+def test_nothing_is_dropped_at_random(tmp_path: Path, made: Callable[..., Training]) -> None:
+    dropping = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=128)
+    assert dropping.resid_pdrop == dropping.attn_pdrop == dropping.embd_pdrop == 0.1
+    for name, config in (("gpt2", dropping), ("llama", LlamaConfig(**SHAPE, attention_dropout=0.2))):
+        patients = made(base_name=saved(tmp_path / name, config)).patients
+        assert patients.model.training
+        one, other = (patients.gradients([Unit("a", ((1, 5, 6, 7),))]).clone() for _ in range(2))
+        assert torch.equal(one, other)
+
+
+def test_values_dropped_by_the_models_own_code_are_noticed(tmp_path: Path, made: Callable[..., Training]) -> None:
+    config = OPTConfig(
+        hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=128, dropout=0.1
+    )
+    with pytest.raises(PrivacyError, match=r"nothing was paid.*drop"):
+        made(base_name=saved(tmp_path / "opt", config))
+
+
+def test_positions_that_the_longest_record_decides_are_noticed(tmp_path: Path, made: Callable[..., Training]) -> None:
+    half = {"original_max_position_embeddings": 32, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    for kind, longest, own in (("dynamic", 64, {}), ("longrope", 32, half)):
         rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **own}
-        folder = tmp_path / kind
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}), "utf-8")
-        check = partial(check_model, str(folder), target_modules="all-linear", dropout=0.0)
-        check(max_length_tokens=longest)
-        with pytest.raises(PrivacyError, match=f"{kind}.*more than {longest} tokens"):
-            check(max_length_tokens=longest + 1)
+        name = saved(tmp_path / kind, LlamaConfig(**SHAPE, rope_parameters=rope, max_position_embeddings=64))
+        made(base_name=name, max_length_tokens=longest)
+        with pytest.raises(PrivacyError, match=r"nothing was paid.*positions"):
+            made(base_name=name, max_length_tokens=4 * longest)
 
 
-def test_positions_of_a_model_within_a_model_are_looked_at() -> None:
-    from transformers import Gemma3Config
-
-    refuse_shared_positions(Gemma3Config(), 128)  # has no length of its own
-    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    inner = Gemma3Config(text_config={"rope_parameters": {"full_attention": dynamic}, "max_position_embeddings": 64})
-    with pytest.raises(PrivacyError, match="more than 64 tokens"):
-        refuse_shared_positions(inner, 128)
-
-
-def test_layers_are_named_by_the_end_of_their_path(tiny: str) -> None:
-    check = partial(check_model, "tiny-random", dropout=0.0, max_length_tokens=64)
-    check(target_modules="q_proj")
-    check(target_modules=["layers.0.self_attn.q_proj"])
-    for missing in ("layers.99.self_attn.q_proj", "proj"):
-        with pytest.raises(PrivacyError, match=f"names {missing}, which"):
-            check(target_modules=["q_proj", missing])
-
-
-def test_a_layer_that_cannot_be_clipped_is_refused_before_anything_is_loaded(tiny: str) -> None:
+def test_a_layer_that_cannot_be_clipped_is_refused(made: Callable[..., Training]) -> None:
     with pytest.raises(PrivacyError, match="leave bias and DoRA out"):
-        check_model("tiny-random", target_modules=["embed_tokens"], dropout=0.0, max_length_tokens=64)
+        made(target_modules=["embed_tokens"])
 
 
 # ---------------------------------------------------------------------------------------- on a machine that mixes
@@ -197,12 +181,13 @@ def test_where_bf16_lets_others_change_a_gradient_training_takes_fp32(
 ) -> None:
     asked = []
 
-    def changes(patients: PatientGradients, *, longest: int) -> int:
-        asked.append((patients.dtype, longest))
-        return int(patients.dtype is torch.bfloat16)
+    def changes(gradients: Any, *, longest: int) -> None:
+        asked.append((gradients.__self__.dtype, longest))
+        if gradients.__self__.dtype is torch.bfloat16:
+            raise PrivacyError("changed")
 
     monkeypatch.setattr(training, "compute_dtype", lambda _: torch.bfloat16)
-    monkeypatch.setattr(training, "batch_composition_changes", changes)
+    monkeypatch.setattr(training, "check_batch_composition", changes)
     ready = made()
     assert ready.patients.dtype is torch.float32 and asked == [(torch.bfloat16, 64), (torch.float32, 64)]
     assert {weight.dtype for weight in ready.model.parameters()} == {torch.float32}
@@ -213,8 +198,11 @@ def test_where_bf16_lets_others_change_a_gradient_training_takes_fp32(
 def test_where_no_format_keeps_patients_apart_training_is_refused(
     made: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "batch_composition_changes", lambda *_, **__: 1)
-    with pytest.raises(PrivacyError, match=r"depends on who else is in the batch.*nothing was paid"):
+    def changes(*_: Any, **__: Any) -> None:
+        raise PrivacyError("2 of 3 compositions changed it.")
+
+    monkeypatch.setattr(training, "check_batch_composition", changes)
+    with pytest.raises(PrivacyError, match=r"cannot be shown to hold.*nothing was paid. 2 of 3 compositions"):
         made()
 
 
@@ -233,16 +221,14 @@ def test_every_adapter_tensor_moves_and_no_other(train: Train, quantisation: str
 
 def test_what_was_done_is_counted(train: Train) -> None:
     trained = train(steps=6, sample_rate=0.3)
-    assert trained.steps == 6 and set(trained.times_drawn) == {f"u{number}" for number in range(12)}
-    assert 0 < sum(trained.times_drawn.values()) < 60 and max(trained.times_drawn.values()) <= 6
-    assert trained.tokens > 0 and trained.log == trained.counts == trained.best == []  # no loss was looked at
-    assert trained.ghosts["included"].shape == trained.ghosts["scores"].shape == (GHOSTS,)
+    assert trained.steps == 6 and trained.tokens > 0 and trained.log == []  # no loss was looked at
+    assert {values.shape for values in trained.ghosts.values()} == {(GHOSTS,)}
     assert trained.ghosts["scores"].isfinite().all() and trained.ghosts["scores"].unique().numel() > GHOSTS / 2
 
 
 def test_an_empty_batch_is_a_step_with_noise(train: Train) -> None:
     trained = train(sample_rate=1e-9)
-    assert trained.steps == 4 and set(trained.times_drawn.values()) == {0}
+    assert (trained.steps, trained.tokens) == (4, 0)
     start = adapter(train(sample_rate=1e-9, learning_rate=0.0))
     assert all(((weight - start[name]).abs() > 1e-5).float().mean() > 0.99 for name, weight in adapter(trained).items())
 
@@ -252,7 +238,7 @@ def test_how_many_rows_are_computed_at_once_changes_no_bit(train: Train) -> None
     one, four, hundred = (train(physical_rows=rows) for rows in (1, 4, 100))
     assert equal(one, four) and equal(one, hundred)
     assert torch.equal(one.ghosts["scores"], hundred.ghosts["scores"])
-    assert one.times_drawn == four.times_drawn == hundred.times_drawn
+    assert one.tokens == four.tokens == hundred.tokens > 0
     assert not equal(one, train(seed=1))
 
 
@@ -287,12 +273,8 @@ def test_a_gradient_that_is_not_a_number_is_left_out(train: Train, monkeypatch: 
     assert equal(train(sample_rate=0.8), without) and not equal(without, plain)
 
 
-def plan(noise_multiplier: float, steps: int, rate: float = 0.25, delta: float = 1e-3) -> Plan:
-    return Plan(12, steps, rate, noise_multiplier, None, spent(noise_multiplier, rate, steps, delta))
-
-
 def test_a_training_with_half_the_noise_is_not_released(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    claimed = plan(1.0, 12)
+    claimed = spent(1.0, 0.25, 12, 1e-3)
     settings = {"noise_multiplier": 1.0, "steps": 12, "records": patients(4, 1), "checkpoints": 1}
     assert verify(train(**settings), claimed)["p_value"] >= 1e-6
     real = mechanism.noisy_sum
@@ -306,16 +288,6 @@ def test_a_training_with_half_the_noise_is_not_released(train: Train, monkeypatc
         verify(quiet, claimed)
 
 
-def test_what_is_saved_of_a_private_training_is_its_last_step(train: Train, tmp_path: Path) -> None:
-    trained = train(validation=patients(4), validation_noise=0.1, scores=4)
-    assert trained.best == []  # the best by a noised loss is not kept
-    _save(tmp_path / "part", trained, "small", with_best=False)
-    saved = load_file(tmp_path / "part" / "adapter_model.safetensors")
-    last = adapter(trained).values()
-    assert sorted(float(w.float().norm()) for w in saved.values()) == sorted(float(w.norm()) for w in last)
-    assert not (tmp_path / "part" / "best").exists()
-
-
 # ---------------------------------------------------------------------------------------------- validation patients
 
 
@@ -324,19 +296,15 @@ def measuring(made: Callable[..., Training]) -> Callable[..., tuple[float, float
     """Measure made-up losses once; returns what is published: mean loss and number."""
 
     def measure(losses: list[float] | torch.Tensor, noise: float | None = 1.0) -> tuple[float, float]:
-        ready.recipe = made_recipe(noise)
-        ready.trained.log, ready.trained.counts = [], []
+        ready = private if noise else baseline
+        ready.log = []
         values = iter(torch.as_tensor(losses, dtype=torch.float32))
         ready.patients.losses = lambda units: torch.stack([next(values) for _ in units])
-        ready._measure([Unit(str(number), ((1, 2),)) for number in range(len(losses))], SecureGenerator())
-        return ready.trained.log[-1]["heldout_loss"], (ready.trained.counts or [len(losses)])[-1]
+        ready.measure([Unit(str(number), ((1, 2),)) for number in range(len(losses))], SecureGenerator())
+        row = ready.log[-1]
+        return row["heldout_loss"], row.get("patients", len(losses))
 
-    def made_recipe(noise: float | None) -> Recipe:
-        from dataclasses import replace
-
-        return replace(ready.recipe, validation_noise=noise)
-
-    ready = made()
+    private, baseline = made(validation_noise=1.0), made(**BASELINE)
     return measure
 
 
@@ -377,9 +345,9 @@ def test_a_validation_patient_moves_what_is_noised_by_at_most_1(
 
 @pytest.mark.parametrize(("scores", "steps"), [(2, [3, 5]), (3, [2, 4, 5]), (9, [1, 2, 3, 4, 5])])
 def test_measurements_are_spread_over_the_run_and_end_with_it(train: Train, scores: int, steps: list[int]) -> None:
-    trained = train(steps=5, scores=scores, validation=patients(3), validation_noise=0.5)
-    assert [row["step"] for row in trained.log] == steps and len(trained.counts) == len(steps)
-    assert all(float(number) != round(number) for number in trained.counts)
+    trained = train(steps=5, scores=scores, validation=patients(3))
+    assert [row["step"] for row in trained.log] == steps
+    assert all(row["patients"] != round(row["patients"]) for row in trained.log)
 
 
 # ---------------------------------------------------------------------------------------- interruption, checkpoints
@@ -396,7 +364,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
 
     @contextmanager
     def killing(saves: int) -> Iterator[None]:
-        real, left = training._save, [saves]
+        real, left = Training._save, [saves]
 
         def save(*given: Any) -> None:
             real(*given)
@@ -405,30 +373,29 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(training, "_save", save)
+            patch.setattr(Training, "_save", save)
             yield
 
     return killing
 
 
 def test_a_killed_private_training_goes_on_and_counts_each_step_once(train: Train, kill_after: Any) -> None:
-    options = {"folder": "a", "steps": 6, "checkpoints": 6, "validation": patients(4), "validation_noise": 1.0}
+    options = {"folder": "a", "steps": 6, "checkpoints": 6, "validation": patients(4)}
     for saves in (1, 2):
         with kill_after(saves):
             train(**options, scores=6)
     trained = train(**options, scores=6)
     assert trained.steps == 6 and [row["step"] for row in trained.log] == [1, 2, 3, 4, 5, 6]
-    assert len(trained.counts) == 6
     again = train(**options, scores=6)  # ended: nothing more is drawn
     assert equal(again, trained) and torch.equal(again.ghosts["scores"], trained.ghosts["scores"])
-    assert again.times_drawn == trained.times_drawn and again.log == trained.log
+    assert again.tokens == trained.tokens and again.log == trained.log
 
 
 def test_the_audit_goes_on_with_the_same_ghosts_after_a_kill(train: Train, kill_after: Any) -> None:
     options = {"folder": "a", "noise_multiplier": 1.0, "steps": 12, "checkpoints": 12, "records": patients(4, 1)}
     with kill_after(6):
         train(**options)
-    found = verify(train(**options), plan(1.0, 12))
+    found = verify(train(**options), spent(1.0, 0.25, 12, 1e-3))
     assert found["p_value"] >= 1e-6
     assert found["right"] > 0.9 * found["allowed"]  # with other ghosts after the kill they would tell far less
 
@@ -440,9 +407,8 @@ def test_a_killed_baseline_ends_as_an_undisturbed_one(train: Train, kill_after: 
         train(folder="b", **options)
     resumed = train(folder="b", **options)
     assert equal(whole, resumed)
-    assert (resumed.steps, resumed.tokens, resumed.times_drawn) == (whole.steps, whole.tokens, whole.times_drawn)
+    assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
     assert [row["step"] for row in resumed.log] == [2, 4, 6] and resumed.log == whole.log
-    assert all(torch.equal(*pair) for pair in zip(resumed.best, whole.best, strict=True))
 
 
 def test_a_checkpoint_of_something_else_is_refused(train: Train, kill_after: Any, tmp_path: Path) -> None:
@@ -466,9 +432,9 @@ def test_an_empty_checkpoint_is_a_training_that_has_not_begun(train: Train, tmp_
 # --------------------------------------------------------------------------------------------- non-private baseline
 
 
-def test_the_baseline_learns_from_everybody_equally_often(train: Train) -> None:
+def test_the_baseline_learns_from_everybody_equally_often() -> None:
     # 12 patients, 5 a step: two passes are used up within the fifth step
-    drawn = train(steps=5, expected_batch=5.0, **BASELINE).times_drawn
+    drawn = Counter(place for step in range(5) for place in shuffled(12, 5, step, 0))
     assert sorted(drawn.values()) == [2] * 11 + [3]
 
 
@@ -480,28 +446,18 @@ def test_the_baseline_is_repeatable_whatever_is_computed_at_once(train: Train) -
     assert one.ghosts == {}
 
 
-def test_the_best_state_of_the_baseline_is_that_of_the_lowest_loss(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(PatientGradients, "losses", lambda _, units: torch.full((len(units),), next(given)))
-    validation = [{"unit": unit, "text": "fever cough"} for unit in ("a", "b")]
-    trained = train(steps=3, scores=3, validation=validation, **BASELINE)
-    assert trained.log == [{"step": n + 1, "heldout_loss": loss} for n, loss in enumerate((3.0, 1.0, 2.0))]
-    last = [weight for weight in trained.model.parameters() if weight.requires_grad]
-    assert any(not torch.equal(*pair) for pair in zip(trained.best, last, strict=True))
-
-
 def test_a_batch_of_the_baseline_moves_no_further_than_its_norm(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, **_: torch.optim.SGD(weights, lr=lr))
-    once = {"steps": 1, "expected_batch": 12.0, **BASELINE}
-    start = adapter(train(**once, learning_rate=0.0))
+    once = {"steps": 1, "patients_a_step": 12.0, **BASELINE}
+    start = adapter(train(**once, baseline_learning_rate=0.0))
 
-    def moved(trained: Trained) -> float:
+    def moved(trained: Training) -> float:
         return sum(float((w - start[n]).square().sum()) for n, w in adapter(trained).items()) ** 0.5
 
-    assert moved(train(**once, learning_rate=0.5, max_grad_norm=1e9)) > 0.1
-    assert moved(train(**once, learning_rate=0.5, max_grad_norm=0.02)) == pytest.approx(0.5 * 0.02, rel=1e-3)
+    assert moved(train(**once, baseline_learning_rate=0.5, baseline_max_grad_norm=1e9)) > 0.1
+    assert moved(train(**once, baseline_learning_rate=0.5, baseline_max_grad_norm=0.02)) == pytest.approx(
+        0.5 * 0.02, rel=1e-3
+    )
 
 
 def test_shuffled_passes_differ_and_follow_their_seed() -> None:
