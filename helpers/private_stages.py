@@ -1,4 +1,4 @@
-"""The door to the private half of the course: join, fine-tune with and without differential privacy, audit.
+"""Entry points of the private part of the course: join, fine-tune with and without differential privacy, audit.
 
 Like `helpers.stages`, these functions take a run folder, read its configuration and call plain functions below.
 """
@@ -76,8 +76,10 @@ def _join(run: Run, pipeline: Pipeline, folder: Path, outputs: Sequence[Path]) -
         }
         own = {record["unit"] for record in records["train"]}
         canaries = _plant(run, records["train"], pipeline) if pipeline.fictitious else []
-        tokenizer = load_tokenizer(run.config.base_model)
-        units = encode_units(records["train"], tokenizer, max_length_tokens=run.config.private.max_length_tokens)
+        tokenizer, limit = load_tokenizer(run.config.base_model), run.config.private.max_length_tokens
+        units = encode_units(records["train"], tokenizer, max_length_tokens=limit)
+        if records["validation"]:
+            encode_units(records["validation"], tokenizer, max_length_tokens=limit)
         card = joined.card | {
             "training": {
                 "units": len(units),
@@ -121,7 +123,7 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
 
 
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """02: train the non-private baseline and the private models into models/<name>/, each entered in the ledgers.
+    """02: train the private models, each entered in the ledgers, then the non-private baseline, into models/<name>/.
 
     Args:
         run: the run folder.
@@ -146,7 +148,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     inputs = [run.path / "private" / f"{name}.jsonl" for name in SPLITS]
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
-    # Before the first of several: what the budgets do not allow together. What was begun has its reservation already.
+    # Before the first of several: what the budgets do not allow together. What was begun is not counted again.
     new = [name for name in missing if name != BASELINE and not any(state_of(run, name).glob("*.pt"))]
     check_budgets(ledgers, [planned(run, name) for name in new], " and ".join(new))
     for name in sorted(missing, key=lambda name: name == BASELINE):  # last: what cannot be private is refused at once

@@ -17,7 +17,7 @@ from typing import Any
 from helpers.config import WITHOUT_EFFECT
 from helpers.dataset.pipeline import Holder, Pipeline, load_pipeline
 from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import read_json, read_jsonl, sha256, write_atomic, write_json
+from helpers.files import read_json, read_jsonl, sha256, sync, write_atomic, write_json
 from helpers.models import save_adapter
 from helpers.privacy import ledger, release
 from helpers.privacy.accounting import Cost, plan
@@ -95,7 +95,9 @@ def planned(run: Run, name: str = "private") -> Cost:
     Raises:
         PrivacyError: the holders declare no number of patients, or no guarantee can be given.
     """
-    settings, split = run.config.private, pipeline_of(run).split
+    settings, pipeline = run.config.private, pipeline_of(run)
+    split = pipeline.split
+    by_content = f", {sha256(pipeline.path)}" if pipeline.unit == "record" else ""  # columns and masking decide too
     if settings.patients_expected is None:
         raise PrivacyError(
             "private.patients_expected is not set. How many patients there are is itself private, so sampling rate, "
@@ -110,7 +112,7 @@ def planned(run: Run, name: str = "private") -> Cost:
         noise_multiplier=settings.noise_multiplier if name == "private" else None,
         delta=settings.delta,
         scores=settings.scores if split.validation else 0,
-        split=f"seed {run.config.seed}, {split.model_dump_json()}",
+        split=f"seed {run.config.seed}, {split.model_dump_json()}" + by_content,
     )
 
 
@@ -136,7 +138,7 @@ def state_of(run: Run, name: str) -> Path:
 
 
 def record_of(run: Run, name: str) -> Path:
-    """What a training on fictitious records took: learnt tokens, seconds, memory. It tells who was drawn."""
+    """What a training on fictitious records took: learnt tokens, seconds, memory. They depend on who was drawn."""
     return run.path / "private" / "trainings" / f"{name}.json"
 
 
@@ -144,7 +146,7 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
     """Make ready, reserve, train, verify, commit, release; a kill anywhere goes on with the same command.
 
     The last checkpoint holds the whole result. Until the caller deletes it, all that comes after training can be done
-    again from it, to the same bytes.
+    again from it, to the same weights.
 
     Args:
         run: with its records joined.
@@ -157,8 +159,8 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
     found = sorted(states.glob("*.pt"))
     if target.exists() and not found and name != BASELINE:  # to train over it would spend anew without a word
         raise PrivacyError(
-            f"{target} holds a model that this run did not make, or one that lost its report or was altered since. "
-            "Move it away to train anew, at a new cost, or choose another RUN folder."
+            f"{target} holds a model that this run did not make, one that lost its report or was altered since, or "
+            "one of other records. Move it away to train anew, at a new cost, or choose another RUN folder."
         )
     recipe, ledgers = recipe_of(run, name), ledgers_of(run)
     identity = _identity(run, recipe)
@@ -167,7 +169,8 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
     state = states / f"{spend_id}.pt"
     if not found:
         states.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(state, b"")  # before the ledgers: a kill between the two leaves no spend that nobody knows
+        write_atomic(state, b"")
+        sync(states)  # before the ledgers: a kill between the two leaves no spend that nobody knows
     if recipe.cost is not None:
         ledger.reserve(ledgers, spend_id, f"{run.path.name}/{name}", recipe.cost)
     shutil.rmtree(part, ignore_errors=True)  # what a kill left half-written

@@ -23,16 +23,15 @@ NOTES = (
     "Insured [id] used {drug}, then fell ill. Effect:",
     "A week into {drug}; call [phone]. Effect:",
 )
-"""Questions as the holders' records have them: what an audit plants should look like what it stands for. The code is
-the answer, which training learns, and stands nowhere before it. The drug is a random word too: a question that many
-canaries share would leave the model to guess which is meant."""
+"""Questions as the holders' records have them: what an audit plants should look like what it stands for. The drug is a
+random word too: a question that many canaries share would leave the model to guess which is meant."""
 WORDS_EACH = 8
 """Each word is one more thing to remember, and one more look at whether it was: with five, canaries drawn three times
 in a training without privacy were told from others with an AUC of 0.90 only (docs/decisions/0007)."""
 
 
 def whole_words(tokenizer: Any) -> list[str]:
-    """The words of 8 to 12 small letters that are one token when a blank precedes them, sorted.
+    """The words of 8 to 12 lower-case letters that are one token when a space precedes them, sorted.
 
     Single tokens keep canaries short, and their length in tokens the same for all. From 8 letters on a
     vocabulary holds words rather than pieces of words; SmolLM2's has 8,762 of them, 13.1 bits each.

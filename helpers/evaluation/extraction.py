@@ -31,8 +31,6 @@ PROMPTS = (
 )
 """Starts of several lengths, and the same behind other words; none says what he suffers from. Chosen after results were
 seen: a tenth was left out, as no model answered it in any trial (docs/decisions/0007)."""
-
-
 BATCH = 32
 """Prompts continued at once."""
 SAMPLES = 10

@@ -22,7 +22,7 @@ BATCH = 16
 
 
 def record_losses(model: Any, tokenizer: Any, records: Sequence[Record]) -> Floats:
-    """What private training lowers, but for the stop token: the mean loss over the tokens of what follows a question.
+    """Mean loss of the tokens after the question: what private training minimises, without the stop token.
 
     Args:
         model: a causal language model or a PeftModel; it is put into evaluation mode.

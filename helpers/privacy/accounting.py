@@ -130,11 +130,12 @@ def plan(
             f"No noise was found for target_epsilon = {target_epsilon}: {noise_multiplier:.6g} gives "
             f"{cost.epsilon:.6g}. Change the target, or the number of steps, a little."
         )
+    cost = replace(cost, split=split)
     if not scores:
         return cost
     allowed = DifferentialPrivacyParameters(cost.epsilon, delta)
     noise = get_smallest_gaussian_noise(allowed, num_queries=scores)  # exact, as nobody is left out at random
-    return replace(cost, validation_noise=_rounded_up(noise), scores=scores, split=split)
+    return replace(cost, validation_noise=_rounded_up(noise), scores=scores)
 
 
 def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> Cost:
@@ -176,7 +177,7 @@ def composed(costs: Iterable[Cost], delta: float) -> float:
     costs = list(costs)
     trained = [(cost.noise_multiplier, cost.sample_rate, cost.steps) for cost in costs]
     measured = [(cost.validation_noise, 1.0, cost.scores) for cost in costs if cost.validation_noise]
-    if len({cost.split for cost in costs if cost.validation_noise}) > 1:  # somebody may have had one part, then another
+    if measured and len({cost.split for cost in costs}) > 1:  # somebody may have had one part, then another
         return _composed(_together(trained + measured), delta)
     return max(_composed(_together(trained), delta), _composed(_together(measured), delta))
 

@@ -122,9 +122,11 @@ def audit(ghosts: Ghosts) -> dict[str, Any]:
 def _chance_to_catch(cost: Cost, noise: float, allowed: float) -> float:
     """Share of simulated trainings with `noise` times the claimed noise that are refuted at `CAUGHT_BELOW`."""
     random = np.random.default_rng(0)
-    seen = random.normal(0, noise * cost.noise_multiplier, (cost.steps, SIMULATED))
-    seen[:, ::2] += random.random((cost.steps, SIMULATED // 2)) < cost.sample_rate
-    scores = log_likelihood_ratio(seen, cost.noise_multiplier, cost.sample_rate).sum(axis=0)
+    scores = np.zeros(SIMULATED)
+    for _ in range(cost.steps):
+        seen = random.normal(0, noise * cost.noise_multiplier, SIMULATED)
+        seen[::2] += random.random(SIMULATED // 2) < cost.sample_rate
+        scores += log_likelihood_ratio(seen, cost.noise_multiplier, cost.sample_rate)
     included = np.arange(SIMULATED) % 2 == 0
     accuracy = ((scores > _best_threshold(scores, included)) == included).mean()
     guessed = GHOSTS // 2

@@ -35,7 +35,7 @@ class Part:
         positions: of each token in its record: int64 `(1, tokens)`.
         tokens: of each patient, whose records lie together, and last of the filling.
         padded: places of the records' tokens, each record filled up to `LENGTHS` and the records of one such length to
-            groups of `GROUP`, all by the last token of nobody: int64.
+            groups of `GROUP`, all with the last padding token: int64.
         groups: slices of `padded`, with the length of the records in each.
         unpadded: for each token its place in `padded`: int64 `(tokens,)`.
         learnt: places from which a learnt token is predicted, filled up to whole blocks with the last place.

@@ -124,7 +124,7 @@ class Ledger:
     def _append(self, **fields: Any) -> None:
         """Replace the file by itself and one more entry, durably; the caller holds the lock."""
         before = self.entries() if self.path.exists() else []
-        entry = Entry(time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields).after(before)
+        entry = Entry(time=time.strftime("%Y-%m-%d", time.gmtime()), **fields).after(before)
         self._check_grant(entry.grant, before)
         try:
             if before and not self.path.stat().st_mode & 0o200:

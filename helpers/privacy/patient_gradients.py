@@ -5,7 +5,7 @@ patient's gradient has to be the same to the last bit whoever else was drawn. So
 does not depend on the others:
 
 - The records of a part lie one behind another, without padding. Linear layers multiply `BLOCK` tokens at a time; the
-  last block is filled up with tokens of nobody.
+  last block is filled up with padding tokens.
 - Attention is computed for `GROUP` records of one padded length at a time; the gradient of the adapter's matrices
   patient by patient, over that patient's own tokens. That is the sum over the patient's records, which clipping needs.
 - Whatever works number by number or token by token (norms, activations) is split between threads at whole blocks.
@@ -140,8 +140,8 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         tokens = inputs.flatten(0, -2).to(owner.dtype)
         if len(tokens) % BLOCK:
             raise PrivacyError(
-                f"A layer received a tensor of shape {tuple(inputs.shape)}: this model computes tokens otherwise than "
-                "one behind another, so that no patient's share can be told apart."
+                f"A layer received a tensor of shape {tuple(inputs.shape)}: this model does not keep all tokens in "
+                "one sequence, so patients' gradients cannot be separated."
             )
         frozen = getattr(module, "base_layer", module)
         weight, bias = dense(frozen, owner.dtype), frozen.bias
@@ -219,7 +219,7 @@ def adapters_of(model: Any) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]
     """The two trained matrices of each layer with an adapter.
 
     Raises:
-        PrivacyError: something else is trained, nothing is, or the model holds weights that mix tokens or share out.
+        PrivacyError: something else than LoRA is trained, nothing is, or the model has experts or convolutions.
     """
     found, trained = {}, set()
     for module in linear_layers(model):

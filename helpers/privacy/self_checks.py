@@ -89,8 +89,8 @@ def check_batch_composition(
     Args:
         gradients: like `helpers.privacy.patient_gradients.PatientGradients.gradients`, or its `losses`: of some
             patients, a row or a number for each. With a model whose adapter changes something.
-        longest: tokens of the longest record, 2 or more; in every batch somebody has one.
-        compositions: batches tried, of 2 to 8 invented patients with up to 3 records.
+        longest: tokens of the longest record, 3 or more; in every batch somebody has one.
+        compositions: batches tried, of 3 to 8 invented patients with up to 3 records.
         seed: of what is invented.
 
     Returns:
@@ -107,8 +107,9 @@ def check_batch_composition(
     for number in range(compositions):
         # In turn as long as all, half and a quarter of it: some models stretch positions beyond some length only.
         probe = patient(2, max(2, longest >> number % 3))
-        batch = [patient(longest, longest), *(patient(2, longest) for _ in range(chooser.randint(0, 6)))]
-        place = chooser.randint(0, len(batch))
+        others = [patient(2, longest) for _ in range(chooser.randint(0, 5))]
+        batch = [patient(longest - 1, longest - 1), patient(longest, longest), *others]  # no block ends between them
+        place = chooser.randint(1, len(batch))
         batch.insert(place, probe)
         alone = gradients([probe])[0].clone()  # the next call may use its memory again
         beside = gradients(batch)[place]
@@ -138,7 +139,7 @@ def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, len
 def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
     """Is a patient clipped as one, whatever the number of its records, and no more than needed?
 
-    Takes the like of `helpers.privacy.mechanism.PrivateOptimizer`; returns `clipped_length` of each case.
+    Takes a class like `helpers.privacy.mechanism.PrivateOptimizer`; returns `clipped_length` of each case.
     """
     cases = {
         "A patient with 50 long records": ([50], 2.0, 1.0),
@@ -192,7 +193,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
     if impossible or off_grid or not min(bits_p, gauss_p) >= least:
         raise PrivacyError(
             f"Of {2 * numbers:,} published numbers {impossible:,} are impossible with one patient more or less, and "
-            f"{off_grid:,} lie beside the grid of {grid:.3g}; expected were none. Last bits uniform: p = {bits_p:.2g}; "
+            f"{off_grid:,} are off the grid of {grid:.3g}; expected were none. Last bits uniform: p = {bits_p:.2g}; "
             f"Gaussian of deviation {noise_std:.4g}: p = {gauss_p:.2g}; expected were {least:.2g} or more."
         )
     return {"impossible": impossible, "off_grid": off_grid, "bits_p": bits_p, "gauss_p": gauss_p}
@@ -201,8 +202,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
 def check_step(make_optimizer: MakeOptimizer) -> Figures:
     """Is every step noised, and divided by the expected number of patients, whoever was drawn, nobody included?
 
-    Takes the like of `helpers.privacy.mechanism.PrivateOptimizer`; returns `{"divisor"}`, the same for all batches. How
-    many were drawn is private.
+    Takes a class like `helpers.privacy.mechanism.PrivateOptimizer`; returns `{"divisor"}`, the same for all batches.
     """
     share = NORM / 2 / NUMBERS**0.5  # of a patient in each number, half as long as is clipped
     for batch in ([0], [1], [3], [1, 2]):  # patients in each micro-batch

@@ -76,8 +76,7 @@ class Training:
     """A model made ready for one training; `run` trains it. To make it costs no budget: no record is read.
 
     Attributes:
-        model: the PeftModel.
-        tokenizer: its tokenizer.
+        model, tokenizer: the PeftModel and its tokenizer.
         steps: taken so far, each counted where its noise was drawn.
         ghosts: what the mechanism's audit needs; empty in the baseline.
         log: a row for each measurement on validation patients: `{"step", "heldout_loss"}` and in a private training,
@@ -104,7 +103,7 @@ class Training:
                 refused = error
         else:
             raise PrivacyError(
-                f"The guarantee cannot be shown to hold on this {device}, in fp32 either, and nothing was paid. "
+                f"Patients cannot be kept apart on this {device}, in fp32 either, and nothing was paid. "
                 f"{refused} Where the device is the cause, train on a CPU: ACCELERATE_USE_CPU=true in front of the "
                 "command."
             )
@@ -245,7 +244,7 @@ class Training:
         if not checkpoint.exists() or not checkpoint.stat().st_size:  # empty: the budget is reserved, no step was saved
             return
         try:
-            state = torch.load(checkpoint, weights_only=True)
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except Exception:  # damaged in one of many ways
             state = {}
         if state.get("identity") != identity:

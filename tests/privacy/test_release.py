@@ -78,11 +78,11 @@ def repeat(training: Any) -> None:
     ("change", "told"),
     [
         (lambda t: setattr(t, "steps", 49), "49 steps were taken, planned were 50"),
-        (lambda t: setattr(t, "steps", 51), "51 steps were taken, planned were 50; the steps cost"),
+        (lambda t: setattr(t, "steps", 51), "51 steps were taken, planned were 50"),
         (lambda t: setattr(t, "steps", 0), "0 steps were taken"),
         (lambda t: t.log.append({}), "5 losses were measured, planned were 4"),
         (repeat, "the noise does not spread as independent noise does"),
-        (tell, "an attacker told 2000 of 2000 made-up patients in from out"),
+        (tell, "an attacker guessed right for 2000 of 2000 made-up patients"),
     ],
 )
 def test_any_disagreement_stops_the_release(honest: Any, plan: Cost, change: Any, told: str) -> None:
@@ -96,7 +96,7 @@ def test_any_disagreement_stops_the_release(honest: Any, plan: Cost, change: Any
 
 @pytest.mark.parametrize("broken", [{"noise": NOISE / 2}, {"noise": 0.7 * NOISE}])
 def test_too_little_noise_stops_the_release(plan: Cost, broken: dict[str, Any]) -> None:
-    with pytest.raises(PrivacyError, match=r"an attacker told .* \(p = .*e-"):
+    with pytest.raises(PrivacyError, match=r"an attacker guessed right for .* \(p = .*e-"):
         verify(trained(**broken), plan)
 
 
@@ -106,19 +106,13 @@ def test_fewer_measurements_than_planned_are_no_fault(honest: Any, plan: Cost) -
     verify(few, plan)
 
 
-def test_steps_that_cost_more_than_was_reserved_stop_the_release(honest: Any, plan: Cost) -> None:
-    cheap = replace(plan, prv=plan.prv / 2, pld=plan.pld / 2)
-    with pytest.raises(PrivacyError, match=r"the steps cost ε = .*, more than the .* reserved"):
-        verify(honest, cheap)
-
-
 def test_all_faults_are_named_at_once(honest: Any, plan: Cost) -> None:
     worst = copy.copy(honest)
     worst.steps, worst.log = 60, [{}] * 9
     tell(worst)
     with pytest.raises(PrivacyError) as caught:
         verify(worst, plan)
-    assert all(fault in str(caught.value) for fault in ("60 steps", "9 losses", "cost ε", "an attacker told"))
+    assert all(fault in str(caught.value) for fault in ("60 steps", "9 losses", "an attacker guessed right"))
 
 
 def test_a_training_without_noise_or_without_ghosts_is_never_released(plan: Cost) -> None:
