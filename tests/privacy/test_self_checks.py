@@ -165,7 +165,7 @@ def test_batches_differ_in_what_a_gradient_may_depend_on() -> None:
 
     assert check_batch_composition(alone, longest=64, compositions=50) == {"compositions": 50, "largest_change": 0}
     batches = [units for units in seen if len(units) > 1]
-    assert {len(units) for units in batches} == set(range(2, 9))
+    assert {len(units) for units in batches} == set(range(3, 9))
     assert all(max(len(row) for unit in units for row in unit.rows) == 64 for units in batches)
     probes = [units[0] for units in seen if len(units) == 1]
     assert {len(probe.rows) for probe in probes} == {1, 2, 3}
