@@ -149,7 +149,7 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
             own = torch.bmm(scores, key), torch.bmm(scores.mT, query), torch.bmm(chances.mT, grad)
             for place, shared in enumerate((1, ctx.shared, ctx.shared)):
                 heads = own[place].view(-1, shared, GROUP * length, own[place].shape[2])
-                found[place].append(heads.sum(dim=1))
+                found[place].append(heads.sum(dim=1) if shared > 1 else heads[:, 0])
         return *(torch.cat(each, dim=1).index_select(1, part.unpadded) for each in found), None, None
 
 

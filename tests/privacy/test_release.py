@@ -169,7 +169,9 @@ def test_the_report_says_what_is_and_is_not_covered(report: Any, plan: Cost) -> 
         assert ("Loss on validation patients" in rows) is True
     assert "Loss on validation patients" not in {row[0] for row in report(False, measured=False)["touched"]}
     (noised,) = [row for row in told["touched"] if row[0] == "Loss on validation patients"]
-    assert "4 measurements" in noised[1] and "(noise standard deviation: 2.5 times what one patient can add)" in noised[1]
+    assert (
+        "4 measurements" in noised[1] and "(noise standard deviation: 2.5 times what one patient can add)" in noised[1]
+    )
 
 
 def test_the_report_tells_the_declared_number_and_not_the_true_one(report: Any, honest: Any) -> None:
