@@ -168,6 +168,17 @@ def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
     assert not (tmp_path / "ledgers").exists()
 
 
+def test_validation_records_are_looked_at_before_anything_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    monkeypatch.setattr(private_stages, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
+    run = opened(tmp_path)
+    join(run)
+    folder = run.path / "private"
+    assert looked_at == [len(read_jsonl(folder / f"{name}.jsonl")) for name in ("train", "validation")]
+
+
 def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,13 +45,21 @@ def test_three_trainings_cost_less_than_their_sum(tmp_path: Path) -> None:
         reserve([ledger], name, "run", EACH)
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
     accountant.compose(PoissonSampledDpEvent(0.1, GaussianDpEvent(EACH.noise_multiplier)), 3 * 72)
-    (row,) = [each.head() for each in [ledger]]
+    row = ledger.head()
     assert row["total_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
     assert 12 < row["total_epsilon"] < 15 and 23.7 < row["sum_epsilon"] <= 24
     other = Cost(noise_multiplier=1.2, sample_rate=0.2, steps=20, delta=1e-6, prv=5.0, pld=5.0)
     reserve([ledger], "d", "run", other)
     accountant.compose(PoissonSampledDpEvent(0.2, GaussianDpEvent(1.2)), 20)
     assert ledger.head()["total_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+
+
+def test_who_validated_in_one_training_may_train_in_another_whose_split_differs() -> None:
+    measuring = replace(EACH, validation_noise=1.4749, scores=6, split="seed 0")
+    apart = composed([measuring, replace(EACH, split="seed 0")], 1e-5)
+    for other in ("seed 1", ""):
+        either = composed([measuring, replace(EACH, split=other)], 1e-5)
+        assert either > apart + 0.5
 
 
 def test_one_training_fits_a_grant_of_its_own_epsilon(tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_reserve_then_commit(tmp_path: Path) -> None:
     assert ledger.head()["reserved"] == 1
     commit([ledger], "a", "f00d")
     assert ledger.entries()[-1].result == "f00d"
-    (row,) = [each.head() for each in [ledger]]
+    row = ledger.head()
     assert row == {
         "holder": "hospital",
         "public_key": granted().public_key,
