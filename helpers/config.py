@@ -138,8 +138,8 @@ class Private(Section):
     max_length_tokens: Positive
     scores: Positive
     checkpoints: Positive
-    canary_coins: Annotated[int, Field(ge=16)]
-    canaries_out: Annotated[int, Field(ge=100)]
+    canaries_with_bit: Annotated[int, Field(ge=16)]
+    canaries_left_out: Annotated[int, Field(ge=100)]
 
     @model_validator(mode="after")
     def _one_way(self) -> Private:

@@ -91,7 +91,7 @@ def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: 
             continue
         print(f"{title} ...", flush=True)
         started = time.monotonic()
-        with run.stage(f"notebook {name}", [source], [target]):
+        with run.stage(f"notebook {name}", [source], [target], private=name in PRIVATE_NOTEBOOKS):
             _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
         print(f"{title}: {_duration(time.monotonic() - started)}", flush=True)
 

@@ -106,8 +106,8 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
             f"No patient is left to train on: private.patients_share is {settings.patients_share}. Raise it."
         )
     canaries = make_canaries(
-        settings.canary_coins,
-        settings.canaries_out,
+        settings.canaries_with_bit,
+        settings.canaries_left_out,
         words=whole_words(load_tokenizer(run.config.base_model)),
         seed=run.config.seed,
     )
@@ -154,12 +154,11 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     for name in sorted(missing, key=lambda name: name == BASELINE):  # last: what cannot be private is refused at once
         target = run.path / "models" / name
         target.parent.mkdir(exist_ok=True)
-        lock = FileLock(target.with_name(f".{name}.lock"), blocking=False)
-        try:
-            lock.acquire()  # two trainings on one state would be two continuations of it
+        try:  # two trainings on one state would be two continuations of it
+            held = FileLock(target.with_name(f".{name}.lock"), blocking=False).acquire()
         except Timeout:
             raise RunError(f"Another process is training {target}. Run the same command when it has ended.") from None
-        with lock:
+        with held:
             if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
                 with run.stage(f"fine_tune {name}", inputs, [target]):
                     train_accounted(run, name, target)

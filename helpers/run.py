@@ -66,16 +66,20 @@ class Run:
         )
 
     @contextmanager
-    def stage(self, name: str, inputs: Sequence[Path] = (), outputs: Sequence[Path] = ()) -> Iterator[None]:
+    def stage(
+        self, name: str, inputs: Sequence[Path] = (), outputs: Sequence[Path] = (), *, private: bool = False
+    ) -> Iterator[None]:
         """Measure a stage and write it into the manifest once its outputs are there.
 
-        The record of a stage that reads or writes private/ stays there too: digests and times tell of who is in it.
+        The record of a stage that reads or writes private/, or is `private`, stays there too: digests and times tell
+        of who is in it.
         """
         before = self._hashes(inputs)
         with measured() as cost:
             yield
         record = {**cost, "inputs": before, "outputs": self._hashes(outputs)}
-        if any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs)):
+        if private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs)):
+            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
             write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
             return
         manifest = self.manifest

@@ -169,15 +169,18 @@ def fine_tune(
             if not run.finished(f"fine_tune {name}", inputs):
                 with run.stage(f"fine_tune {name}", inputs, [folder]):
                     train_adapter(
-                        folder, base_name=config.base_model, quantisation=quantisation,
-                        train=read_jsonl(inputs[0]), validation=read_jsonl(inputs[1]),
-                        rank=config.lora.rank, alpha=config.lora.alpha, dropout=config.lora.dropout,
-                        target_modules=config.lora.target_modules, epochs=settings.epochs,
-                        learning_rate=settings.learning_rate, batch_size=settings.batch_size,
-                        max_length_tokens=settings.max_length_tokens, evaluations=settings.evaluations,
-                        checkpoints=settings.checkpoints, seed=config.seed,
-                        training_arguments=config.training_arguments, threads=config.threads, watch=watch,
-                    )  # fmt: skip
+                        folder,
+                        base_name=config.base_model,
+                        quantisation=quantisation,
+                        train=read_jsonl(inputs[0]),
+                        validation=read_jsonl(inputs[1]),
+                        shape=config.lora,
+                        settings=settings,
+                        seed=config.seed,
+                        training_arguments=config.training_arguments,
+                        threads=config.threads,
+                        watch=watch,
+                    )
             summaries[name] = read_json(folder / "training.json")
     return summaries
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,10 @@ def _isolate() -> None:
 
 _isolate()  # at once: modules such as huggingface_hub read the environment when they are imported
 
+from fixture_types import GlossaryFile, SmokeRun  # noqa: E402
 from talker import Talker  # noqa: E402
 
 from helpers.run import Run, open_run  # noqa: E402
-
-GlossaryFile = Callable[..., Path]
-SmokeRun = Callable[..., Run]
 
 
 @pytest.fixture(autouse=True)

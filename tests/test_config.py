@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GlossaryFile
+from fixture_types import GlossaryFile
 
 from helpers.config import PROJECT_ROOT, load_config
 from helpers.errors import ConfigError

@@ -176,9 +176,10 @@ def test_a_step_whose_noise_was_forgotten_leaves_no_model(tmp_path: Path, monkey
 
 def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps its last error
         patch.setattr("helpers.privacy.release.release", interrupt)
         fine_tune_private(run, only="private")
+    assert kept.tb is not None  # it holds every frame, and nothing in them may hold the model's lock
     assert not (run.path / "models" / "private").exists()
     spent = spends(run)
     monkeypatch.setattr("helpers.privacy.training.draw", lambda *_: pytest.fail("it trained again"))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import GlossaryFile, SmokeRun
+from fixture_types import GlossaryFile, SmokeRun
 
 from helpers import run as run_module
 from helpers.errors import RunError

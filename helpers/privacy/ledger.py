@@ -37,7 +37,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    time: str
+    date: str
     kind: Literal["grant", "reserve", "commit"]
     grant: Grant | None = None
     spend_id: str | None = None
@@ -124,7 +124,7 @@ class Ledger:
     def _append(self, **fields: Any) -> None:
         """Replace the file by itself and one more entry, durably; the caller holds the lock."""
         before = self.entries() if self.path.exists() else []
-        entry = Entry(time=time.strftime("%Y-%m-%d", time.gmtime()), **fields).after(before)
+        entry = Entry(date=time.strftime("%Y-%m-%d", time.gmtime()), **fields).after(before)
         self._check_grant(entry.grant, before)
         try:
             if before and not self.path.stat().st_mode & 0o200:

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
+from helpers.config import Lora, Training
 from helpers.errors import TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
 from helpers.models import add_adapter, load_base, load_tokenizer, save_adapter
@@ -38,16 +39,8 @@ def train_adapter(
     quantisation: str,
     train: Sequence[Record],
     validation: Sequence[Record],
-    rank: int,
-    alpha: float,
-    dropout: float,
-    target_modules: str | list[str],
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_length_tokens: int,
-    evaluations: int,
-    checkpoints: int,
+    shape: Lora,
+    settings: Training,
     seed: int,
     training_arguments: dict[str, Any] | None = None,
     threads: int | None = None,
@@ -64,16 +57,8 @@ def train_adapter(
         quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
         train: records with `prompt` and `completion`.
         validation: the same shape, for the loss curve; may be empty.
-        rank: columns of each adapter matrix.
-        alpha: the adapter's output is scaled by alpha / rank.
-        dropout: of the adapter's input, 0 to 1.
-        target_modules: `all-linear` or names of layers.
-        epochs: passes over `train`.
-        learning_rate: peak, reached after the warm-up and then falling to zero along a cosine.
-        batch_size: conversations a step.
-        max_length_tokens: longest conversation; a longer one stops the run.
-        evaluations: validation losses over the run.
-        checkpoints: saved states over the run.
+        shape: the section `lora` of the configuration.
+        settings: the section `training`; its `adapters` are not looked at.
         seed: of weights, order and dropout.
         training_arguments: further arguments of `transformers.TrainingArguments`.
         threads: CPU threads; None leaves torch's choice.
@@ -95,18 +80,16 @@ def train_adapter(
         tokenizer = load_tokenizer(base_name)
         base = load_base(base_name, quantisation=quantisation, threads=threads)
         lora = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=target_modules,
+            r=shape.rank,
+            lora_alpha=shape.alpha,
+            lora_dropout=shape.dropout,
+            target_modules=shape.target_modules,
             task_type="CAUSAL_LM",
         )
         model = add_adapter(base, lora, base_name)
-        steps = max(1, round(epochs * -(-len(train) // batch_size)))
         arguments = _arguments(
-            folder / "checkpoints", steps, epochs, learning_rate, batch_size, evaluations if validation else 0,
-            checkpoints, seed, training_arguments or {},
-        )  # fmt: skip
+            folder / "checkpoints", settings, seed, training_arguments or {}, len(train), measured=bool(validation)
+        )
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
@@ -122,7 +105,7 @@ def train_adapter(
         trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, max_length_tokens=max_length_tokens)
+            findings = audit(trainer, tokenizer, train, max_length_tokens=settings.max_length_tokens)
             set_seed(seed)  # the audit has drawn random numbers
             checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
             tokens_before = _tokens_seen(checkpoint)
@@ -165,24 +148,17 @@ def _tokens_seen(checkpoint: str | None) -> int:
 
 
 def _arguments(
-    folder: Path,
-    steps: int,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    evaluations: int,
-    checkpoints: int,
-    seed: int,
-    further: dict[str, Any],
+    folder: Path, settings: Training, seed: int, further: dict[str, Any], conversations: int, *, measured: bool
 ) -> SFTConfig:
     own = sorted(OWN_ARGUMENTS & further.keys())
     if own:
         raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
-    settings: dict[str, Any] = {
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": 2 * batch_size,
-        "learning_rate": learning_rate,
+    steps = max(1, round(settings.epochs * -(-conversations // settings.batch_size)))
+    arguments: dict[str, Any] = {
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": 2 * settings.batch_size,
+        "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
@@ -190,10 +166,10 @@ def _arguments(
         "use_cpu": best_device() == "cpu",
         "gradient_checkpointing": False,
         "logging_steps": max(1, steps // 30),
-        "eval_strategy": "steps" if evaluations else "no",
-        "eval_steps": max(1, steps // evaluations) if evaluations else None,
+        "eval_strategy": "steps" if measured else "no",
+        "eval_steps": max(1, steps // settings.evaluations),
         "save_strategy": "steps",
-        "save_steps": max(1, steps // checkpoints),
+        "save_steps": max(1, steps // settings.checkpoints),
         "save_total_limit": 1,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "include_num_input_tokens_seen": "non_padding",
@@ -203,7 +179,7 @@ def _arguments(
     try:
         return SFTConfig(
             output_dir=str(folder), seed=seed, data_seed=seed, max_length=None, packing=False,
-            completion_only_loss=True, **settings,
+            completion_only_loss=True, **arguments,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise TrainingError(

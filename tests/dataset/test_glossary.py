@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import GlossaryFile
+from fixture_types import GlossaryFile
 
 from helpers.dataset.glossary import load_glossary
 from helpers.errors import GlossaryError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GlossaryFile
+from fixture_types import GlossaryFile
 
 from helpers.dataset.generate import write_conversations
 from helpers.dataset.glossary import Entry, load_glossary

@@ -141,7 +141,7 @@ def forge(path: Path, before: list[Entry], entry: Entry) -> None:
 )
 def test_a_grant_written_into_the_file_is_refused(tmp_path: Path, grant: Grant, told: str) -> None:
     ledger = filled(tmp_path)
-    forge(ledger.path, ledger.entries(), Entry(time="2026-11-28T00:00:00Z", kind="grant", grant=grant))
+    forge(ledger.path, ledger.entries(), Entry(date="2026-11-28T00:00:00Z", kind="grant", grant=grant))
     with pytest.raises(LedgerError, match=rf"cannot be used: entry 5: The grant of hospital is refused: .*{told}"):
         ledger.entries()
 

@@ -221,9 +221,9 @@ def test_the_chance_to_compute_anew_is_as_said() -> None:
 
 
 def test_coins_are_uniform_and_never_one() -> None:
-    coins = SecureGenerator().uniform(200_000)
-    assert stats.kstest(coins.numpy(), "uniform").pvalue > 1e-6
-    assert float(coins.min()) >= 0 and float(coins.max()) < 1
+    drawn = SecureGenerator().uniform(200_000)
+    assert stats.kstest(drawn.numpy(), "uniform").pvalue > 1e-6
+    assert float(drawn.min()) >= 0 and float(drawn.max()) < 1
 
 
 def test_the_ends_of_the_unit_interval_are_what_they_should_be() -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import precision
+from helpers.config import Lora, Training
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.models import attach_adapters, load_base, load_tokenizer
@@ -25,17 +26,29 @@ def record(number: int, answer: str = "stands for Drug Handling Board.") -> dict
     }
 
 
-SETTINGS: dict[str, Any] = {
-    "base_name": "tiny-random", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "epochs": 2,
-    "learning_rate": 1e-2, "batch_size": 4, "max_length_tokens": 64, "evaluations": 2, "checkpoints": 4, "seed": 0,
-}  # fmt: skip
+SHAPE = Lora(rank=4, alpha=8, dropout=0.0, target_modules="all-linear")
+SETTINGS = Training(
+    adapters={}, epochs=2, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=2, checkpoints=4
+)
 
 
-def train(folder: Path, **changed: Any) -> dict[str, Any]:
-    records = changed.pop("train", [record(n) for n in range(16)])
-    quantisation = changed.pop("quantisation", "none")
+def train(
+    folder: Path,
+    records: list[dict[str, Any]] | None = None,
+    quantisation: str = "none",
+    epochs: float = 2,
+    **further: Any,
+) -> dict[str, Any]:
     return train_adapter(
-        folder, quantisation=quantisation, train=records, validation=[record(90)], **(SETTINGS | changed)
+        folder,
+        base_name="tiny-random",
+        quantisation=quantisation,
+        train=[record(n) for n in range(16)] if records is None else records,
+        validation=[record(90)],
+        shape=SHAPE,
+        settings=SETTINGS.model_copy(update={"epochs": epochs}),
+        seed=0,
+        **further,
     )
 
 
@@ -98,18 +111,21 @@ def test_further_arguments_pass_through_and_wrong_ones_do_not(tiny: str, tmp_pat
 def test_a_long_conversation_is_named_and_not_cut(tiny: str, tmp_path: Path) -> None:
     long = record(7, "stands for " + "very " * 80 + "long.")
     with pytest.raises(TrainingError, match="forward/X7/000"):
-        train(tmp_path / "a", train=[record(1), long])
+        train(tmp_path / "a", [record(1), long])
 
 
 CHILD = """
 import sys
 from pathlib import Path
+from helpers.config import Lora, Training
 from helpers.files import read_jsonl
 from helpers.training.sft import train_adapter
 folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
-train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", rank=4, alpha=8,
-    dropout=0.1, target_modules="all-linear", epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64,
-    evaluations=1, checkpoints=30, seed=0)
+shape = Lora(rank=4, alpha=8, dropout=0.1, target_modules="all-linear")
+settings = Training(adapters={}, epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=1,
+    checkpoints=30)
+train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", shape=shape,
+    settings=settings, seed=0)
 """
 
 
