@@ -22,7 +22,7 @@ BLOCK = 512
 ATTENTION = "record_by_record"
 LENGTHS = 16
 """Attention computes a record at its length rounded up to a multiple of this."""
-GROUP = 16
+GROUP = 8
 """Records that attention computes at once."""
 
 
@@ -123,13 +123,15 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         query, key, value = (states.index_select(1, part.padded) for states in (query, key, value))
         kept, outputs = [], torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype, device=value.device)
         for span, length in part.groups:
-            own = [
-                _grouped(states, span, length, times) for states, times in ((query, 1), (key, shared), (value, shared))
-            ]
-            future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-            scores = torch.bmm(own[0], own[1].mT).float().mul_(scaling).masked_fill_(future, -torch.inf)
-            chances = scores.softmax(dim=-1).to(value.dtype)
-            outputs[:, span] = torch.bmm(chances, own[2]).view(len(query), -1, value.shape[2])
+            own = (
+                _grouped(query[:, span], length, shared),
+                _grouped(key[:, span], length),
+                _grouped(value[:, span], length),
+            )
+            future = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
+            scores = torch.baddbmm(future.repeat(shared, 1), own[0], own[1].mT, alpha=scaling)
+            chances = scores.softmax(dim=-1)
+            outputs[:, span] = _ungrouped(torch.bmm(chances, own[2]), length, shared)
             kept += [*own, chances]
         ctx.save_for_backward(*kept)
         ctx.scaling, ctx.part, ctx.shared = scaling, part, shared
@@ -142,21 +144,28 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         found: list[list[torch.Tensor]] = [[], [], []]
         for number, (span, length) in enumerate(part.groups):
             query, key, value, chances = kept[4 * number : 4 * number + 4]
-            grad = _grouped(grads, span, length, 1)
-            back = torch.bmm(grad, value.mT).float()
-            weighted = chances.float()
-            scores = weighted.mul(back - back.mul(weighted).sum(dim=-1, keepdim=True)).mul_(ctx.scaling).to(query.dtype)
-            own = torch.bmm(scores, key), torch.bmm(scores.mT, query), torch.bmm(chances.mT, grad)
-            for place, shared in enumerate((1, ctx.shared, ctx.shared)):
-                heads = own[place].view(-1, shared, GROUP * length, own[place].shape[2])
-                found[place].append(heads.sum(dim=1) if shared > 1 else heads[:, 0])
+            grad = _grouped(grads[:, span], length, ctx.shared)
+            back = torch.bmm(grad, value.mT)
+            scores = torch._softmax_backward_data(back, chances, -1, query.dtype).mul_(ctx.scaling)
+            found[0].append(_ungrouped(torch.bmm(scores, key), length, ctx.shared))
+            found[1].append(_ungrouped(torch.bmm(scores.mT, query), length))
+            found[2].append(_ungrouped(torch.bmm(chances.mT, grad), length))
         return *(torch.cat(each, dim=1).index_select(1, part.unpadded) for each in found), None, None
 
 
-def _grouped(states: torch.Tensor, span: slice, length: int, times: int) -> torch.Tensor:
-    """Tokens of a group, `(heads * GROUP, length, numbers)`; each head `times` times."""
-    own = states[:, span].repeat_interleave(times, dim=0) if times > 1 else states[:, span]
-    return own.reshape(-1, length, states.shape[2])
+def _grouped(states: torch.Tensor, length: int, shared: int = 1) -> torch.Tensor:
+    """`(heads, GROUP * length, numbers)` as `(heads / shared * GROUP, shared * length, numbers)`.
+
+    Heads that read the same keys stand one below another, so that a key is neither copied nor summed for each of them.
+    """
+    apart = states.reshape(-1, shared, GROUP, length, states.shape[2])
+    return apart.transpose(1, 2).reshape(-1, shared * length, states.shape[2])
+
+
+def _ungrouped(states: torch.Tensor, length: int, shared: int = 1) -> torch.Tensor:
+    """The same back again."""
+    apart = states.view(-1, GROUP, shared, length, states.shape[2])
+    return apart.transpose(1, 2).reshape(-1, GROUP * length, states.shape[2])
 
 
 PARTS: list[Part] = []

@@ -49,18 +49,13 @@ class PatientGradients:
         starts = torch.tensor([0, *(weight.numel() for weight in self.weights)]).cumsum(0).tolist()
         self.starts = {id(weight): start for weight, start in zip(self.weights, starts, strict=False)}
         self.numbers: int = starts[-1]
-        self._kept = self._rows = torch.empty(0, self.numbers)
+        self._rows = torch.empty(0, self.numbers)
         self._missing: set[int] = set()
 
     def gradients(self, units: Sequence[Unit]) -> torch.Tensor:
-        """The gradient of each patient's loss: fp32 `(patients, numbers)`, in the order of the trained weights.
-
-        The memory is used again by the next call.
-        """
-        if len(self._kept) < len(units):  # kept: to get so much memory anew takes longer than what is done in it
-            self._kept = self._rows = torch.empty(0)
-            self._kept = torch.empty(len(units), self.numbers, device=self.model.device)
-        self._rows = self._kept[: len(units)]
+        """The gradient of each patient's loss: fp32 `(patients, numbers)`, in the order of the trained weights."""
+        # Not kept from step to step: the backward pass fills this memory as it gives activations' back.
+        rows = self._rows = torch.empty(len(units), self.numbers, device=self.model.device)
         if units:
             self._missing = set(self.starts)
             part = lay_out(units, self.model.device)
@@ -70,7 +65,8 @@ class PatientGradients:
                 raise PrivacyError(
                     f"No gradient reached {len(self._missing)} matrices, so that they cannot be clipped."
                 )
-        return self._rows
+        self._rows = torch.empty(0)
+        return rows
 
     def by_weight(self, numbers: torch.Tensor) -> list[torch.Tensor]:
         """Cut `(numbers,)` into the shapes of the trained weights."""
