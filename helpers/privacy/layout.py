@@ -33,7 +33,7 @@ class Part:
     Attributes:
         ids: token ids of all records, filled up to whole blocks: int64 `(1, tokens)`.
         positions: of each token in its record: int64 `(1, tokens)`.
-        tokens: of each patient, whose records lie together, and last of the filling.
+        tokens: of each patient, whose records lie together; the filling comes last.
         padded: places of the records' tokens, each record filled up to `LENGTHS` and the records of one such length to
             groups of `GROUP`, all with the last padding token: int64.
         groups: slices of `padded`, with the length of the records in each.
@@ -86,7 +86,7 @@ def lay_out(units: Sequence[Unit], device: Any) -> Part:
     return Part(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        [*tokens, filling],
+        tokens,
         padded.to(device),
         groups,
         unpadded.to(device),

@@ -49,13 +49,18 @@ class PatientGradients:
         starts = torch.tensor([0, *(weight.numel() for weight in self.weights)]).cumsum(0).tolist()
         self.starts = {id(weight): start for weight, start in zip(self.weights, starts, strict=False)}
         self.numbers: int = starts[-1]
-        self._rows = torch.empty(0, self.numbers)
+        self._kept = self._rows = torch.empty(0, self.numbers)
         self._missing: set[int] = set()
 
     def gradients(self, units: Sequence[Unit]) -> torch.Tensor:
-        """The gradient of each patient's loss: fp32 `(patients, numbers)`, in the order of the trained weights."""
-        # Not kept from step to step: the backward pass fills this memory as it gives activations' back.
-        rows = self._rows = torch.empty(len(units), self.numbers, device=self.model.device)
+        """The gradient of each patient's loss: fp32 `(patients, numbers)`, in the order of the trained weights.
+
+        The memory is used again by the next call.
+        """
+        if len(self._kept) < len(units):  # kept: to get so much memory anew takes a quarter of a second
+            self._kept = self._rows = torch.empty(0)
+            self._kept = torch.empty(len(units), self.numbers, device=self.model.device)
+        self._rows = self._kept[: len(units)]
         if units:
             self._missing = set(self.starts)
             part = lay_out(units, self.model.device)
@@ -65,8 +70,7 @@ class PatientGradients:
                 raise PrivacyError(
                     f"No gradient reached {len(self._missing)} matrices, so that they cannot be clipped."
                 )
-        self._rows = torch.empty(0)
-        return rows
+        return self._rows
 
     def by_weight(self, numbers: torch.Tensor) -> list[torch.Tensor]:
         """Cut `(numbers,)` into the shapes of the trained weights."""
@@ -173,10 +177,10 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
                     back[block].addmm_(between[block], down)
         if first is not None:
             for matrix, left, right in ((first, between, tokens), (second, grads, inner)):
-                own = ctx.owner.rows_of(matrix)
-                tokens_of = ctx.part.tokens
-                pieces = left.float().t().split(tokens_of, dim=1), right.float().split(tokens_of)
-                for patient, one, other in zip(own, *pieces, strict=False):  # behind the patients comes the filling
+                sizes = ctx.part.tokens
+                ones = left[: sum(sizes)].float().t().split(sizes, dim=1)
+                others = right[: sum(sizes)].float().split(sizes)
+                for patient, one, other in zip(ctx.owner.rows_of(matrix), ones, others, strict=True):
                     torch.mm(one, other, out=patient)
         return (None if back is None else back.view(ctx.shape), None, None, None, None, None)
 

@@ -1,13 +1,15 @@
 """What a private step costs against the course's fastest non-private one: the same patients, model and process.
 
-    python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 40]
+    python tests/bench/private_step.py [--model smollm2-135m-instruct] [--quantisation none] [--rounds 24]
 
 `make bench` runs it. A step is that of the `cpu` profile: 48 patients with all their records. The private one is what
-training does, ghosts, noise and all. The non-private one is PEFT as it comes, its records sorted by length into batches
-of the size that is fastest here, its gradient clipped as a whole. Both compute equal records once. Time: the two kinds
-take turns on the same patients in one process; the median of the pairs' ratios counts, which a machine that grows
-slower or faster on the way leaves as it is. Memory: each kind runs in a process of its own, and what its peak
-lies above the loaded model counts. Both ratios go into runs/bench.json under `private_step`.
+training does, ghosts, noise and all. The non-private one is PEFT as it comes, its records sorted by length into
+batches, its gradient clipped as a whole. Both compute equal records once.
+
+Time: the private step and non-private ones with each size of batches take turns on the same patients in one process.
+The size with the least median counts, and of its pairs' ratios the median, which a machine that grows slower or faster
+on the way leaves as it is. Memory: each kind runs in a process of its own, and what its peak lies above the loaded
+model counts. Both ratios go into runs/bench.json under `private_step`.
 
 `--model random-1.7b` takes random weights in the shape of SmolLM2-1.7B, which no package ships: time and memory do
 not depend on what weights hold.
@@ -83,7 +85,7 @@ def batches(rounds: int) -> list[list[Unit]]:
 class Steps:
     """A model and its two kinds of steps."""
 
-    def __init__(self, model: str, quantisation: str, rounds: int, size: int | None) -> None:
+    def __init__(self, model: str, quantisation: str, rounds: int) -> None:
         recipe = recipe_of(Run(PROJECT_ROOT / "runs", load_config("cpu")), "private")
         assert recipe.cost is not None
         settings = recipe.settings.model_copy(update={"quantisation": quantisation})
@@ -96,53 +98,47 @@ class Steps:
         self.private = self.training.private_step(recipe.cost, SecureGenerator())
         everybody = settings.patients_a_step + recipe.cost.sample_rate * GHOSTS / 2
         training.draw = lambda *_: list(range(round(everybody)))  # the same patients in each kind of step
-        self.size = size or min(SIZES, key=lambda size: self.seconds_of(self.batches[0], size))
 
-    def seconds_of(self, batch: Sequence[Unit], size: int) -> float:
-        self.size = size
-        self.run("non_private", batch)  # warms up
-        return min(self.run("non_private", batch) for _ in range(2))
-
-    def run(self, name: str, batch: Sequence[Unit]) -> float:
-        """Take one step of a kind and return its seconds."""
+    def run(self, size: int | None, batch: Sequence[Unit]) -> float:
+        """Take one step, non-private in batches of `size` or private, and return its seconds."""
         started = time.perf_counter()
-        getattr(self, name)(batch)
+        if size is None:
+            self.private(batch)
+        else:
+            self.non_private(batch, size)
+        self.plain.zero_grad()
         if best_device() == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    def non_private(self, batch: Sequence[Unit]) -> None:
+    def non_private(self, batch: Sequence[Unit], size: int) -> None:
         records = [(row, begin, times) for unit in batch for (row, begin), times in unit.distinct.items()]
         records.sort(key=lambda record: -len(record[0]))
         bf16 = self.dtype is torch.bfloat16
         with disable_input_dtype_casting(self.model, active=bf16):
-            for first in range(0, len(records), self.size):
-                rows, begins, times = zip(*records[first : first + self.size], strict=True)
+            for first in range(0, len(records), size):
+                rows, begins, times = zip(*records[first : first + size], strict=True)
                 shares = [each / (len(row) - begin) for row, begin, each in zip(rows, begins, times, strict=True)]
                 with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=bf16):
                     losses = row_losses(self.model, batch_of(rows, begins, 0, self.model.device))
                 (losses @ torch.tensor(shares, device=losses.device) / len(batch)).backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.plain.step()
-        self.plain.zero_grad()
-
-    def with_privacy(self, batch: Sequence[Unit]) -> None:
-        self.private(batch)
-        self.plain.zero_grad()
 
 
-def measure_time(steps: Steps) -> dict[str, list[float]]:
-    """Seconds of each kind of step, taking turns and the first place."""
-    seconds: dict[str, list[float]] = {"non_private": [], "with_privacy": []}
+def measure_time(steps: Steps) -> dict[int | None, list[float]]:
+    """Seconds of each kind of step, taking turns in an order of chance; the first ones warm up."""
+    seconds: dict[int | None, list[float]] = {size: [] for size in (None, *SIZES)}
+    chooser = random.Random(0)
     for number, batch in enumerate(steps.batches):
-        for name in sorted(seconds, reverse=bool(number % 2)):
-            taken = steps.run(name, batch)
-            if number >= len(steps.batches) // 8:  # the first ones warm up
-                seconds[name].append(taken)
+        for size in chooser.sample(list(seconds), len(seconds)):
+            taken = steps.run(size, batch)
+            if number >= len(steps.batches) // 8:
+                seconds[size].append(taken)
     return seconds
 
 
-def measure_memory(steps: Steps, name: str) -> float:
+def measure_memory(steps: Steps, size: int | None) -> float:
     """Peak MB above the loaded model over some steps of one kind."""
     if best_device() == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -158,7 +154,7 @@ def measure_memory(steps: Steps, name: str) -> float:
 
         threading.Thread(target=watch, daemon=True).start()
     for batch in steps.batches[:6]:
-        steps.run(name, batch)
+        steps.run(size, batch)
     if best_device() == "cuda":
         return float(torch.cuda.max_memory_allocated() - loaded) / 2**20
     stop.set()
@@ -170,32 +166,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=TOKENIZER)
     parser.add_argument("--quantisation", default="none", choices=("none", "nf4"))
-    parser.add_argument("--rounds", type=int, default=40, help="steps of each kind")
-    parser.add_argument("--size", type=int, choices=SIZES, help="of the non-private batches; by default the fastest")
-    parser.add_argument("--memory-of", choices=("non_private", "with_privacy"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=24, help="steps of each kind")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)  # a size, or 0 for the private step
     options = parser.parse_args()
-    steps = Steps(prepared(options.model), options.quantisation, options.rounds, options.size)
-    if options.memory_of:
-        print(json.dumps(measure_memory(steps, options.memory_of)))
+    steps = Steps(prepared(options.model), options.quantisation, options.rounds)
+    if options.memory_of is not None:
+        print(json.dumps(measure_memory(steps, options.memory_of or None)))
         return
     seconds = measure_time(steps)
-    batch, size, dtype = steps.batches[0], steps.size, steps.dtype
+    size = min(SIZES, key=lambda size: statistics.median(seconds[size]))
+    patients, dtype = len(steps.batches[0]), steps.dtype
     del steps
     memory = {}
-    for name in seconds:
-        told = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--size", str(size), "--memory-of", name],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        memory[name] = float(told.stdout.splitlines()[-1])
+    for kind in (None, size):
+        command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(kind or 0)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        memory[kind] = float(told.stdout.splitlines()[-1])
     found = {
-        "time_ratio": statistics.median(map(truediv, seconds["with_privacy"], seconds["non_private"])),
-        "memory_ratio": memory["with_privacy"] / memory["non_private"],
-        "seconds": {name: statistics.median(taken) for name, taken in seconds.items()},
-        "peak_mb_above_model": memory,
-        "patients": len(batch),
+        "time_ratio": statistics.median(map(truediv, seconds[None], seconds[size])),
+        "memory_ratio": memory[None] / memory[size],
+        "seconds": {str(kind or "private"): statistics.median(taken) for kind, taken in seconds.items()},
+        "peak_mb_above_model": {str(kind or "private"): peak for kind, peak in memory.items()},
+        "patients": patients,
         "records_in_a_non_private_batch": size,
         "model": options.model,
         "quantisation": options.quantisation,
