@@ -123,15 +123,11 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         query, key, value = (states.index_select(1, part.padded) for states in (query, key, value))
         kept, outputs = [], torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype, device=value.device)
         for span, length in part.groups:
-            own = (
-                _grouped(query[:, span], length, shared),
-                _grouped(key[:, span], length),
-                _grouped(value[:, span], length),
-            )
+            own = [_regrouped(each[:, span], by, GROUP) for each, by in ((query, shared), (key, 1), (value, 1))]
             future = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
             scores = torch.baddbmm(future.repeat(shared, 1), own[0], own[1].mT, alpha=scaling)
             chances = scores.softmax(dim=-1)
-            outputs[:, span] = _ungrouped(torch.bmm(chances, own[2]), length, shared)
+            outputs[:, span] = _regrouped(torch.bmm(chances, own[2]), GROUP, shared)
             kept += [*own, chances]
         ctx.save_for_backward(*kept)
         ctx.scaling, ctx.part, ctx.shared = scaling, part, shared
@@ -142,30 +138,23 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         part, kept = ctx.part, ctx.saved_tensors
         grads = outer[0].index_select(1, part.padded)  # the filling, which stands in for all padding, has none
         found: list[list[torch.Tensor]] = [[], [], []]
-        for number, (span, length) in enumerate(part.groups):
+        for number, (span, _) in enumerate(part.groups):
             query, key, value, chances = kept[4 * number : 4 * number + 4]
-            grad = _grouped(grads[:, span], length, ctx.shared)
+            grad = _regrouped(grads[:, span], ctx.shared, GROUP)
             back = torch.bmm(grad, value.mT)
             scores = torch._softmax_backward_data(back, chances, -1, query.dtype).mul_(ctx.scaling)
-            found[0].append(_ungrouped(torch.bmm(scores, key), length, ctx.shared))
-            found[1].append(_ungrouped(torch.bmm(scores.mT, query), length))
-            found[2].append(_ungrouped(torch.bmm(chances.mT, grad), length))
+            found[0].append(_regrouped(torch.bmm(scores, key), GROUP, ctx.shared))
+            found[1].append(_regrouped(torch.bmm(scores.mT, query), GROUP, 1))
+            found[2].append(_regrouped(torch.bmm(chances.mT, grad), GROUP, 1))
         return *(torch.cat(each, dim=1).index_select(1, part.unpadded) for each in found), None, None
 
 
-def _grouped(states: torch.Tensor, length: int, shared: int = 1) -> torch.Tensor:
-    """`(heads, GROUP * length, numbers)` as `(heads / shared * GROUP, shared * length, numbers)`.
+def _regrouped(states: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
+    """`(any * outer, inner * length, numbers)` as `(any * inner, outer * length, numbers)`.
 
-    Heads that read the same keys stand one below another, so that a key is neither copied nor summed for each of them.
+    Thus heads that read the same keys come to stand one below another, record by record, and no key is copied for each.
     """
-    apart = states.reshape(-1, shared, GROUP, length, states.shape[2])
-    return apart.transpose(1, 2).reshape(-1, shared * length, states.shape[2])
-
-
-def _ungrouped(states: torch.Tensor, length: int, shared: int = 1) -> torch.Tensor:
-    """The same back again."""
-    apart = states.view(-1, GROUP, shared, length, states.shape[2])
-    return apart.transpose(1, 2).reshape(-1, GROUP * length, states.shape[2])
+    return states.unflatten(0, (-1, outer)).unflatten(2, (inner, -1)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 
 PARTS: list[Part] = []
