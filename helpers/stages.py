@@ -155,7 +155,7 @@ def fine_tune(
     Returns:
         Adapter name to its summary; see `helpers.training.sft.train_adapter`.
     """
-    from helpers.training.sft import train_adapter
+    from helpers.training.sft import Recipe, train_adapter
 
     config, settings = run.config, run.config.training
     dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
@@ -168,19 +168,17 @@ def fine_tune(
         if only in (None, name):
             if not run.finished(f"fine_tune {name}", inputs):
                 with run.stage(f"fine_tune {name}", inputs, [folder]):
-                    train_adapter(
-                        folder,
-                        base_name=config.base_model,
-                        quantisation=quantisation,
-                        train=read_jsonl(inputs[0]),
-                        validation=read_jsonl(inputs[1]),
-                        shape=config.lora,
-                        settings=settings,
-                        seed=config.seed,
-                        training_arguments=config.training_arguments,
-                        threads=config.threads,
-                        watch=watch,
+                    recipe = Recipe(
+                        config.base_model,
+                        quantisation,
+                        config.lora,
+                        settings,
+                        config.seed,
+                        config.training_arguments,
+                        config.threads,
                     )
+                    train, validation = map(read_jsonl, inputs)
+                    train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
             summaries[name] = read_json(folder / "training.json")
     return summaries
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,35 @@ from helpers.training.trainer import CompletionTrainer
 OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the trained weights, but for the records.
+
+    Attributes:
+        base_name: the frozen base; see `helpers.models.resolve_model`.
+        quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
+        shape: the section `lora` of the configuration.
+        settings: the section `training`; its `adapters` are not looked at.
+        seed: of weights, order and dropout.
+        training_arguments: further arguments of `transformers.TrainingArguments`.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    base_name: str
+    quantisation: str
+    shape: Lora
+    settings: Training
+    seed: int
+    training_arguments: dict[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
 def train_adapter(
     folder: Path,
+    recipe: Recipe,
     *,
-    base_name: str,
-    quantisation: str,
     train: Sequence[Record],
     validation: Sequence[Record],
-    shape: Lora,
-    settings: Training,
-    seed: int,
-    training_arguments: dict[str, Any] | None = None,
-    threads: int | None = None,
     watch: Callable[[list[Record]], None] | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, audited before the first step.
@@ -53,15 +71,9 @@ def train_adapter(
 
     Args:
         folder: where the adapter goes.
-        base_name: the frozen base; see `helpers.models.resolve_model`.
-        quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
+        recipe: base, adapter and settings.
         train: records with `prompt` and `completion`.
         validation: the same shape, for the loss curve; may be empty.
-        shape: the section `lora` of the configuration.
-        settings: the section `training`; its `adapters` are not looked at.
-        seed: of weights, order and dropout.
-        training_arguments: further arguments of `transformers.TrainingArguments`.
-        threads: CPU threads; None leaves torch's choice.
         watch: called with the log so far whenever it grows.
 
     Returns:
@@ -75,21 +87,19 @@ def train_adapter(
     if not train:
         raise TrainingError("There is no training conversation. Lower dataset.validation_share and prepare again.")
     datasets.disable_progress_bars()
-    set_seed(seed)
+    set_seed(recipe.seed)
     with measured() as cost:
-        tokenizer = load_tokenizer(base_name)
-        base = load_base(base_name, quantisation=quantisation, threads=threads)
+        tokenizer = load_tokenizer(recipe.base_name)
+        base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads)
         lora = LoraConfig(
-            r=shape.rank,
-            lora_alpha=shape.alpha,
-            lora_dropout=shape.dropout,
-            target_modules=shape.target_modules,
+            r=recipe.shape.rank,
+            lora_alpha=recipe.shape.alpha,
+            lora_dropout=recipe.shape.dropout,
+            target_modules=recipe.shape.target_modules,
             task_type="CAUSAL_LM",
         )
-        model = add_adapter(base, lora, base_name)
-        arguments = _arguments(
-            folder / "checkpoints", settings, seed, training_arguments or {}, len(train), measured=bool(validation)
-        )
+        model = add_adapter(base, lora, recipe.base_name)
+        arguments = _arguments(folder / "checkpoints", recipe, len(train), measured=bool(validation))
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
@@ -105,8 +115,8 @@ def train_adapter(
         trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, max_length_tokens=settings.max_length_tokens)
-            set_seed(seed)  # the audit has drawn random numbers
+            findings = audit(trainer, tokenizer, train, max_length_tokens=recipe.settings.max_length_tokens)
+            set_seed(recipe.seed)  # the audit has drawn random numbers
             checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
             tokens_before = _tokens_seen(checkpoint)
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -122,7 +132,7 @@ def train_adapter(
     }
     # `seconds` is of this session, `train_tokens` also of those that a kill ended.
     summary["tokens_per_second"] = round((summary["train_tokens"] - tokens_before) / cost["seconds"], 1)
-    _save(folder, model, tokenizer, base_name, log, {**summary, "quantisation": quantisation})
+    _save(folder, model, tokenizer, recipe.base_name, log, {**summary, "quantisation": recipe.quantisation})
     return summary
 
 
@@ -147,9 +157,8 @@ def _tokens_seen(checkpoint: str | None) -> int:
     return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
 
 
-def _arguments(
-    folder: Path, settings: Training, seed: int, further: dict[str, Any], conversations: int, *, measured: bool
-) -> SFTConfig:
+def _arguments(folder: Path, recipe: Recipe, conversations: int, *, measured: bool) -> SFTConfig:
+    settings, further = recipe.settings, recipe.training_arguments
     own = sorted(OWN_ARGUMENTS & further.keys())
     if own:
         raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
@@ -178,7 +187,7 @@ def _arguments(
     } | further
     try:
         return SFTConfig(
-            output_dir=str(folder), seed=seed, data_seed=seed, max_length=None, packing=False,
+            output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, max_length=None, packing=False,
             completion_only_loss=True, **arguments,
         )  # fmt: skip
     except (TypeError, ValueError) as error:

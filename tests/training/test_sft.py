@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from helpers.config import Lora, Training
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.models import attach_adapters, load_base, load_tokenizer
-from helpers.training.sft import _last_checkpoint, train_adapter
+from helpers.training.sft import Recipe, _last_checkpoint, train_adapter
 
 
 def record(number: int, answer: str = "stands for Drug Handling Board.") -> dict[str, Any]:
@@ -37,18 +38,16 @@ def train(
     records: list[dict[str, Any]] | None = None,
     quantisation: str = "none",
     epochs: float = 2,
+    watch: Callable[[list[Any]], None] | None = None,
     **further: Any,
 ) -> dict[str, Any]:
+    settings = SETTINGS.model_copy(update={"epochs": epochs})
     return train_adapter(
         folder,
-        base_name="tiny-random",
-        quantisation=quantisation,
+        Recipe("tiny-random", quantisation, SHAPE, settings, 0, **further),
         train=[record(n) for n in range(16)] if records is None else records,
         validation=[record(90)],
-        shape=SHAPE,
-        settings=SETTINGS.model_copy(update={"epochs": epochs}),
-        seed=0,
-        **further,
+        watch=watch,
     )
 
 
@@ -119,13 +118,13 @@ import sys
 from pathlib import Path
 from helpers.config import Lora, Training
 from helpers.files import read_jsonl
-from helpers.training.sft import train_adapter
+from helpers.training.sft import Recipe, train_adapter
 folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
 shape = Lora(rank=4, alpha=8, dropout=0.1, target_modules="all-linear")
 settings = Training(adapters={}, epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=1,
     checkpoints=30)
-train_adapter(folder, quantisation="none", train=data, validation=[], base_name="tiny-random", shape=shape,
-    settings=settings, seed=0)
+recipe = Recipe("tiny-random", "none", shape, settings, 0)
+train_adapter(folder, recipe, train=data, validation=[])
 """
 
 
