@@ -4,6 +4,7 @@
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
+WORKERS = --numprocesses logical --maxprocesses 4 --dist load
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,9 +15,9 @@ run: install ## run the whole course; with a GLOSSARY of your own, that half: ma
 run-private: install ## the same for the notebooks on private records: CONF and RUN as above
 	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")
 test: install ## run the quick tests
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest $(WORKERS) -m "not slow"
 test-all: install ## run every test, those of several minutes included
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(WORKERS)
 check: install ## check format, style and types, notebooks included
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 bench: install ## measure what a private step costs, into runs/bench.json

@@ -28,7 +28,7 @@ FAST_CPU = ("amx_bf16", "avx512_bf16")
 """CPU features that multiply bf16 numbers in hardware; without them the course computes in fp32, which is slower."""
 
 NEEDED_GB = {"disk": 1.0, "memory": 5.0, "gpu": 6.0}
-COSTS = {"smoke": (3, 1500), "cpu": (43, 4900), "gpu": (30, 6000)}
+COSTS = {"smoke": (3, 1500), "cpu": (56, 5000), "gpu": (30, 6000)}
 """Profile to (minutes, MB of memory) of the whole course, rounded up; see conf/."""
 
 

@@ -1,8 +1,11 @@
 """No test, nor any process that one starts, may use the network or see the developer's keys."""
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,11 @@ def _isolate() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["ACCELERATE_USE_CPU"] = "true"  # the tests are for the CPU, that of a machine with a GPU too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several tests run processes side by side (0009)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores
+    elif "SHARED_BY_TESTS" not in os.environ:
+        os.environ["SHARED_BY_TESTS"] = tempfile.mkdtemp(prefix="tests-")  # for the workers too
+        atexit.register(shutil.rmtree, os.environ["SHARED_BY_TESTS"], ignore_errors=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH", "")]))
     sys.path[:0] = [OFFLINE, str(HERE)]
     # Python has run its own start-up file by now, perhaps another sitecustomize: this process runs ours here.
@@ -109,15 +117,9 @@ def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", KEY)
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture
+def trained(one_key: None) -> Run:
     """A run with the baseline and the private model of 600 patients; tests leave it as it is."""
-    from few_patients import KEY, opened
+    from few_patients import trained_once
 
-    from helpers.private_stages import fine_tune_private
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PSEUDONYM_KEY", KEY)
-        run = opened(tmp_path_factory.mktemp("private"))
-        fine_tune_private(run)
-    return run
+    return trained_once()

@@ -1,20 +1,21 @@
 """Runs on the example's three holders with half of 600 patients, whose records are joined in seconds."""
 
-import atexit
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from filelock import FileLock
 
 from helpers.config import PROJECT_ROOT
 from helpers.dataset.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
+from helpers.private_stages import fine_tune_private, join
 from helpers.private_training import ledgers_of
 from helpers.run import Run, open_run
 
@@ -22,16 +23,28 @@ KEY = "0123456789abcdef" * 4
 GRANT = "grant: {epsilon: 60, delta: 1.0e-5}"
 
 
-@cache
-def holders() -> Path:
-    """The folder of 600 patients and the pipeline, made once for all tests of a process."""
-    folder = Path(tempfile.mkdtemp(prefix="holders-"))
-    atexit.register(shutil.rmtree, folder)
+def once(make: Callable[[Path], object]) -> Path:
+    """The folder that `make` fills, for the first process of the tests that asks; nobody changes it afterwards."""
+    folder = Path(os.environ["SHARED_BY_TESTS"], make.__name__)
+    done = folder.with_suffix(".done")
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
+def _holders(folder: Path) -> None:
     example = PROJECT_ROOT / "example_data"
-    shutil.copytree(example / "providers", folder, ignore=shutil.ignore_patterns("public"), dirs_exist_ok=True)
+    shutil.copytree(example / "providers", folder, ignore=shutil.ignore_patterns("public"))
     made = [sys.executable, str(example / "make_providers.py"), "--patients", "600", "--folder", str(folder)]
     subprocess.run(made, check=True)
-    return folder
+
+
+def holders() -> Path:
+    """The folder of 600 patients and the pipeline."""
+    return once(_holders)
 
 
 def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
@@ -41,6 +54,26 @@ def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
         "private.patients_share": 0.5,
     }
     return open_run("smoke", folder / "run", own | overrides)
+
+
+def _joined(folder: Path) -> None:
+    join(opened(folder))
+
+
+def joined(folder: Path, **overrides: Any) -> Run:
+    """A run of its own whose records were joined before; the tests need the environment's `KEY`."""
+    run = opened(folder, **overrides)
+    shutil.copytree(once(_joined) / "run" / "private", run.path / "private", dirs_exist_ok=True)
+    return run
+
+
+def _trained(folder: Path) -> None:
+    fine_tune_private(joined(folder))
+
+
+def trained_once() -> Run:
+    """A run with the baseline and the private model; tests leave it as it is."""
+    return opened(once(_trained))
 
 
 def pipeline(folder: Path, *changes: tuple[str, str]) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from few_patients import GRANT, interrupt, opened, pipeline, spends
+from few_patients import GRANT, interrupt, joined, opened, pipeline, spends
 from opacus.accountants import PRVAccountant
 
 from helpers import private_training
@@ -14,7 +14,7 @@ from helpers.errors import LedgerError, ModelError, PrivacyError, RunError
 from helpers.files import read_json, write_json
 from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
-from helpers.private_stages import fine_tune_private, join
+from helpers.private_stages import fine_tune_private
 from helpers.private_training import ledgers_of, pipeline_of
 from helpers.run import Run
 
@@ -61,7 +61,7 @@ def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
 def test_a_machine_on_which_patients_change_each_other_is_refused_before_it_is_paid_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
 
     def changes(*_: Any, **__: Any) -> None:
         raise PrivacyError("2 of 3 compositions changed it.")
@@ -88,8 +88,7 @@ def test_a_budget_changes_with_a_new_serial_alone(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("helpers.privacy.training.Training._save", interrupt)
         fine_tune_private(run, only="private")
@@ -114,8 +113,7 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
 
 
 def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
     monkeypatch.setattr("helpers.privacy.ledger.reserve", interrupt)
     monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
     with pytest.raises(KeyboardInterrupt):
@@ -133,7 +131,7 @@ def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pyte
 def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(
     tmp_path: Path, layers: list[str], told: str
 ) -> None:
-    run = opened(tmp_path, **{"lora.target_modules": layers})
+    run = joined(tmp_path, **{"lora.target_modules": layers})
     with pytest.raises((PrivacyError, ModelError), match=told):
         fine_tune_private(run)  # the private one comes first, so that no baseline is trained in vain
     assert not any((run.path / "models").glob("[!.]*"))
@@ -143,8 +141,7 @@ def test_what_cannot_be_trained_privately_is_refused_before_it_is_paid_for(
 def test_records_that_change_after_they_were_paid_for_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
 
     def changing(*given: Any) -> None:
         with (run.path / "private" / "train.jsonl").open("a", encoding="utf-8") as file:
@@ -164,7 +161,7 @@ def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_step_whose_noise_was_forgotten_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     monkeypatch.setattr("helpers.privacy.mechanism.noisy_sum", lambda clipped, **_: clipped.float())
     with pytest.raises(PrivacyError, match=r"nothing is released: an attacker guessed right for \d+ of 2000"):
         fine_tune_private(run, only="private")
@@ -175,7 +172,7 @@ def test_a_step_whose_noise_was_forgotten_leaves_no_model(tmp_path: Path, monkey
 
 
 def test_a_kill_between_commit_and_release_spends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps its last error
         patch.setattr("helpers.privacy.release.release", interrupt)
         fine_tune_private(run, only="private")
@@ -208,7 +205,7 @@ def test_ledgers_for_another_unit_or_for_real_records_are_refused(tmp_path: Path
 def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, until: str
 ) -> None:
-    run = opened(tmp_path, **{"private.target_epsilon": None, "private.noise_multiplier": 1.3})
+    run = joined(tmp_path, **{"private.target_epsilon": None, "private.noise_multiplier": 1.3})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(until, interrupt)
         fine_tune_private(run, only="private")
@@ -225,7 +222,7 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
 
 
 def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("helpers.privacy.training.Training._save", interrupt)
         fine_tune_private(run, only="private")
@@ -235,7 +232,7 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
 
 
 def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("helpers.private_training.MECHANISM", "noise that can be foretold")
         patch.setattr("helpers.private_training.save_adapter", interrupt)
@@ -246,7 +243,7 @@ def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monk
 
 
 def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     left = run.path / "private" / "state" / "private" / ".0123.pt.k1ll3d"
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -265,8 +262,7 @@ def test_ledgers_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) 
 
 
 def test_a_damaged_ledger_stops_everything(tmp_path: Path) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
     ledgers_of(run)
     path = tmp_path / "ledgers" / "pharmacy.jsonl"
     path.write_text(path.read_text("utf-8").replace("60", "90"), encoding="utf-8")

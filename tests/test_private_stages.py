@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from few_patients import KEY, make_real, opened, pipeline, spends
+from few_patients import KEY, joined, make_real, opened, pipeline, spends
 from filelock import FileLock
 from pydantic import SecretStr
 
@@ -48,7 +48,8 @@ def test_a_released_model_is_reused_without_a_new_spend(trained: Run) -> None:
     assert (spends(trained), (trained.path / "models/private/adapter_model.safetensors").read_bytes()) == before
 
 
-def test_the_audit_attacks_every_model(trained: Run) -> None:
+def test_the_audit_attacks_every_model(trained: Run, tmp_path: Path) -> None:
+    trained = Run(shutil.copytree(trained.path, tmp_path / "run"), trained.config)
     found = audit_privacy(trained)
     assert found["audit_works"] is (found["models"]["non_private"]["canary_epsilon"] > 1)
     assert found["unit"] == "patient" and found["delta"] == planned(trained).delta
@@ -112,7 +113,7 @@ def test_a_model_without_its_report_or_with_other_weights_is_not_taken_for_relea
 
 
 def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = opened(tmp_path)
+    run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr("helpers.privacy.training.draw", out_of_memory)
         fine_tune_private(run, only="private")
@@ -124,7 +125,7 @@ def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_curve_goes_on_with_the_model_that_is_there(tmp_path: Path) -> None:
-    fine_tune_private(opened(tmp_path), only="private")
+    fine_tune_private(joined(tmp_path), only="private")
     more = opened(tmp_path, **{"private.further_epsilons": [3]})
     before = sha256(more.path / "models" / "private" / "adapter_model.safetensors")
     for name in ("private", "private_3"):
@@ -141,7 +142,7 @@ def out_of_memory(*_: Any) -> None:
 
 def test_the_noise_may_be_given_instead_of_epsilon_and_further_epsilons_are_planned_too(tmp_path: Path) -> None:
     given = {"private.target_epsilon": None, "private.noise_multiplier": 1.3, "private.further_epsilons": [3.0]}
-    run = opened(tmp_path, **given)
+    run = joined(tmp_path, **given)
     assert models_to_train(run) == {"non_private": None, "private": None, "private_3": 3.0}
     assert planned(run).noise_multiplier == 1.3
     assert 2.9 < planned(run, "private_3").epsilon <= 3
@@ -153,8 +154,7 @@ def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
 
 
 def test_records_that_a_kill_left_half_written_are_deleted(tmp_path: Path) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
     left = run.path / "private" / ".train.jsonl.k1ll3d"
     left.write_text("half of a record", encoding="utf-8")
     join(run)
@@ -272,8 +272,7 @@ def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(
 
 
 def test_two_trainings_of_one_model_do_not_meet(tmp_path: Path) -> None:
-    run = opened(tmp_path)
-    join(run)
+    run = joined(tmp_path)
     (run.path / "models").mkdir()
     with FileLock(run.path / "models" / ".private.lock"), pytest.raises(RunError, match="Another process"):
         fine_tune_private(run, only="private")
