@@ -217,7 +217,7 @@ def test_nor_in_200_batches_of_a_trained_real_model(dtype: torch.dtype, quantisa
         for weight, own in zip(patients.weights, patients.by_weight(mean), strict=True):
             weight.grad = own.clone()
         descent.step()
-    check_batch_composition(patients.gradients, longest=128, compositions=200)
+    check_batch_composition(patients.gradients, longest=48, compositions=200)  # the example's longest record has 41
 
 
 class ScaledByAll(PatientGradients):
