@@ -1,7 +1,8 @@
 """One frozen, validated configuration from YAML profiles, overrides and the environment.
 
 `conf/conf.yaml` documents every key. A profile (`smoke`, `cpu`, `gpu` or a path) overrides some of them, and
-`overrides` (dotted keys) come last. Nothing below the door (`helpers.stages`) reads this object.
+`overrides` (dotted keys) come last. Only the doors (`helpers.stages`, `private_stages`,
+`private_training`) read the whole of it; trainings receive sections.
 """
 
 from __future__ import annotations
@@ -191,8 +192,7 @@ WITHOUT_EFFECT = {
     "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
     "private": ("pipeline", "ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
 }
-"""Keys that change no result, that ask for more of them, or whose files' contents count instead: a run goes on when
-they are changed."""
+"""Keys left out of a run's fingerprint: it goes on when they change."""
 
 
 def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:

@@ -59,7 +59,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk itself, so that they last through a power cut."""
+    """Write a file, or the names in a folder, through to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

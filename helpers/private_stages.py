@@ -99,7 +99,7 @@ def _chosen(unit: str, share: float) -> bool:
 
 
 def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
-    """Add the secret to one patient's records and the member canaries as patients of their own, in place."""
+    """Replace one patient's records by the secret, and add the member canaries as patients; changes `train`."""
     settings = run.config.private
     if not train:
         raise DataError(
@@ -113,10 +113,10 @@ def _plant(run: Run, train: list[Record], pipeline: Pipeline) -> list[Record]:
     )
     victim = train[0]["unit"]
     line = {"unit": victim, "text": SECRET, "question": "", "answer": ""}
-    # First of all: what is planted then stands in the baseline's list in the same order, whoever the key chose besides.
+    # First, so that their order in the baseline's shuffled list does not depend on which patients the key chose.
     train[:] = [
         *({"id": f"secret/{copy}", **line} for copy in range(pipeline.cap)),
-        *training_records(canaries, max(1, 3 * pipeline.cap // 8)),  # more, and the secret is lost among so many
+        *training_records(canaries, max(1, 3 * pipeline.cap // 8)),  # with more, the baseline loses the secret (0007)
         *(record for record in train if record["unit"] != victim),
     ]
     return canaries

@@ -13,8 +13,8 @@ IGNORED = -100
 
 
 SHORTEST = 16
-"""Tokens of the shortest batch. A processor adds up so many fp32 numbers at once, and fewer of them in another order:
-in bf16 a short row then differed between short and long batches (docs/decisions/0006)."""
+"""Rows are padded to so many tokens at least: below the SIMD width the kernel sums in another order, so that a row's
+result would depend on its batch (docs/decisions/0006)."""
 
 
 def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: int, device: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 TOUCHED = (
     "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
     "text can depend on whether another {unit} is with a holder.",
-    "Wordings, cap and splits: a {unit}'s own content, key or group (split.by) decide, with the seed.",
+    "Wordings, cap and splits: they follow from a {unit}'s own content, key or group (split.by) and the seed.",
     "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
     "depend on the test set.",
     "Counts of the join: those in private/card.json are exact and carry no noise.",

@@ -36,7 +36,7 @@ DAMAGED = {
     "a number with a decimal mark": r"[\d\s']+[.,][\d\s]+|[\d\s.']+,[\d\s.,]+",
     "a sign that no key has": r".*(?:[^\w\s./:#°'’\"|\\@-]|²).*",
 }
-"""Spellings in which a spreadsheet or a program has written keys: of several people one, or of one another."""
+"""Spellings left by spreadsheets and programs, in which several keys have become one, or one key another."""
 MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
@@ -88,7 +88,7 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
 
 
 def whole_number(value: str) -> str:
-    """`123` for the text `123.0`, as which programs write a whole number beside an empty cell; else the text itself.
+    """`123` for the text `123.0`: programs write whole numbers so beside empty cells. Any other text stays as it is.
 
     A larger one than floating-point numbers hold exactly stays, and is `damaged`.
     """

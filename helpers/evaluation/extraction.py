@@ -1,7 +1,7 @@
 """Try to make a model say what it was trained on: the planted secret, free samples, and what it should have learnt.
 
-The secret is fictitious. It is planted in the records of one invented patient after de-identification, as the
-line that de-identification missed.
+The secret is fictitious. After de-identification it takes the place of all records of one invented patient, as
+a line that de-identification might have missed.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """An audit of the mechanism itself in every private training, real records included.
 
-Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A fresh bit of the
-operating system says of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and
+Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A bit of the
+noise's generator says of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and
 divided together with everybody, by the same functions; a patient has zeros in their numbers, and they have zeros in
-the weights, so that neither the model nor anybody's guarantee changes. Half of the ghosts have one record and half have
-several, all longer than the clipping norm.
+the weights, so that neither the model nor anybody's guarantee changes. Half of the ghosts have one record and half
+have several, all longer than the clipping norm.
 
 Afterwards an attacker scores every ghost by what came out: the likelihood ratio over all steps, the best score against
 the claimed mechanism (Neyman and Pearson). Half of the bits are shown to the attacker, who finds the score
-above which to guess "in"; the other half are guessed. If more guesses are right than the claimed
-trade-off curve allows, the claim is false, wherever the mistake lies: in noise, clipping, sampling or the number of
-steps. What it cannot see: mistakes made before gradients reach the mechanism, for which there is
+above which to guess "in"; the other half are guessed. If far more guesses are right than the claimed trade-off curve
+allows on average (p < 1e-6), the claim is refuted, wherever the mistake lies: in noise, clipping, sampling or the
+number of steps. What it cannot see: mistakes made before gradients reach the mechanism, for which there is
 `helpers.privacy.self_checks`.
 """
 
@@ -34,7 +34,7 @@ RECORDS = 4
 LENGTH = 3.0
 """Length of the gradient of one record, in clipping norms."""
 REFUSED_BELOW = 1e-6
-"""p-value below which nothing is released. The test is conservative: a true claim fails it more seldom than this."""
+"""Nothing is released if either p-value is below this. A true claim fails each test with at most this probability."""
 CAUGHT_BELOW = 1e-3
 SIMULATED = 20_000
 

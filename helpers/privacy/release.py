@@ -1,4 +1,4 @@
-"""Release a private model only with proof: what was done agrees with what was planned, paid for and audited."""
+"""Release a private model only if what was done is what was planned, paid for and not refuted by the audit."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from helpers.privacy.units import Unit
 FALSE_ALARM = 1e-6
 BATCHES, PATIENTS, RATE = 4000, 40, 0.1
 NORM, EXPECTED = 0.5, 8.0
-NUMBERS = 4900  # of an optimizer under test; with fewer, a sum in one would leave its range, 64 deviations of noise
+NUMBERS = 4900  # of an optimizer under test; with fewer, a sum could leave the mechanism's range, 64 noise deviations
 
 Figures = dict[str, float]
 MakeOptimizer = Callable[..., Any]
@@ -105,7 +105,7 @@ def check_batch_composition(
 
     changes = []
     for number in range(compositions):
-        # In turn as long as all, half and a quarter of it: some models stretch positions beyond some length only.
+        # At most the longest length, half and a quarter of it, in turn: some models change positions for long texts.
         probe = patient(2, max(2, longest >> number % 3))
         others = [patient(2, longest) for _ in range(chooser.randint(0, 5))]
         batch = [patient(longest - 1, longest - 1), patient(longest, longest), *others]  # no block ends between them

@@ -94,7 +94,7 @@ class Training:
         for dtype in dict.fromkeys((compute_dtype(device), torch.float32)):
             set_seed(recipe.seed)
             self.model = adapted_model(recipe, dtype)
-            torch.set_num_threads(2 ** (torch.get_num_threads().bit_length() - 1))  # see `patient_gradients`
+            torch.set_num_threads(2 ** (torch.get_num_threads().bit_length() - 1))  # threads share whole blocks
             self.patients = PatientGradients(self.model, dtype)
             try:
                 self._check_on_moved_weights()
@@ -129,8 +129,8 @@ class Training:
         """Take all steps; the model is then as after the last one.
 
         A killed training goes on from `checkpoint`. A private one gets a new key of the operating system at every
-        start, so that no noise is used twice; the state after a step replaces the one before, so that no two
-        continuations of one state can be compared.
+        start, so that no noise is used twice; each checkpoint replaces the one before, and steps after the last one
+        are lost with the process, so that no two continuations of one state are ever on the disk.
 
         Args:
             checkpoint: the file that holds the last state.

@@ -1,4 +1,4 @@
-"""Patients as training sees them: rows of tokens that belong together, drawn, packed and weighted as one."""
+"""Patients as training sees them: rows of tokens that belong together, drawn, clipped and weighted as one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def encode_units(
         row = tuple(record_tokens(tokenizer, record["text"]))
         rows.setdefault(record["unit"], []).append((row, first_behind(tokenizer, record.get("question", ""), row)))
     if len(rows) < 2:
-        raise PrivacyError(f"There is {len(rows)} patient. Privacy needs others to disappear among: join more records.")
+        raise PrivacyError(f"Patients with records: {len(rows)}; expected 2 or more. Join more records.")
     if any(len(row) > max_length_tokens for of_unit in rows.values() for row, _ in of_unit):
         raise PrivacyError(
             f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
