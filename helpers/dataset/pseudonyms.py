@@ -17,15 +17,24 @@ from helpers.errors import ConfigError
 
 KEY_VARIABLE = "PSEUDONYM_KEY"
 HEX_KEY = re.compile(r"(?:[0-9a-fA-F]{2}){32,}")
-MISSING = """acompleter adeterminer anonyme anonymous arenseigner aucun aucune autre blank divers dummy empty erreur
-error false inf missing manquant manquante na nan nat nc nd ne neant nil nobody noid none nonumber nothing nr ns nsp nul
-null nulle nv other personne rien sansid sansnumero sansobjet so tba tbd tobedetermined true unk vide void"""
-GIVEN = """applicable assigned attribue available communique connu defini defined determine determined disponible
-entered fourni given identified identifie known named nomme precise provided recorded renseigne specified valide"""
+MISSING = """absent acompleter acreer adefinir adeterminer anonyme anonymise anonymous apreciser arenseigner asaisir
+aucun aucune autre averifier awaiting baby bebe blank confidentiel confidential dcd decede deceased divers dummy empty
+encours enattente err erreur error false faux hidden illisible indisponible inf lost manquant manquante masked masque
+missing na nan nat nc nd ne neant newborn newpatient nil nn nobody noid none nonumber nothing nouveaune nouveaupatient nr
+ns nsp nul null nulle nv other pending perdu personne provisoire redacted rien sans sansid sansipp sansdossier
+sansnumero sansobjet so tba tbc tbd temp temporaire temporary test tobeconfirmed tobedetermined tofollow true unk vide void vrai"""
+GIVEN = """applicable assigned attribue available communique connu data defini defined determine determined dispo
+disponible entered file fourni given identified identifie known named nomme onfile precise provided recorded renseigne
+specified valide value"""
 NOBODY = set(MISSING.split()) | {
-    f"{no}{given}{end}" for no in ("non", "not", "pas", "un", "in") for given in GIVEN.split() for end in ("", "e")
+    f"{no}{given}{end}"
+    for no in ("no", "non", "none", "not", "pas", "un", "in")
+    for given in GIVEN.split()
+    for end in ("", "e")
 }
 """Keys that stand for no key, as `letters_and_digits` leaves them. Whoever shares one would be one patient."""
+AROUND = re.compile(r"^(?:the|new|patient|ipp|numero|number|nom|name|id|dossier|file|record)|(?:patient|ipp)?\d{0,3}$")
+"""What may stand around such a word: patient unknown, numéro inconnu, anonymous 3."""
 NOBODY_SHAPE = re.compile(r"x*|0+|([1-9])\1{5,}")
 DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "-" * 6)
 WHOLE = re.compile(r"(\d+)[.,]0{1,2}")
@@ -84,7 +93,7 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     plain = letters_and_digits(value)
     nobody = NOBODY_SHAPE.fullmatch(plain) or re.fullmatch(r"#\D*", value.strip())  # 999999, #REF!
-    return None if nobody or plain.removeprefix("patient") in NOBODY else plain
+    return None if nobody or {plain, AROUND.sub("", plain)} & NOBODY else plain
 
 
 def whole_number(value: str) -> str:

@@ -63,6 +63,7 @@ def test_no_usable_phone(value: str) -> None:
     "value",
     [
         *("", "  ", "--", "?", "n/a", "N.A.", "Unknown", "inconnu", "00000", "0", "XXX", "99999999", "NULL", "s/o"),
+        *("en attente", "à vérifier", "IPP inconnu", "anonymous 3", "no data", "not on file", "nouveau-né", "Err:502"),
         *("#REF!", "#N/A", "#NOM?", "#DIV/0!", "#VALEUR!", "#####", "NC", "néant", "Patient inconnu", "pas connu"),
         "Non renseignée",
     ],
