@@ -18,13 +18,14 @@ from helpers.errors import ConfigError
 KEY_VARIABLE = "PSEUDONYM_KEY"
 HEX_KEY = re.compile(r"(?:[0-9a-fA-F]{2}){32,}")
 MISSING = """absent acompleter acreer adefinir adeterminer anonyme anonymise anonymous apreciser arenseigner asaisir
-aucun aucune autre averifier awaiting baby bebe blank confidentiel confidential dcd decede deceased divers dummy empty
-encours enattente err erreur error false faux hidden illisible indisponible inf lost manquant manquante masked masque
-missing na nan nat nc nd ne neant newborn newpatient nil nn nobody noid none nonumber nothing nouveaune nouveaupatient nr
-ns nsp nul null nulle nv other pending perdu personne provisoire redacted rien sans sansid sansipp sansdossier
-sansnumero sansobjet so tba tbc tbd temp temporaire temporary test tobeconfirmed tobedetermined tofollow true unk vide void vrai"""
-GIVEN = """applicable assigned attribue available communique connu data defini defined determine determined dispo
-disponible entered file fourni given identified identifie known named nomme onfile precise provided recorded renseigne
+aucun aucune autre averifier awaiting baby bebe blank confidential confidentiel dcd deceased decede divers dummy empty
+enattente encours err erreur error false faux hidden illisible indisponible inf lost manquant manquante masked masque
+missing na nan nat nc nd ne neant newborn newpatient nil nn nobody noid none nonumber nothing nouveaune nouveaupatient
+nr ns nsp nul null nulle nv other pending perdu personne provisoire redacted rien sans sansdossier sansid sansipp
+sansnumero sansobjet so tba tbc tbd temp temporaire temporary test tobeconfirmed tobedetermined tofollow true unk vide
+void vrai"""
+GIVEN = """applicable assigned attribue available communique connu data defined defini determine determined dispo
+disponible entered file fourni given identifie identified known named nomme onfile precise provided recorded renseigne
 specified valide value"""
 NOBODY = set(MISSING.split()) | {
     f"{no}{given}{end}"
