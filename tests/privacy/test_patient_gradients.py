@@ -1,4 +1,5 @@
 import copy
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,32 @@ def test_nobody_else_changes_a_bit_of_a_patients_gradient(small: str, dtype: tor
 @pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
 def test_nor_with_the_vocabulary_of_a_real_model(tiny: str, dtype: torch.dtype, quantisation: str) -> None:
     check_batch_composition(PatientGradients(adapted(tiny, dtype, quantisation), dtype).gradients, longest=40)
+
+
+@pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_nor_does_a_patient_whose_numbers_overflow(
+    small: str, dtype: torch.dtype, quantisation: str, value: float
+) -> None:
+    model = adapted(small, dtype, quantisation)
+    embeddings = model.get_input_embeddings()
+    embeddings.weight.data[99] = value
+    patients = PatientGradients(model, dtype)
+    chooser = random.Random(0)
+
+    def patient(length: int, *first: int) -> Unit:
+        return Unit("any", ((*first, *chooser.choices(range(90), k=length - len(first))),))
+
+    others = [patient(10), *(patient(chooser.randint(17, 32)) for _ in range(layout.GROUP - 1))]
+    alone, losses = patients.gradients(others).clone(), patients.losses(others)
+    for length in (3, 17, 31, 32):  # with and without room behind the record
+        for place in range(len(others) + 1):
+            batch = [*others[:place], patient(length, 5, 99), *others[place:]]
+            kept = [at for at in range(len(batch)) if at != place]
+            found = patients.gradients(batch)
+            assert torch.equal(found[kept], alone) and alone.isfinite().all()
+            assert not found[place].isfinite().all()
+            assert torch.equal(patients.losses(batch)[kept], losses)
 
 
 @pytest.mark.slow

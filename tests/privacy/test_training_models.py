@@ -37,7 +37,7 @@ def test_questions_are_read_and_not_learnt(tiny: str, train: Train) -> None:
 
 
 def test_one_patient_and_long_records_are_refused(train: Train) -> None:
-    with pytest.raises(PrivacyError, match="There is 1 patient"):
+    with pytest.raises(PrivacyError, match="Patients with records: 1"):
         train(records=patients(1))
     with pytest.raises(PrivacyError, match="longer than private") as caught:
         train(max_length_tokens=5)
