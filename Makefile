@@ -4,7 +4,7 @@
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
-WORKERS = --numprocesses logical --maxprocesses 4 --dist load
+WORKERS = --numprocesses logical --maxprocesses 4
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile

@@ -31,7 +31,7 @@ FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 OPTIONS = {"sep": "separator", "delimiter": "separator", "encoding": "encoding"}
 """Arguments of load_dataset that find the files of a csv or JSON set, and those that say how to read them."""
 NARROW = {"float[pyarrow]": 2**24, "halffloat[pyarrow]": 2**11}
-NO_CP1252 = re.compile(r"[Ã-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘’“”–—•œŒ]|(?<=[^\W\d])[€…“”•](?=[^\W\d])")
+NO_CP1252 = re.compile(r"[Â-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘’“”–—•œŒ]|(?<=[^\W\d])[€…“”•](?=[^\W\d])")
 """What French or English text in cp1252 does not hold: letters of UTF-8, and those of a Mac or of DOS."""
 _read_json = partial(json.loads, parse_float=lambda text: text if "e" in text.lower() else float(text))
 """A number with an exponent stays as it is written: it may have lost digits."""

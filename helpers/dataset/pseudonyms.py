@@ -34,16 +34,20 @@ NOBODY = set(MISSING.split()) | {
     for end in ("", "e")
 }
 """Keys that stand for no key, as `letters_and_digits` leaves them. Whoever shares one would be one patient."""
-AROUND = re.compile(r"^(?:the|new|patient|ipp|numero|number|nom|name|id|dossier|file|record)|(?:patient|ipp)?\d{0,3}$")
+AROUND = re.compile(
+    r"^(?:the|new|patient|ipp|numero|number|nom|name|id|dossier|file|record)|(?:patient|(?<=\D{5})\d{1,3})$"
+)
 """What may stand around such a word: patient unknown, numéro inconnu, anonymous 3."""
-NOBODY_SHAPE = re.compile(r"x*|0+|([1-9])\1{5,}")
+NOBODY_SHAPE = re.compile(r"x*|0+|([1-9])\1{5,}|err\d{3}")
 DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "-" * 6)
 WHOLE = re.compile(r"(\d+)[.,]0{1,2}")
 NUMBER = r"\d[\d\s.,']*"
+MONTH = r"(?:janv?|feb|f[eé]vr|mars?|apr|avr|mai|may|juin|juil|jun|jul|aug|ao[uû]t|sept?|oct|nov|d[eé]c)\.?"
 DAMAGED = {
     "a number in scientific notation (E+14)": r"[+-]?\d+(?:[.,]\d*e[+-]?|\s*e\s*[+-])\s*\d+",
     "a number with a sign": rf"[+-]\s*{NUMBER}|{NUMBER}-|\(\s*{NUMBER}\)",
     "a number with a decimal mark": r"[\d\s']+[.,][\d\s]+|[\d\s.']+,[\d\s.,]+",
+    "a date": rf"(?:\d\d?-)?{MONTH}-\d+|\d\d?-{MONTH}|(?:19|20)\d\d-\d\d-\d\d(?: 00:00:00)?",
     "a sign that no key has": r".*(?:[^\w\s./:#°'’\"|\\@-]|²).*",
 }
 """Spellings left by spreadsheets and programs, in which several keys have become one, or one key another."""
@@ -86,6 +90,8 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
         try:
             number = phonenumbers.parse(value, region)
         except phonenumbers.NumberParseException:
+            return None
+        if re.search(r";\s*[\d+]", value):  # two numbers, of which the library reads the first
             return None
         if not phonenumbers.is_possible_number(number):
             return None

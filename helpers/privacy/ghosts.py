@@ -9,9 +9,9 @@ have several, all longer than the clipping norm.
 Afterwards an attacker scores every ghost by what came out: the likelihood ratio over all steps, the best score against
 the claimed mechanism (Neyman and Pearson). Half of the bits are shown to the attacker, who finds the score
 above which to guess "in"; the other half are guessed. If far more guesses are right than the claimed trade-off curve
-allows on average (p < 1e-6), the claim is refuted, wherever the mistake lies: in noise, clipping, sampling or the
-number of steps. What it cannot see: mistakes made before gradients reach the mechanism, for which there is
-`helpers.privacy.self_checks`.
+allows on average (p < 1e-6), the claim is refuted, whether noise, clipping, sampling or the number of steps is at
+fault. What it cannot see: mistakes made before gradients reach the mechanism, or in other numbers than the ghosts' own,
+for which there is `helpers.privacy.self_checks`.
 """
 
 from __future__ import annotations

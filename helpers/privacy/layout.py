@@ -77,13 +77,13 @@ def lay_out(units: Sequence[Unit], device: Any) -> Part:
         tokens.append(len(ids) - first)
     filling = -len(ids) % BLOCK or BLOCK  # at least one token of nobody, for the places that fill up `learnt`
     ids += [0] * filling
-    records.append((len(ids) - 1, len(ids)))
+    records.insert(0, (len(ids) - 1, len(ids)))  # a record of nobody begins `padded`
     places += [len(ids) - 1] * (-len(places) % BLOCK)
-    positions = [place for start, end in records[:-1] for place in range(end - start)] + [0] * filling
-    padded, groups, nobodys = _groups(records, len(ids) - 1)
+    positions = [place for start, end in records[1:] for place in range(end - start)] + [0] * filling
+    padded, groups = _groups(records, len(ids) - 1)
     unpadded = torch.empty(len(ids), dtype=torch.long)
     unpadded[padded] = torch.arange(len(padded))
-    unpadded[-filling:] = nobodys  # not a place behind somebody's record, which may be no number
+    unpadded[-filling:] = 0  # not a place behind somebody's record, where values may be infinite
     return Part(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
@@ -97,22 +97,20 @@ def lay_out(units: Sequence[Unit], device: Any) -> Part:
     )
 
 
-def _groups(records: Sequence[tuple[int, int]], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]], int]:
-    """`padded` and `groups` of a `Part`, and a place in `padded` whose whole record is of nobody."""
+def _groups(records: Sequence[tuple[int, int]], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]]]:
+    """`padded` and `groups` of a `Part`."""
     by_length: dict[int, list[list[int]]] = {}
     for start, end in records:
         length = -(-(end - start) // LENGTHS) * LENGTHS
         by_length.setdefault(length, []).append([*range(start, end), *[nobody] * (length - end + start)])
     padded: list[int] = []
-    groups, nobodys = [], 0
+    groups = []
     for length, of_length in by_length.items():
         of_length += [[nobody] * length] * (-len(of_length) % GROUP)
         for first in range(0, len(of_length), GROUP):
             groups.append((slice(len(padded), len(padded) + GROUP * length), length))
-            for record in of_length[first : first + GROUP]:
-                nobodys = len(padded) if record[0] == nobody else nobodys
-                padded += record
-    return torch.tensor(padded), groups, nobodys
+            padded += [place for record in of_length[first : first + GROUP] for place in record]
+    return torch.tensor(padded), groups
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]

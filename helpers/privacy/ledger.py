@@ -3,8 +3,8 @@
 A ledger begins with a grant that its holder signed (`helpers.privacy.grants`). A training reserves its cost before it
 reads a record, and its result is committed before release. A reservation that is never committed stays spent.
 
-The chain shows every change to an entry that others follow. Whoever controls the disk can still put back an older copy
-of the file, or begin a ledger in another folder with the same first grant. Privacy reports therefore keep the
+The chain shows damage, and an entry changed by hand. Whoever controls the disk can still chain all entries anew, put
+an older copy back, or begin a ledger in another folder with the same first grant. Privacy reports therefore keep the
 `Ledger.head` of their time, which `Ledger.contains` looks for. Only a broker out of the trainer's reach could do more.
 """
 

@@ -20,14 +20,14 @@ from scipy import stats
 from transformers import set_seed
 
 from helpers.errors import PrivacyError
-from helpers.privacy.mechanism import clipped_sum, grid_of
+from helpers.privacy.mechanism import COLUMNS, clipped_sum, grid_of
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.units import Unit
 
 FALSE_ALARM = 1e-6
 BATCHES, PATIENTS, RATE = 4000, 40, 0.1
 NORM, EXPECTED = 0.5, 8.0
-NUMBERS = 4900  # of an optimizer under test; with fewer, a sum could leave the mechanism's range, 64 noise deviations
+NUMBERS = 3 * COLUMNS  # of an optimizer under test: several parts, each of which could be clipped by itself
 
 Figures = dict[str, float]
 MakeOptimizer = Callable[..., Any]

@@ -119,7 +119,8 @@ class Training:
         before = [weight.detach().clone() for weight in self.patients.weights]
         for weight in self.patients.weights:
             weight.data += 0.02 * torch.randn_like(weight)
-        check_batch_composition(self.patients.gradients, longest=self.recipe.settings.max_length_tokens)
+        for computed in (self.patients.gradients, self.patients.losses):
+            check_batch_composition(computed, longest=self.recipe.settings.max_length_tokens)
         for weight, values in zip(self.patients.weights, before, strict=True):
             weight.data.copy_(values)
 

@@ -197,6 +197,12 @@ def test_separator_and_encoding_of_a_csv_are_found(tmp_path: Path, separator: st
     assert (table[KEY], table["number"], table["note"]) == (["A", "B"], ["0012", "1.50"], notes)
 
 
+@pytest.mark.parametrize("note", ["38°5", "5 µg", "« stable »", "Sécrète", "l’œil"])
+def test_one_row_in_another_encoding_does_not_change_the_others(tmp_path: Path, note: str) -> None:
+    (tmp_path / "x.csv").write_bytes(f"who,n,note\nA,1,{note}\n".encode() + "B,2,fièvre\n".encode("cp1252"))
+    assert "give its encoding" in refused(holder(file="x.csv", format="csv"), tmp_path)
+
+
 def test_separator_and_encoding_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("who^n^note\nA^1^Sécrète\n".encode("mac-roman"))
     declared = holder(file="x.csv", format="csv", separator="^", encoding="mac-roman")

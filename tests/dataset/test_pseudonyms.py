@@ -54,7 +54,9 @@ def test_spellings_of_one_number_agree() -> None:
     assert normalise_key("0012") == "0012" != normalise_key("12")
 
 
-@pytest.mark.parametrize("value", ["", "  ", "--", "unknown", "12", "00 00 00 00 00", "0666666666"])
+@pytest.mark.parametrize(
+    "value", ["", "  ", "--", "unknown", "12", "00 00 00 00 00", "0666666666", "0612345678;0712345678"]
+)
 def test_no_usable_phone(value: str) -> None:
     assert normalise_key(value, "phone", "FR") is None
 
@@ -63,7 +65,18 @@ def test_no_usable_phone(value: str) -> None:
     "value",
     [
         *("", "  ", "--", "?", "n/a", "N.A.", "Unknown", "inconnu", "00000", "0", "XXX", "99999999", "NULL", "s/o"),
-        *("en attente", "à vérifier", "IPP inconnu", "anonymous 3", "no data", "not on file", "nouveau-né", "Err:502"),
+        *(
+            "en attente",
+            "à vérifier",
+            "IPP inconnu",
+            "anonymous 3",
+            "no data",
+            "12-mars",
+            "Déc-12",
+            "not on file",
+            "nouveau-né",
+            "Err:502",
+        ),
         *("#REF!", "#N/A", "#NOM?", "#DIV/0!", "#VALEUR!", "#####", "NC", "néant", "Patient inconnu", "pas connu"),
         "Non renseignée",
     ],
@@ -92,7 +105,10 @@ def test_a_key_that_a_program_changed_is_no_other_patients_key(value: str, what:
     assert normalise_key(value) is None
 
 
-@pytest.mark.parametrize("value", ["219E01", "12E4", "219e1", "75.112.001", "NP-00 417", "2024/00317", "aB1_2", "#12"])
+@pytest.mark.parametrize(
+    "value",
+    ["219E01", "12E4", "219e1", "75.112.001", "NP-00 417", "2024/00317", "aB1_2", "#12", "NR123", "NA101", "M-12"],
+)
 def test_codes_are_not_damaged(value: str) -> None:
     assert damaged(value) == ""
     assert normalise_key(value) == "".join(filter(str.isalnum, value)).casefold()

@@ -11,8 +11,9 @@ import torch
 from helpers import open_run
 from helpers.errors import PrivacyError
 from helpers.models import load_base
+from helpers.privacy import mechanism
 from helpers.privacy.accounting import check_delta
-from helpers.privacy.mechanism import PrivateOptimizer, grid_of
+from helpers.privacy.mechanism import COLUMNS, PrivateOptimizer, clipped_sum, grid_of
 from helpers.privacy.release import verify
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.self_checks import (
@@ -70,6 +71,15 @@ def looks(check: Callable[..., Any], part: Any, options: dict[str, Any], lab: La
         return verify(lab["stopped"], part)
     further = {check_delta: [len(lab["patients"])], check_adapters: [model]}
     return check(part, *further.get(check, []), **options)
+
+
+def test_clipping_part_by_part_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_parts(gradients: torch.Tensor, **given: float) -> torch.Tensor:
+        return torch.cat([clipped_sum(part.clone(), **given) for part in gradients.split(COLUMNS, dim=1)])
+
+    monkeypatch.setattr(mechanism, "clipped_sum", by_parts)
+    with pytest.raises(PrivacyError, match=r"moved the sum by 1\.7"):
+        check_clipping(PrivateOptimizer)
 
 
 @pytest.mark.parametrize("name", BREAKS)
