@@ -88,14 +88,16 @@ def test_where_bf16_lets_others_change_a_gradient_training_takes_fp32(
     asked = []
 
     def changes(gradients: Any, *, longest: int) -> None:
-        asked.append((gradients.__self__.dtype, longest))
+        asked.append((gradients.__self__.dtype, gradients.__name__, longest))
         if gradients.__self__.dtype is torch.bfloat16:
             raise PrivacyError("changed")
 
     monkeypatch.setattr(training, "compute_dtype", lambda _: torch.bfloat16)
     monkeypatch.setattr(training, "check_batch_composition", changes)
     ready = made()
-    assert ready.patients.dtype is torch.float32 and asked == [(torch.bfloat16, 64), (torch.float32, 64)]
+    assert ready.patients.dtype is torch.float32
+    both = [(torch.float32, computed, 64) for computed in ("gradients", "losses")]
+    assert asked == [(torch.bfloat16, "gradients", 64), *both]
     assert {weight.dtype for weight in ready.model.parameters()} == {torch.float32}
     held = {id(weight) for group in ready.optimizer.param_groups for weight in group["params"]}
     assert held == {id(weight) for weight in ready.model.parameters() if weight.requires_grad}
