@@ -58,16 +58,17 @@ def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
     assert {row["entries"] for row in [each.head() for each in ledgers_of(run)]} == {1}
 
 
-def test_a_machine_on_which_patients_change_each_other_is_refused_before_it_is_paid_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("check", ["check_batch_composition", "check_noisy_sum"])
+def test_a_machine_that_fails_a_check_of_the_mechanism_is_refused_before_it_is_paid_for(
+    check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = joined(tmp_path)
 
-    def changes(*_: Any, **__: Any) -> None:
-        raise PrivacyError("2 of 3 compositions changed it.")
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PrivacyError("Something is wrong on this machine.")
 
-    monkeypatch.setattr("helpers.privacy.training.check_batch_composition", changes)
-    with pytest.raises(PrivacyError, match="nothing was paid"):
+    monkeypatch.setattr(f"helpers.privacy.training.{check}", refuse)
+    with pytest.raises(PrivacyError, match="Something is wrong on this machine"):
         fine_tune_private(run, only="private")
     assert {row["entries"] for row in [each.head() for each in ledgers_of(run)]} == {1}
 

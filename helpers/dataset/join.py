@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,12 @@ def _far_more_frequent(frame: pd.DataFrame) -> int:
 
 
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
-    """Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, are two: such keys are refused.
+    """Keys of one holder are refused that are equal but for what may, or may not, tell two patients apart.
 
-    Of one holder. Two holders may well group the same digits in their own ways, and are taken to mean one patient.
+    Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, may be two patients. Leading zeros are
+    part of it, yet 00100 and 100 may be one, written by two programs, who would then count as two.
+
+    Two holders may well group the same digits in their own ways, and are taken to mean one patient.
     """
     numbers: dict[str, set[tuple[str, ...]]] = {}
     letters: dict[str, set[str]] = {}
@@ -198,12 +201,20 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
         letters.setdefault(name, set()).add("".join(filter(str.isalpha, value)))
     # AX-12, ax-12 and Ax-12 are typed by hand; aX-12 is meant so.
     mixed = {name: of for name, of in letters.items() if not of <= {f(each) for each in of for f in TYPED}}
-    for what, found in (("the place of a separator (as 12-3 and 1-23)", numbers), ("case (as aB1 and Ab1)", mixed)):
-        merged = sum(len(different) > 1 for different in found.values())
+    zeros: dict[str, set[str]] = {}
+    for name in numbers:
+        zeros.setdefault(name.lstrip("0"), set()).add(name)
+    kinds: list[tuple[str, Iterable[Collection[Any]]]] = [
+        ("the place of a separator (as 12-3 and 1-23)", numbers.values()),
+        ("case (as aB1 and Ab1)", mixed.values()),
+        ("leading zeros (as 00100 and 100)", zeros.values()),
+    ]
+    for what, found in kinds:
+        merged = sum(len(different) > 1 for different in found)
         if merged:
             raise DataError(
-                f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one. Write the "
-                "keys in one way; none is shown."
+                f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one, or one two. "
+                "Write the keys in one way; none is shown."
             )
 
 

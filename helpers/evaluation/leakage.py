@@ -56,8 +56,7 @@ def found_at_one_percent(inside: Floats, outside: Floats) -> Rate | None:
     The average hides an attack that is sure of a few; this does not (Carlini et al. 2022, arXiv:2112.03570). Fewer
     than 100 non-members cannot show so low a rate: None. With 1,000 the threshold says much.
     """
-    allowed = len(outside) // 100
-    if allowed == 0:
+    if not (allowed := len(outside) // 100):
         return None
     threshold = np.sort(outside)[-allowed - 1]
     return rate_with_interval(int((inside > threshold).sum()), len(inside))

@@ -29,7 +29,7 @@ from helpers.privacy.layout import BLOCK
 from helpers.privacy.mechanism import SLACK, PrivateOptimizer, clipped_sum, grid_of, noisy_sum
 from helpers.privacy.patient_gradients import PatientGradients
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.privacy.self_checks import check_batch_composition
+from helpers.privacy.self_checks import check_batch_composition, check_noisy_sum
 from helpers.privacy.units import Unit, draw, encode_units, shuffled
 
 MECHANISM = f"Poisson sampling and exact rounded noise from AES-256; slack {SLACK}, blocks of {BLOCK}, {GHOSTS} ghosts"
@@ -89,6 +89,8 @@ class Training:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, settings = recipe, recipe.settings
+        if recipe.cost:  # ghosts see only their own numbers; this sees noise that repeats in others (two blocks' worth)
+            check_noisy_sum(noisy_sum, numbers=2**18, noise_multiplier=recipe.cost.noise_multiplier)
         self.tokenizer = load_tokenizer(recipe.base_name)
         device = best_device()
         for dtype in dict.fromkeys((compute_dtype(device), torch.float32)):

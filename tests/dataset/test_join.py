@@ -275,6 +275,18 @@ def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_pat
         join(small_pipeline(tmp_path, clinic, **settings))
 
 
+def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    clinic = [row | {"phone": f"{n + 10:05d}"} for n, row in enumerate(CLINIC)]
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    clinic[3]["phone"] = "12"  # beside 00012
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for leading zeros"):
+        join(small_pipeline(tmp_path, clinic, **settings))
+
+
 def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: Path) -> None:
     clinic = [row | {"phone": f"6123456{n:02d}", "note": f"call 612 345 6{n:02d} soon"} for n, row in enumerate(CLINIC)]
     holder = SETTINGS["holders"][0] | {"key": {"column": "phone", "kind": "phone", "region": "ES"}}

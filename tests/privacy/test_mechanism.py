@@ -93,7 +93,12 @@ def without_end(clipped: torch.Tensor, *, noise_std: float, generator: SecureGen
     return noisy
 
 
-@pytest.mark.parametrize("broken", [quieter, even, without_end, coarser])
+def repeated(clipped: torch.Tensor, *, noise_std: float, generator: SecureGenerator) -> torch.Tensor:
+    half = generator.rounded_normal(len(clipped) // 2, noise_std / grid_of(noise_std))
+    return (clipped + torch.cat([half, half]) * grid_of(noise_std)).float()
+
+
+@pytest.mark.parametrize("broken", [quieter, even, without_end, coarser, repeated])
 def test_other_noise_is_refused(broken: NoisySum) -> None:
     with pytest.raises(PrivacyError, match="expected were"):
         check_noisy_sum(broken, numbers=200_000)
