@@ -31,7 +31,7 @@ def opened(folder: Path, ledgers_at: Path, patients: Path) -> Run:
 
 
 def course(*folders: Path) -> None:
-    """What the killed process does: join, then the baseline, then the private model."""
+    """What the killed process does: join, then the private model, then the baseline."""
     os.environ["PSEUDONYM_KEY"] = KEY
     fine_tune_private(opened(*folders))
 
@@ -79,16 +79,17 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     expected = read_json(whole.path / "models" / "private" / "privacy_report.json")["epsilon"]
 
     kills, lives, where, cut, runs, known = 0, 0, set(), set(), [], []
-    while kills < KILLS or not (runs[-1].path / "models" / "private").exists():
+    while kills < KILLS or not (runs[-1].path / "models" / "non_private").exists():
         lives += 1
         assert lives < 4 * KILLS
-        if not runs or (runs[-1].path / "models" / "private").exists():
+        new = not runs or (runs[-1].path / "models" / "non_private").exists()
+        if new:
             runs.append(opened(tmp_path / "killed" / f"run{len(runs)}", ledgers_at, holders()))
         run = runs[-1]
         life = processes.Process(target=course, args=(run.path, ledgers_at, holders()))
         life.start()
         if kills < KILLS:
-            life.join(chooser.uniform(0, 0.6 * lasts))
+            life.join(chooser.uniform(0, (0.2 if new else 0.6) * lasts))  # a new run begins with the join
         else:
             life.join()  # the last one is left in peace
         if life.is_alive():
@@ -96,11 +97,8 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
             os.kill(life.pid, signal.SIGKILL)
             life.join()
             kills += 1
-            joined, baseline = (
-                (run.path / "private" / "card.json").exists(),
-                (run.path / "models" / "non_private").exists(),
-            )
-            where.add("private" if baseline else "baseline" if joined else "join")
+            joined, private = (run.path / "private" / "card.json", run.path / "models" / "private")
+            where.add("baseline" if private.exists() else "private" if joined.exists() else "join")
             cut |= {step_saved(path) for path in (run.path / "private" / "state" / "private").glob("*.pt")}
         else:
             assert life.exitcode == 0
