@@ -164,7 +164,7 @@ def test_a_holder_without_a_grant_is_not_trained_on(tmp_path: Path) -> None:
 def test_a_step_whose_noise_was_forgotten_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = joined(tmp_path)
     monkeypatch.setattr("helpers.privacy.mechanism.noisy_sum", lambda clipped, **_: clipped.float())
-    with pytest.raises(PrivacyError, match=r"nothing is released: an attacker guessed right for \d+ of 2000"):
+    with pytest.raises(PrivacyError, match=r"nothing is released: (an attacker guessed|summed over all steps)"):
         fine_tune_private(run, only="private")
     assert not (run.path / "models" / "private").exists()
     assert all(
