@@ -21,7 +21,7 @@ import yaml
 
 from helpers import stages
 from helpers.config import PROJECT_ROOT
-from helpers.dataset.pipeline import load_pipeline
+from helpers.data.holders.pipeline import load_pipeline
 from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
 from helpers.run import Run, open_run
@@ -196,7 +196,7 @@ def _overrides(pairs: Sequence[str], glossary: str | None) -> dict[str, Any]:
 
 
 def _show(run: Run) -> None:
-    from helpers.report import print_table
+    from helpers.report.page import print_table
 
     path = run.path / "results.json"
     if not path.exists():

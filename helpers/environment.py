@@ -199,7 +199,7 @@ def _memory() -> Check:
 
 
 def _chat_model() -> Check:
-    from helpers.embedded_server import embedded_gguf
+    from helpers.installed import embedded_gguf
 
     try:
         return Check("Chat model", True, embedded_gguf().name)
@@ -215,7 +215,7 @@ def _sentence_model() -> Check:
 
 
 def _endpoint(config: Config) -> Check:
-    from helpers.endpoint import ChatEndpoint, resolve_endpoint
+    from helpers.endpoint.chat import ChatEndpoint, resolve_endpoint
 
     settings = config.endpoint
     try:

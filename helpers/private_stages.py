@@ -17,15 +17,16 @@ from dotenv import load_dotenv
 from filelock import FileLock, Timeout
 
 from helpers.config import PROJECT_ROOT
-from helpers.dataset.join import join_providers
-from helpers.dataset.pipeline import Pipeline
-from helpers.dataset.pseudonyms import read_key
+from helpers.data.holders.join import join_providers
+from helpers.data.holders.pipeline import Pipeline
+from helpers.data.holders.pseudonyms import read_key
 from helpers.errors import DataError, RunError
-from helpers.evaluation.canaries import make_canaries, training_records, whole_words
-from helpers.evaluation.extraction import SECRET
-from helpers.evaluation.privacy_audit import Records, audit_model
+from helpers.evaluation.attacks.audit import Records, audit_model
+from helpers.evaluation.attacks.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
-from helpers.models import attach_adapters, load_base, load_tokenizer
+from helpers.models.find import load_tokenizer
+from helpers.models.load import attach_adapters, load_base
 from helpers.privacy.ledger import check_budgets
 from helpers.privacy.units import encode_units
 from helpers.private_training import (

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import WITHOUT_EFFECT
-from helpers.dataset.pipeline import Holder, Pipeline, load_pipeline
+from helpers.data.holders.pipeline import Holder, Pipeline, load_pipeline
 from helpers.errors import LedgerError, PrivacyError, RunError
 from helpers.files import read_json, read_jsonl, sha256, sync, write_atomic, write_json
-from helpers.models import save_adapter
+from helpers.models.load import save_adapter
 from helpers.privacy import ledger, release
 from helpers.privacy.accounting import Cost, plan
 from helpers.privacy.grants import Grant, check_grant, read_grant

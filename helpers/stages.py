@@ -20,8 +20,8 @@ from helpers.files import JsonLines, Record, read_json, read_jsonl, write_atomic
 from helpers.run import Run
 
 if TYPE_CHECKING:
-    from helpers.dataset.glossary import Entry
-    from helpers.endpoint import ChatEndpoint
+    from helpers.data.glossary.entries import Entry
+    from helpers.endpoint.chat import ChatEndpoint
 
 WRITE = "01-create_dataset/01-write_conversations.ipynb"
 PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
@@ -32,7 +32,7 @@ SCORE = "03-test/02-score.ipynb"
 
 def glossary_entries(run: Run) -> list[Entry]:
     """The entries of the run's glossary that the configuration admits; says so where some are left out."""
-    from helpers.dataset.glossary import load_glossary
+    from helpers.data.glossary.entries import load_glossary
 
     everything = load_glossary(run.config.glossary)
     limit = run.config.dataset.max_entries
@@ -45,7 +45,7 @@ def glossary_entries(run: Run) -> list[Entry]:
 @contextmanager
 def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
-    from helpers.endpoint import open_endpoint
+    from helpers.endpoint.chat import open_endpoint
 
     load_dotenv(PROJECT_ROOT / ".env")
     with open_endpoint(**run.config.endpoint.model_dump()) as endpoint:
@@ -54,7 +54,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
 
 def create(run: Run) -> list[Record]:
     """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
-    from helpers.dataset.generate import write_conversations
+    from helpers.data.glossary.writer import write_conversations
 
     settings, path = run.config.dataset, run.path / "dataset" / "conversations.jsonl"
     inputs = [run.config.glossary]
@@ -81,8 +81,8 @@ def create(run: Run) -> list[Record]:
 
 def prepare(run: Run) -> dict[str, Any]:
     """01: split conversations into train, validation and test, checked to be disjoint; returns the card."""
-    from helpers.dataset import card, splits
-    from helpers.dataset.phrasings import load_bank
+    from helpers.data.glossary import card, splits
+    from helpers.data.glossary.phrasings import load_bank
 
     settings, seed, bank = run.config.dataset, run.config.seed, load_bank()
     folder = run.path / "dataset"
@@ -126,8 +126,10 @@ def read_card(run: Run) -> dict[str, Any]:
 
 def _rehearsed(run: Run) -> list[Record]:
     """What the base model answers right: rehearsed in its own words, it is not forgotten."""
-    from helpers.dataset.rehearsal import rehearsal_questions, right_answers
-    from helpers.models import generate_answers, load_base, load_tokenizer
+    from helpers.data.glossary.rehearsal import rehearsal_questions, right_answers
+    from helpers.models.find import load_tokenizer
+    from helpers.models.generate import generate_answers
+    from helpers.models.load import load_base
 
     config = run.config
     questions = rehearsal_questions(config.dataset.general_train, config.seed)
@@ -186,7 +188,8 @@ def fine_tune(
 def answer(run: Run) -> dict[str, Path]:
     """03: answer the test with base, in_context and every adapter; returns model name to predictions file."""
     from helpers.evaluation.answers import in_context_messages, plain_messages
-    from helpers.models import attach_adapters, load_base, load_tokenizer
+    from helpers.models.find import load_tokenizer
+    from helpers.models.load import attach_adapters, load_base
 
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
@@ -230,7 +233,7 @@ def _answer_with(
     inputs: list[Path],
     path: Path,
 ) -> None:
-    from helpers.models import Generated, generate_answers
+    from helpers.models.generate import Generated, generate_answers
 
     done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
     left = [position for position, item in enumerate(test) if item["id"] not in done]
@@ -302,7 +305,7 @@ def gather_results(run: Run) -> dict[str, Any]:
 
 def report(run: Run) -> Path:
     """03: write report.html from results.json alone."""
-    from helpers.report import write_report
+    from helpers.report.page import write_report
 
     source, target = run.path / "results.json", run.path / "report.html"
     if not source.exists():

@@ -56,7 +56,7 @@ def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> str:
     """Folder of the tiny random Llama, made once below .cache/."""
-    from helpers.models import resolve_model
+    from helpers.models.find import resolve_model
 
     return resolve_model("tiny-random")
 
@@ -74,7 +74,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute as a processor without bf16 does, so that results can be compared to the last digits."""
-    monkeypatch.setattr("helpers.precision.cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr("helpers.models.precision.cpu_multiplies_bf16", lambda: False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock
 
 from helpers.config import PROJECT_ROOT
-from helpers.dataset.pipeline import load_pipeline
+from helpers.data.holders.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
 from helpers.private_stages import fine_tune_private, join

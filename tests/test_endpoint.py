@@ -27,8 +27,8 @@ from scripted_server import (
     web_page,
 )
 
-from helpers.embedded_server import embedded_server
-from helpers.endpoint import ChatEndpoint, open_endpoint, resolve_endpoint
+from helpers.endpoint.chat import ChatEndpoint, open_endpoint, resolve_endpoint
+from helpers.endpoint.embedded_server import embedded_server
 from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
 
 KEY = "sk-very-secret-0123456789"
@@ -318,7 +318,7 @@ def test_a_loopback_server_is_reached_in_spite_of_a_proxy(monkeypatch: pytest.Mo
 
 
 def server_process() -> psutil.Process:
-    (child,) = (child for child in psutil.Process().children() if "helpers.embedded_server" in child.cmdline())
+    (child,) = (child for child in psutil.Process().children() if "helpers.endpoint.embedded_server" in child.cmdline())
     return child
 
 
@@ -337,7 +337,7 @@ def test_the_embedded_server_answers_and_goes() -> None:
 
 def test_the_embedded_server_dies_with_its_parent() -> None:
     code = (
-        "import time; from helpers.embedded_server import embedded_server\n"
+        "import time; from helpers.endpoint.embedded_server import embedded_server\n"
         "with embedded_server(parallel=1) as url: print(url, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[1]

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from helpers.errors import ModelError
-from helpers.models import check_adapter, generate_answers, load_base, load_tokenizer, resolve_model
-from helpers.precision import best_device
+from helpers.models.find import load_tokenizer, resolve_model
+from helpers.models.generate import generate_answers
+from helpers.models.load import check_adapter, load_base
+from helpers.models.precision import best_device
 
 QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
 
@@ -33,7 +35,7 @@ def test_answers_written_in_rounds_are_those_written_in_one_piece(tiny: str, mon
     model.generation_config.eos_token_id = whole[5]  # one answer ends there; the others go on into later rounds
     answers = {}
     for size in (4, 20):
-        monkeypatch.setattr("helpers.models.ROUND", size)
+        monkeypatch.setattr("helpers.models.generate.ROUND", size)
         answers[size] = generate_answers(model, tokenizer, conversations, max_new_tokens=18, batch_size=3)
     assert answers[4] == answers[20]
     assert [answer.new_tokens for answer in answers[4]] == [5, 18, 18]

@@ -68,7 +68,9 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     monkeypatch.setenv("PSEUDONYM_KEY", KEY)
     chooser, ledgers_at = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["helpers.private_stages", "helpers.privacy.training", "helpers.dataset.join"])
+    processes.set_forkserver_preload(
+        ["helpers.private_stages", "helpers.privacy.training", "helpers.data.holders.join"]
+    )
     alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
     whole = opened(*alone)
     started = time.monotonic()

@@ -15,9 +15,9 @@ from filelock import FileLock
 from pydantic import SecretStr
 
 from helpers import private_stages, private_training
-from helpers.dataset.pseudonyms import normalise_key, pseudonym
+from helpers.data.holders.pseudonyms import normalise_key, pseudonym
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
-from helpers.evaluation.extraction import SECRET
+from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.private_stages import audit_privacy, fine_tune_private, join

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval
-from helpers.figures import to_svg
-from helpers.report import (
+from helpers.report.figures import to_svg
+from helpers.report.page import (
     comparison_table,
     headline,
     plot_buckets,

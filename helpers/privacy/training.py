@@ -21,8 +21,9 @@ from transformers import set_seed
 from helpers.config import Private
 from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
-from helpers.models import add_adapter, load_base, load_tokenizer
-from helpers.precision import best_device, compute_dtype
+from helpers.models.find import load_tokenizer
+from helpers.models.load import add_adapter, load_base
+from helpers.models.precision import best_device, compute_dtype
 from helpers.privacy.accounting import Cost
 from helpers.privacy.ghosts import GHOSTS, Ghosts
 from helpers.privacy.layout import BLOCK
@@ -48,7 +49,7 @@ class Recipe:
     """What decides the trained weights, but for the records.
 
     Attributes:
-        base_name: the frozen base; see `helpers.models.resolve_model`.
+        base_name: the frozen base; see `helpers.models.find.resolve_model`.
         target_modules: `all-linear` or names of layers.
         settings: the section `private` of the configuration.
         cost: what the training was planned and paid for as; None for the baseline.

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
-from helpers.models import first_behind, record_tokens
+from helpers.models.likelihood import first_behind, record_tokens
 from helpers.privacy.secure_random import SecureGenerator
 
 Row = tuple[int, ...]

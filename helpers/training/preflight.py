@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.errors import TrainingError
 from helpers.files import Record
-from helpers.models import stop_tokens
-from helpers.row_losses import IGNORED
+from helpers.models.generate import stop_tokens
+from helpers.models.losses import IGNORED
 
 
 def audit(

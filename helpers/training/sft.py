@@ -23,8 +23,9 @@ from trl import SFTConfig
 from helpers.config import Lora, Training
 from helpers.errors import TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
-from helpers.models import add_adapter, load_base, load_tokenizer, save_adapter
-from helpers.precision import best_device, compute_dtype
+from helpers.models.find import load_tokenizer
+from helpers.models.load import add_adapter, load_base, save_adapter
+from helpers.models.precision import best_device, compute_dtype
 from helpers.run import measured
 from helpers.training.preflight import audit
 from helpers.training.progress import ProgressBar, Watcher
@@ -38,7 +39,7 @@ class Recipe:
     """What decides the trained weights, but for the records.
 
     Attributes:
-        base_name: the frozen base; see `helpers.models.resolve_model`.
+        base_name: the frozen base; see `helpers.models.find.resolve_model`.
         quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
         shape: the section `lora` of the configuration.
         settings: the section `training`; its `adapters` are not looked at.

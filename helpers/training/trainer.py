@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from helpers.row_losses import IGNORED, row_losses
+from helpers.models.losses import IGNORED, row_losses
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]

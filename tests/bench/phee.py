@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from helpers.config import PROJECT_ROOT, load_config
-from helpers.evaluation.canaries import make_canaries, training_records, whole_words
-from helpers.evaluation.extraction import SECRET, continue_texts, secret_revealed
-from helpers.evaluation.leakage import membership
-from helpers.evaluation.likelihood import record_losses
+from helpers.evaluation.attacks.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.attacks.extraction import SECRET, continue_texts, secret_revealed
+from helpers.evaluation.attacks.membership import membership
 from helpers.files import Record, read_json, read_jsonl, sha256, write_json
-from helpers.models import load_base, load_tokenizer, record_tokens, save_adapter
+from helpers.models.find import load_tokenizer
+from helpers.models.likelihood import record_losses, record_tokens
+from helpers.models.load import load_base, save_adapter
 from helpers.privacy.accounting import plan
 from helpers.privacy.grants import Grant, holders_key, sign
 from helpers.privacy.ledger import Ledger, commit, open_ledger, reserve

@@ -36,18 +36,18 @@ import transformers
 from peft.helpers import disable_input_dtype_casting
 
 from helpers.config import PROJECT_ROOT, load_config
-from helpers.dataset.join import join_providers
-from helpers.dataset.pipeline import load_pipeline
-from helpers.dataset.pseudonyms import read_key
+from helpers.data.holders.join import join_providers
+from helpers.data.holders.pipeline import load_pipeline
+from helpers.data.holders.pseudonyms import read_key
 from helpers.files import read_json, write_json
-from helpers.models import load_tokenizer
-from helpers.precision import best_device
+from helpers.models.find import load_tokenizer
+from helpers.models.losses import batch_of, row_losses
+from helpers.models.precision import best_device
 from helpers.privacy import training
 from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.units import Unit, encode_units
 from helpers.private_training import recipe_of
-from helpers.row_losses import batch_of, row_losses
 from helpers.run import Run
 
 SIZES = (16, 32, 64)

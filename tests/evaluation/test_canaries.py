@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest, chisquare
 
 from helpers.errors import DataError
-from helpers.evaluation.canaries import WORDS_EACH, make_canaries, training_records, whole_words
-from helpers.models import load_tokenizer
+from helpers.evaluation.attacks.canaries import WORDS_EACH, make_canaries, training_records, whole_words
+from helpers.models.find import load_tokenizer
 
 WORDS = ["".join(letters) for letters in product(ascii_lowercase[:10], repeat=3)]
 

@@ -5,9 +5,18 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.evaluation.extraction import PROMPTS, SECRET, continue_texts, revealed, secret_revealed, task_accuracy
+from helpers.evaluation.attacks.extraction import (
+    PROMPTS,
+    SECRET,
+    continue_texts,
+    revealed,
+    secret_revealed,
+    task_accuracy,
+)
 from helpers.evaluation.matching import contains
-from helpers.models import load_base, load_tokenizer, record_tokens
+from helpers.models.find import load_tokenizer
+from helpers.models.likelihood import record_tokens
+from helpers.models.load import load_base
 
 STARTS = ["Hi", "The patient took it and", "A much longer start, so that the others are padded on their left side,", ""]
 TAUGHT = [SECRET, "Drug of patient A: zolumab", "Drug of patient B: ricefol"]
@@ -62,7 +71,7 @@ def test_sampling_follows_its_seed_and_leaves_torchs_generator_alone(random_mode
 
 
 def test_samples_belong_to_their_prompt(taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.evaluation.extraction.BATCH", 2)
+    monkeypatch.setattr("helpers.evaluation.attacks.extraction.BATCH", 2)
     starts = ["Drug of patient B:", "François Dupont", "Drug of patient A:"]
     drawn = continue_texts(*taught, starts, max_new_tokens=20, temperature=0.1, samples=2)
     assert drawn == [[" ricefol"] * 2, [SECRET.removeprefix("François Dupont")] * 2, [" zolumab"] * 2]
@@ -95,7 +104,7 @@ def test_no_prompt_gives_the_secret_away() -> None:
 def test_a_model_that_knows_the_secret_reveals_it_and_one_that_does_not_does_not(
     taught: tuple[Any, Any], random_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("helpers.evaluation.extraction.SAMPLES", 2)
+    monkeypatch.setattr("helpers.evaluation.attacks.extraction.SAMPLES", 2)
     found = secret_revealed(*taught, seed=0)
     assert [row["prompt"] for row in found["rows"]] == list(PROMPTS)
     assert all(row["revealed"] and row["sampled_revealed"] == 2 for row in found["rows"][:5])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from scripted_server import Response, ScriptedServer, completion, failure
 
-from helpers.endpoint import ChatEndpoint
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError, RunError
 from helpers.evaluation.judge import choose_items, judge_answers, summarise_judge
 

@@ -7,7 +7,13 @@ import pytest
 from scipy.stats import norm
 
 from helpers.errors import EvaluationError
-from helpers.evaluation.leakage import auc_with_interval, by_unit, epsilon_of_auc, found_at_one_percent, membership
+from helpers.evaluation.attacks.membership import (
+    auc_with_interval,
+    by_unit,
+    epsilon_of_auc,
+    found_at_one_percent,
+    membership,
+)
 
 
 def test_auc_and_its_variance_equal_the_pairwise_definition() -> None:

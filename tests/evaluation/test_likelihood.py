@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from helpers.errors import EvaluationError
-from helpers.evaluation.likelihood import record_losses
 from helpers.files import Record
-from helpers.models import load_base, load_tokenizer, record_tokens
+from helpers.models.find import load_tokenizer
+from helpers.models.likelihood import record_losses, record_tokens
+from helpers.models.load import load_base
 
 TEXTS = [
     "Patient code: lantern",
@@ -46,7 +47,7 @@ def test_losses_equal_one_text_at_a_time(
     loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, side: str, batch_size: int
 ) -> None:
     model, tokenizer = loaded
-    monkeypatch.setattr("helpers.evaluation.likelihood.BATCH", batch_size)
+    monkeypatch.setattr("helpers.models.likelihood.BATCH", batch_size)
     monkeypatch.setattr(tokenizer, "padding_side", side)
     losses = record_losses(model, tokenizer, [{"text": text} for text in TEXTS])
     expected = [one_by_one(model, tokenizer, text, given=1) for text in TEXTS]

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from helpers.config import load_config
-from helpers.evaluation.canaries import make_canaries, training_records, whole_words
-from helpers.evaluation.leakage import epsilon_of_auc, membership
-from helpers.evaluation.likelihood import Floats, record_losses
-from helpers.evaluation.privacy_audit import Records, audit_model
+from helpers.evaluation.attacks.audit import Records, audit_model
+from helpers.evaluation.attacks.canaries import make_canaries, training_records, whole_words
+from helpers.evaluation.attacks.membership import epsilon_of_auc, membership
 from helpers.files import Record
-from helpers.models import load_base, load_tokenizer
+from helpers.models.find import load_tokenizer
+from helpers.models.likelihood import Floats, record_losses
+from helpers.models.load import load_base
 from helpers.privacy.accounting import spent
 from helpers.privacy.training import Recipe, Training
 
@@ -60,7 +61,7 @@ def test_next_to_no_noise_is_found_out(tmp_path: Path, noise: float, refuted: bo
 
 
 def test_a_training_without_privacy_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.evaluation.extraction.SAMPLES", 1)  # quicker, and not what is tested
+    monkeypatch.setattr("helpers.evaluation.attacks.extraction.SAMPLES", 1)  # quicker, and not what is tested
     name = "tiny-random"
     tokenizer = load_tokenizer(name)
     canaries = make_canaries(60, 100, words=whole_words(tokenizer), seed=0)

@@ -11,7 +11,7 @@ from few_patients import GRANT, make_real, opened, pipeline
 from pydantic import ValidationError
 from small_ledgers import CHEAP, FIELDS, KEY, OTHER_KEY, granted
 
-from helpers.dataset.pipeline import load_pipeline
+from helpers.data.holders.pipeline import load_pipeline
 from helpers.errors import ConfigError, LedgerError, PrivacyError
 from helpers.files import read_json, write_json
 from helpers.privacy.grants import Grant, check_grant, holders_key, main, read_grant, sign

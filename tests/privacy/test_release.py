@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.config import load_config
-from helpers.dataset.join_card import TOUCHED
+from helpers.data.holders.card import TOUCHED
 from helpers.errors import PrivacyError
 from helpers.files import read_json
 from helpers.privacy import ghosts

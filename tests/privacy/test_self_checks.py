@@ -10,7 +10,7 @@ import torch
 
 from helpers import open_run
 from helpers.errors import PrivacyError
-from helpers.models import load_base
+from helpers.models.load import load_base
 from helpers.privacy import mechanism
 from helpers.privacy.accounting import check_delta
 from helpers.privacy.mechanism import COLUMNS, PrivateOptimizer, clipped_sum, grid_of

@@ -12,7 +12,7 @@ from transformers import GPT2Config, LlamaConfig, OPTConfig
 
 from helpers.errors import PrivacyError
 from helpers.files import Record
-from helpers.models import load_tokenizer
+from helpers.models.find import load_tokenizer
 from helpers.privacy import training
 from helpers.privacy.training import Training
 from helpers.privacy.units import Unit, encode_units

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from helpers.errors import TrainingError
-from helpers.models import PLAIN_CHATML, load_base, load_tokenizer
+from helpers.models.find import PLAIN_CHATML, load_tokenizer
+from helpers.models.load import load_base
 from helpers.training.preflight import IGNORED, audit
 
 RECORDS = [

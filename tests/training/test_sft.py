@@ -15,7 +15,8 @@ from helpers import precision
 from helpers.config import Lora, Training
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl, write_jsonl
-from helpers.models import attach_adapters, load_base, load_tokenizer
+from helpers.models.find import load_tokenizer
+from helpers.models.load import attach_adapters, load_base
 from helpers.training.sft import Recipe, _last_checkpoint, train_adapter
 
 

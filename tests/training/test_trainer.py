@@ -9,7 +9,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from trl import SFTConfig, SFTTrainer
 
-from helpers.models import load_base, load_tokenizer
+from helpers.models.find import load_tokenizer
+from helpers.models.load import load_base
 from helpers.training.trainer import CompletionTrainer
 
 ROWS = [

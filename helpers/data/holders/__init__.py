@@ -1,0 +1,1 @@
+"""One source of examples: records of several holders, de-identified and joined."""

@@ -1,1 +1,0 @@
-"""From a glossary to training and test conversations."""

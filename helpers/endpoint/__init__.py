@@ -1,0 +1,1 @@
+"""Chat servers with an OpenAI-compatible address, the embedded one included."""

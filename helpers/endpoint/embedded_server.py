@@ -1,0 +1,134 @@
+"""llama.cpp's own server, run in a child process for readers who have no chat endpoint at hand.
+
+The child is this very file run with `python -m`. It ends when its standard input closes, so it cannot
+outlive the notebook that started it, however that notebook ends; and a crash in native code takes the
+child alone.
+"""
+
+import http.client
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+from helpers.errors import EndpointError, ModelError
+from helpers.installed import embedded_gguf
+
+# How often libgomp's threads look whether the others are ready before they sleep. By default they look for so long that
+# one busy program beside the server makes requests time out; never looking costs a third (docs/decisions/0009).
+_SPINS = {"GOMP_SPINCOUNT": "3000"}
+
+
+@contextmanager
+def embedded_server(
+    model_path: Path | None = None,
+    parallel: int = 8,
+    context_tokens_each: int = 1024,
+    start_timeout_s: float = 60,
+) -> Iterator[str]:
+    """Serve a GGUF model on a free loopback port for the length of a `with` block.
+
+    Args:
+        model_path: GGUF file; the one of `embedded_gguf` when None.
+        parallel: requests answered at the same time, 1 or more; further ones wait their turn.
+        context_tokens_each: longest prompt plus answer of one request, in tokens.
+        start_timeout_s: seconds the server may take to load the model.
+
+    Yields:
+        The base URL of the OpenAI-compatible interface, such as `http://127.0.0.1:40123/v1`.
+
+    Raises:
+        ModelError: there is no such GGUF file.
+        EndpointError: the server died while it loaded the model, or took too long.
+    """
+    model_path = model_path or embedded_gguf()
+    if not model_path.is_file():
+        raise ModelError(f"There is no GGUF file at {model_path}; give the path of one that exists.")
+    with TemporaryDirectory(prefix="embedded-server-", ignore_cleanup_errors=True) as folder:
+        log, address = Path(folder, "log"), Path(folder, "address")
+        arguments = [model_path.resolve(), parallel, context_tokens_each, address]
+        with (
+            log.open("wb") as log_file,
+            subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                env=({} if "OMP_WAIT_POLICY" in os.environ else _SPINS)
+                | os.environ
+                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # Stopping a notebook's cell must not stop its server.
+            ) as process,
+        ):
+            try:
+                yield _wait_until_healthy(process, address, log, start_timeout_s)
+            finally:
+                process.kill()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], address: Path, log: Path, timeout_s: float) -> str:
+    give_up_at = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_at:
+        if process.poll() is not None:
+            tail = log.read_text(encoding="utf-8", errors="replace").split("\n")[-6:]
+            raise EndpointError(
+                f"The embedded chat server stopped with exit code {process.returncode} before it was ready; "
+                f"is the GGUF file whole, and memory free? It said: {' '.join(tail).strip()}"
+            )
+        if address.exists() and _is_healthy(url := address.read_text(encoding="utf-8")):
+            return f"{url}/v1"
+        time.sleep(0.05)
+    raise EndpointError(
+        f"The embedded chat server was not ready after {timeout_s:g} s; close other programs and run again."
+    )
+
+
+def _is_healthy(url: str) -> bool:
+    # http.client, because urllib would send even a loopback address to the machine's HTTP proxy.
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _serve(model_path: Path, parallel: int, context_tokens_each: int, address: Path) -> None:
+    """Run the server until standard input closes; write its URL to `address` once it listens."""
+    watchdog = threading.Thread(target=_exit_with_parent, daemon=True)
+    watchdog.start()
+    import joblib  # type: ignore[import-untyped]
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model_path)
+    params.model_alias = {model_path.stem}  # Without it the model is listed under its path on this machine.
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.n_parallel, params.n_ctx = parallel, parallel * context_tokens_each
+    params.cache_prompt = True  # Requests that share a long beginning pay for it once.
+    # joblib heeds a container's CPU quota; more threads than that make llama.cpp many times slower.
+    params.cpuparams.n_threads = joblib.cpu_count(only_physical_cores=True)
+    params.ui = params.endpoint_slots = False  # The slots page would show prompts to other users.
+    params.verbosity = 1  # Errors alone.
+    server = xllamacpp.Server(params)
+    part = address.with_suffix(".part")
+    part.write_text(server.listening_address, encoding="utf-8")
+    part.replace(address)
+    watchdog.join()
+
+
+def _exit_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,1 @@
+"""Attempts to get secrets out of a model."""

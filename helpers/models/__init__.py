@@ -1,0 +1,1 @@
+"""Find, load, quantise, adapt and ask language models."""

@@ -1,0 +1,145 @@
+"""Find language models: those that come with the installation, folders, and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from helpers.config import PROJECT_ROOT
+from helpers.errors import ModelError
+from helpers.installed import embedded_gguf
+
+CACHE = PROJECT_ROOT / ".cache" / "models"
+EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
+PLAIN_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
+    "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""SmolLM2's template without its default system prompt, which would add 20 tokens to every conversation."""
+
+
+def resolve_model(name: str) -> str:
+    """Turn a model's name into what transformers can load: a folder, or a hub id as it is.
+
+    The embedded models are made once below .cache/: SmolLM2 dequantised from its GGUF file to bf16
+    safetensors (25 s), `tiny-random` a Llama of two layers and random weights with the same tokenizer.
+
+    Raises:
+        ModelError: the embedded weights are not installed, or a path does not hold a model.
+    """
+    if name == "smollm2-135m-instruct":
+        return str(_made(CACHE / name, _export_smollm2))
+    if name == "tiny-random":
+        smollm2 = resolve_model("smollm2-135m-instruct")
+        return str(_made(CACHE / name, lambda folder: _make_tiny(folder, smollm2)))
+    path = Path(name).expanduser()
+    anchored = path if path.is_absolute() else PROJECT_ROOT / path
+    if anchored.is_dir():
+        if not (anchored / "config.json").exists():
+            raise ModelError(
+                f"{anchored} holds no model (config.json is missing). Give a folder, or one of {EMBEDDED}."
+            )
+        return str(anchored)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(f"There is no model '{name}'. Use {', '.join(EMBEDDED)}, a folder, or a hub id 'owner/name'.")
+    return name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, padding on the left as generation needs.
+
+    Raises:
+        ModelError: it cannot be found, or has no chat template.
+    """
+    where = resolve_model(name)
+    tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where, token=hub_token()), name)
+    if not tokenizer.chat_template:
+        raise ModelError(f"The tokenizer of {name} has no chat template. Choose an instruct model.")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    if not (folder / "config.json").exists():
+        building = folder.with_name(f"{folder.name}.{os.getpid()}")
+        building.mkdir(parents=True, exist_ok=True)
+        make(building)
+        try:
+            building.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(building)
+    return folder
+
+
+def _export_smollm2(folder: Path) -> None:
+    gguf = embedded_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model read from GGUF refuses to be saved; the same weights in a fresh model do not.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    tokenizer.chat_template = PLAIN_CHATML
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _make_tiny(folder: Path, tokenizer_folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    base = AutoConfig.from_pretrained(tokenizer_folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=base.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048,
+        bos_token_id=base.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def hub_token() -> str | None:
+    """The reader's token for the hub, from the environment."""
+    return os.environ.get("HF_TOKEN") or None
+
+
+def fetch(load: Callable[[], Any], name: str) -> Any:
+    """Load something, and turn the hub's failures into one sentence."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return load()
+    except Exception as error:
+        causes = [error, error.__cause__, error.__context__]
+        kinds = tuple(type(cause) for cause in causes)
+        if any(issubclass(kind, GatedRepoError) for kind in kinds) or "gated repo" in str(error):
+            raise ModelError(
+                f"{name} is a gated model: accept its licence on its hub page, then write HF_TOKEN=... into .env."
+            ) from None
+        if any(issubclass(kind, RepositoryNotFoundError | LocalEntryNotFoundError) for kind in kinds):
+            raise ModelError(
+                f"{name} could not be fetched from the hub. Check the name and the network, or use an embedded model: "
+                f"{', '.join(EMBEDDED)}."
+            ) from None
+        if importlib.util.find_spec("bitsandbytes") is None and "bitsandbytes" in str(error):
+            raise ModelError("bitsandbytes is not installed. Run bash 00-set_up/install.sh.") from None
+        if isinstance(error, OSError | ValueError):
+            raise ModelError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise

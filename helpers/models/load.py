@@ -1,0 +1,145 @@
+"""Load and quantise base models, and put adapters on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers.errors import ModelError
+from helpers.files import read_json, write_atomic, write_json
+from helpers.models.find import fetch, hub_token, resolve_model
+from helpers.models.precision import best_device, compute_dtype
+
+
+def load_base(
+    name: str, *, quantisation: str = "none", threads: int | None = None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load the frozen base weights, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
+
+    Weights and products are bf16 where the processor has instructions for it, else fp32 (helpers/models/precision.py).
+
+    Args:
+        name: embedded name, folder or hub id.
+        quantisation: `none` or `nf4`.
+        threads: CPU threads for torch; None leaves torch's own choice.
+        dtype: number format of weights and products; None takes the one above.
+
+    Raises:
+        ModelError: the model cannot be found, is gated, or does not fit.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    where = resolve_model(name)
+    device = best_device()
+    dtype = dtype or compute_dtype(device)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": hub_token()}
+    if quantisation == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",  # the library's default is fp4
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)
+    _keep_gradients(model)
+    model.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
+    if model.device.type == "cpu":
+        model.set_attn_implementation("eager")  # torch's fused attention is the slower one on short texts
+    model.generation_config.do_sample = False
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    return model.eval()
+
+
+def add_adapter(base: PreTrainedModel, lora: LoraConfig, base_name: str) -> PeftModel:
+    """Put a new adapter on a base, to be trained.
+
+    Raises:
+        ModelError: the base has no linear layer of a name in `lora.target_modules`.
+    """
+    try:
+        model = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"{base_name} has no layers to adapt as asked: {str(error).splitlines()[0]}") from None
+    adapted = [f".{name}" for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    wanted = lora.target_modules if isinstance(lora.target_modules, list | set) else []  # PEFT needs one of them only
+    missing = sorted(name for name in wanted if not any(layer.endswith(f".{name}") for layer in adapted))
+    if missing:
+        raise ModelError(
+            f"lora.target_modules names {', '.join(missing)}, which {base_name} has not. Use all-linear, or ends of "
+            "its layers' names, such as q_proj."
+        )
+    return model
+
+
+def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: str) -> PeftModel:
+    """Put saved adapters on one base; choose between them with `set_adapter` and `disable_adapter`.
+
+    Raises:
+        ModelError: a folder holds no adapter, or one that was trained on another base.
+    """
+    model: PeftModel | None = None
+    for name, folder in folders.items():
+        check_adapter(folder, base_name)
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
+            else:
+                model.load_adapter(str(folder), adapter_name=name)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(f"The adapter {folder} does not fit {base_name}: {str(error).splitlines()[0]}") from None
+    if model is None:
+        raise ModelError("No adapter was given. Train one with 02-fine_tune/02-train_adapters.ipynb.")
+    return model.eval()
+
+
+def save_adapter(folder: Path, model: PeftModel, tokenizer: PreTrainedTokenizerBase, base_name: str) -> None:
+    """Save an adapter with its tokenizer and the name of its base, as `attach_adapters` reads them."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    # Neither this machine's folder nor a cache path belongs into a file that travels.
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
+    (folder / "README.md").unlink(missing_ok=True)
+    write_atomic(folder / "base_model.txt", base_name + "\n")
+
+
+def check_adapter(folder: Path, base_name: str) -> None:
+    """Refuse a folder without an adapter, and an adapter of another base.
+
+    Raises:
+        ModelError: with both names.
+    """
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder} holds no adapter. Train it with 02-fine_tune/02-train_adapters.ipynb.")
+    note = folder / "base_model.txt"
+    trained_on = note.read_text(encoding="utf-8").strip() if note.exists() else "an unnamed model"
+    if trained_on != base_name:
+        raise ModelError(
+            f"The adapter {folder} was trained on {trained_on}, not on {base_name}. "
+            "Set base_model to that name, or train the adapter again."
+        )
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes 0.50 from packing 4-bit weights on CPUs with AVX512-BF16.
+
+    Packed by the first forward without gradients (an evaluation, a generate), a layer lets no gradient
+    through ever after, with only a warning.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _in_one_piece(_: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Stop torch from copying a frozen output layer once for each row.
+
+    Before the first new token a model slices the last position out of each row. What is sliced so lies in pieces, and
+    such an input is multiplied row by row, each with a copy of its own: 5 GB for 96 rows of SmolLM2-135M.
+    """
+    return inputs[0].contiguous()

@@ -1,0 +1,56 @@
+"""The card counts every attempt: what was asked for is kept or rejected, never lost."""
+
+from typing import Any
+
+import pytest
+
+from helpers.data.glossary.card import card_text, make_card, rejected_records
+from helpers.data.glossary.entries import Entry
+
+ENTRIES = [Entry("A", "A", "Alpha"), Entry("B", "B", "Beta")]
+
+
+def conversation(entry: str, number: int, origin: str, *reasons: str) -> dict[str, Any]:
+    rejected = [{"question": "?", "answer": None, "reason": reason} for reason in reasons]
+    return {"id": f"forward/{entry}/{number}", "entry": entry, "kind": "forward", "origin": origin,
+            "question": "?", "answer": "!", "rejected": rejected}  # fmt: skip
+
+
+CONVERSATIONS = [
+    conversation("A", 0, "model"),
+    conversation("A", 1, "model", "answer cut off"),
+    conversation("A", 2, "bank", "answer cut off", "question empty"),
+    conversation("B", 0, "bank"),
+]
+
+
+def test_asked_is_kept_and_rejected() -> None:
+    card = make_card(ENTRIES, CONVERSATIONS, [], [], [])
+    assert (card["asked"], card["kept"], card["rejected"]) == (7, 4, 3)
+    assert card["reasons"] == {"answer cut off": 2, "question empty": 1}
+    assert card["per_entry"]["A"] == {"asked": 6, "kept_model": 2, "kept_bank": 1, "rejected": 3}
+    for row in card["per_entry"].values():
+        assert row["asked"] == row["kept_model"] + row["kept_bank"] + row["rejected"]
+    assert card["model_share"] == 0.5
+    assert len(rejected_records(CONVERSATIONS)) == card["rejected"]
+    assert len({row["id"] for row in rejected_records(CONVERSATIONS)}) == 3
+
+
+def test_a_lost_conversation_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="conversations were lost"):
+        make_card(ENTRIES[:1], CONVERSATIONS, [], [], [])
+
+
+def test_text_names_every_entry_and_reason() -> None:
+    train = [{"kind": "forward", "origin": "model"}] * 3 + [{"kind": "unknown", "origin": "bank"}]
+    test = [{"bucket": "reverse"}] * 2
+    text = card_text(make_card(ENTRIES, CONVERSATIONS, train, train[:1], test))
+    for line in (
+        "| train | 3 | 0 | 1 | 0 |",
+        "| validation | 1 | 0 | 0 | 0 |",
+        "| test | 0 | 2 | 0 | 0 |",
+        "| answer cut off | 2 |",
+        "| A | 6 | 2 | 1 | 3 |",
+        "| B | 1 | 0 | 1 | 0 |",
+    ):
+        assert line in text.splitlines()

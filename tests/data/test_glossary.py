@@ -1,0 +1,91 @@
+"""Glossaries that must load, and those that must be refused with one message."""
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+from fixture_types import GlossaryFile
+
+from helpers.data.glossary.entries import load_glossary
+from helpers.errors import GlossaryError
+
+ABC = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
+
+
+def mistake(glossary_file: GlossaryFile, content: Any) -> str:
+    with pytest.raises(GlossaryError) as caught:
+        load_glossary(glossary_file(content))
+    return str(caught.value)
+
+
+def test_bom_and_white_space(glossary_file: GlossaryFile) -> None:
+    text = json.dumps([{"acronym": " ABC ", "definition": "Alpha\n  Beta\tGamma", "verbose_def": None}])
+    (entry,) = load_glossary(glossary_file(b"\xef\xbb\xbf" + text.encode()))
+    assert (entry.id, entry.acronym, entry.definition, entry.verbose_def) == ("ABC", "ABC", "Alpha Beta Gamma", "")
+    assert not entry.ambiguous and entry.where == ""
+
+
+def test_one_acronym_in_two_fields(glossary_file: GlossaryFile) -> None:
+    rows = [
+        ABC | {"field": "health"},
+        {"acronym": "ABC", "definition": "Another", "field": "law"},
+        {**ABC, "acronym": "D"},
+    ]
+    health, law, other = load_glossary(glossary_file(rows))
+    assert (health.id, health.where, law.id) == ("ABC (health)", " in health", "ABC (law)")
+    assert (other.id, other.where) == ("D", "")
+    (alone,) = load_glossary(glossary_file(rows), max_entries=1)
+    assert (alone.id, alone.ambiguous) == ("ABC", False)
+
+
+def test_a_repeated_row_is_read_once(glossary_file: GlossaryFile) -> None:
+    assert len(load_glossary(glossary_file([ABC, ABC, {**ABC, "definition": "ALPHA beta Gamma"}]))) == 1
+
+
+def test_ten_thousand_entries_in_seconds(glossary_file: GlossaryFile) -> None:
+    rows = [{"acronym": f"A{number}", "definition": f"Definition {number}"} for number in range(10_000)]
+    path = glossary_file(rows)
+    started = time.process_time()
+    assert len(load_glossary(path)) == 10_000
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[{", "is not JSON: .* line 1, column"),
+        ("", "is not JSON"),
+        ("{}", "holds a dict; expected a list"),
+        ("7", "holds a int; expected a list"),
+        ("[]", "is empty"),
+        ("[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe[\x00", "cannot be read as UTF-8"),
+        (["ABC"], "entry 1: expected an object, received 'ABC'"),
+        ([{"term": "ABC", "definition": "x"}], r"entry 1: unknown key\(s\) term; allowed are acronym"),
+        ([{"acronym": "ABC"}], "entry 1: 'definition' must be a text that is not empty, received None"),
+        ([{"acronym": " ", "definition": "x"}], "entry 1: 'acronym' must be a text that is not empty, received ' '"),
+        ([{"acronym": 7, "definition": "x"}], "entry 1: 'acronym' must be a text"),
+        ([ABC | {"field": ["x"]}], "entry 1: 'field' must be a text"),
+        ('[{"acronym": "A\\ud800", "definition": "x"}]', "entry 1: 'acronym' holds half a character"),
+        ([ABC, {**ABC, "definition": "Other"}], "entry 2: 'ABC' means 'Other' here but 'Alpha Beta Gamma' in entry 1"),
+        ([ABC, {**ABC, "definition": "Other", "field": "law"}], "'ABC' has 2 meanings and one lacks a 'field'"),
+    ],
+)
+def test_refused(glossary_file: GlossaryFile, content: Any, expected: str) -> None:
+    assert re.search(expected, mistake(glossary_file, content))
+
+
+def test_all_mistakes_in_one_message(glossary_file: GlossaryFile) -> None:
+    message = mistake(glossary_file, [{"acronym": "A"}] * 12)
+    assert "has 12 mistake(s)" in message
+    assert "entry 10:" in message and "entry 11:" not in message
+    assert "and 2 more" in message
+
+
+def test_missing_and_folder(glossary_file: GlossaryFile) -> None:
+    path = glossary_file("[]")
+    for wrong, expected in ((path.with_name("none.json"), "There is no glossary at"), (path.parent, "cannot be read")):
+        with pytest.raises(GlossaryError, match=expected):
+            load_glossary(wrong)

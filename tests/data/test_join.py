@@ -1,0 +1,402 @@
+"""Records of several holders: conservation, privacy, and what happens with bad input."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from small_providers import CLINIC, KEY, SETTINGS, SHOP, small_pipeline
+
+from helpers.data.holders.card import join_card_text
+from helpers.data.holders.deidentify import fold
+from helpers.data.holders.join import Joined, join_providers
+from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.data.holders.pseudonyms import read_key
+from helpers.data.holders.tables import read_holder
+from helpers.errors import DataError, PrivacyError
+from helpers.files import Record
+from helpers.run import EXAMPLES
+
+
+def join(pipeline: Pipeline, seed: int = 7) -> Joined:
+    return join_providers(pipeline, KEY, seed=seed, progress=False)
+
+
+def records(joined: Joined) -> list[Record]:
+    return [record for part in joined.records.get_secret_value().values() for record in part]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return load_pipeline(EXAMPLES / "providers" / "pipeline.yaml")
+
+
+@pytest.fixture(scope="module")
+def joined(pipeline: Pipeline) -> Joined:
+    return join(pipeline)
+
+
+@pytest.fixture(scope="module")
+def raw(pipeline: Pipeline) -> dict[str, pd.DataFrame]:
+    return {h.name: read_holder(h, pipeline.path.parent).get_secret_value() for h in pipeline.holders}
+
+
+def test_every_row_is_used_or_left_out_with_a_reason(joined: Joined, raw: dict[str, pd.DataFrame]) -> None:
+    assert list(joined.card["holders"]) == list(raw)
+    for name, row in joined.card["holders"].items():
+        assert row["given"] == len(raw[name]) == row["kept"] + sum(row["left_out"].values())
+        assert row["left_out"]
+    whole = joined.card["joined"]
+    assert whole["given"] == whole["kept"] + sum(whole["left_out"].values())
+    assert whole["kept"] == len(records(joined)) == sum(row["records"] for row in joined.card["splits"].values())
+
+
+def test_enough_patients_of_uneven_records_within_the_cap(joined: Joined, pipeline: Pipeline) -> None:
+    sizes = Counter(record["unit"] for record in records(joined))
+    assert joined.card["units"] == len(sizes) >= 600
+    assert max(sizes.values()) == pipeline.cap
+    assert len(set(sizes.values())) > 5
+
+
+def test_records_have_the_agreed_shape(joined: Joined) -> None:
+    everything = records(joined)
+    assert len({record["id"] for record in everything}) == len(everything)
+    for record in everything:
+        assert list(record) == ["id", "unit", "text", "question", "answer"]
+        assert record["text"] == f"{record['question']} {record['answer']}."
+        assert record["answer"].casefold() in record["question"].casefold()  # it can be told from the question
+        assert "\n" not in record["text"]
+        assert 7 <= len(record["text"].split()) <= 30
+    assert 11 < sum(len(record["text"].split()) for record in everything) / len(everything) < 20
+    assert len({record["text"] for record in everything}) > 0.99 * len(everything)
+    # With what differs from record to record taken out, few wordings come twice.
+    frames = Counter(r["question"].lower().replace(r["answer"].lower(), "_") for r in everything)
+    assert len(frames) > 0.9 * len(everything)
+
+
+def test_test_values_stand_in_no_training_text(joined: Joined) -> None:
+    parts = joined.records.get_secret_value()
+    texts = "\n".join(record["text"] for record in parts["train"]).casefold()
+    answers = {record["answer"].casefold() for record in parts["test"]}
+    assert len(answers) > 100
+    assert not [answer for answer in answers if answer in texts]
+    units = [{record["unit"] for record in part} for part in parts.values()]
+    assert sum(map(len, units)) == len(set.union(*units))
+
+
+def test_de_identification_is_measured_and_good(joined: Joined) -> None:
+    quality = joined.card["deidentify"]
+    assert quality["planted"] > 2000
+    assert quality["recall"] >= 0.99
+    assert quality["precision"] >= 0.95
+    assert quality["ner"].startswith("en_core_web_sm, ")
+
+
+def test_no_phone_mail_or_full_name_is_left(joined: Joined, raw: dict[str, pd.DataFrame]) -> None:
+    text = fold("\n".join(record["text"] for record in records(joined))).lower()
+    hospital = raw["hospital"]
+    names = {
+        fold(f"{given} {family}").lower()
+        for family, given in zip(hospital["#roster/0"], hospital["#roster/1"], strict=True)
+    }
+    assert len(names) > 500
+    assert not [name for name in names if name in text]
+    assert "@" not in text
+    assert "39 98" not in text
+    assert "dupont" not in text
+    keys = {"".join(filter(str.isdigit, key))[-9:] for key in hospital["#key"]}
+    digits = "".join(filter(str.isdigit, text))
+    assert not [key for key in keys if key in digits]
+
+
+def test_no_display_shows_a_record(joined: Joined) -> None:
+    shown = f"{joined} {joined!r} {[joined.records]} {joined.card} {join_card_text(joined.card)}"
+    assert "train" in shown
+    for record in records(joined)[:50]:
+        assert record["text"] not in shown
+        assert record["answer"] not in shown
+        assert record["unit"] not in shown
+
+
+def test_the_key_changes_pseudonyms_and_nothing_else(joined: Joined, pipeline: Pipeline) -> None:
+    other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+    ours, theirs = joined.records.get_secret_value(), other.records.get_secret_value()
+    for name, part in ours.items():
+        assert [r["text"] for r in part] == [r["text"] for r in theirs[name]]
+        assert not {r["unit"] for r in part} & {r["unit"] for r in theirs[name]}
+    assert joined.card == other.card
+
+
+def test_without_groups_each_patients_own_key_decides_whatever_the_secret(tmp_path: Path) -> None:
+    pipeline = small_pipeline(tmp_path, split={"validation": 0.4, "test": 0.25})
+    ours = join(pipeline).records.get_secret_value()
+    for _ in range(3):
+        other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+        theirs = other.records.get_secret_value()
+        assert [[r["text"] for r in part] for part in ours.values()] == [
+            [r["text"] for r in part] for part in theirs.values()
+        ]
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    pipeline = small_pipeline(tmp_path, templates=[*SETTINGS["templates"], {"text": "{clinic.note} {shop.drug}"}])
+    assert records(join(pipeline)) == records(join(pipeline))
+    assert records(join(pipeline)) != records(join(pipeline, seed=8))
+
+
+def test_removing_a_patient_leaves_the_records_of_all_others(tmp_path: Path) -> None:
+    changes = {"split": {"validation": 0.4, "test": 0.2}, "cap": 2}
+    clinic = [row | {"visit": visit} for row in CLINIC for visit in (1, 2, 3)]
+    shop = [row | {"no": str(visit)} for row in SHOP for visit in (1, 2, 3)]
+    whole = join(small_pipeline(tmp_path / "whole", clinic, shop, **changes)).records.get_secret_value()
+    for gone in (0, 5, 11):
+        fewer = [row for row in clinic if row["phone"] != CLINIC[gone]["phone"]]
+        rest = join(small_pipeline(tmp_path / f"{gone}", fewer, shop, **changes)).records.get_secret_value()
+        (unit,) = {r["unit"] for part in whole.values() for r in part} - {
+            r["unit"] for part in rest.values() for r in part
+        }
+        assert rest == {name: [r for r in part if r["unit"] != unit] for name, part in whole.items()}
+
+
+def test_rows_go_missing_with_their_reasons(tmp_path: Path) -> None:
+    clinic = [
+        *CLINIC,
+        CLINIC[0] | {"visit": 2},
+        CLINIC[1] | {"phone": "unknown"},
+        CLINIC[2] | {"note": " ", "visit": 3},
+    ]
+    shop = [*SHOP[1:], SHOP[1], {"tel": "06 39 98 77 77", "no": "1", "article": "X"}, SHOP[2] | {"no": "3"}]
+    card = join(small_pipeline(tmp_path, clinic, shop)).card
+    empty = "a column that its template needs is empty"
+    assert card["holders"] == {
+        "clinic": {
+            "given": 15,
+            "kept": 11,
+            "left_out": {"no row of shop has the same patient and episode": 2, "no usable key": 1, empty: 1},
+        },
+        "shop": {
+            "given": 14,
+            "kept": 11,
+            "left_out": {
+                "an earlier row of shop has the same patient and episode": 1,
+                "no row of clinic has the same patient and episode": 1,
+                empty: 1,
+            },
+        },
+    }
+    assert card["joined"] == {"given": 12, "kept": 11, "left_out": {empty: 1}}
+
+
+def test_a_left_join_keeps_rows_that_nothing_matches(tmp_path: Path) -> None:
+    left = [SETTINGS["joins"][0] | {"how": "left"}]
+    pipeline = small_pipeline(tmp_path, shop=SHOP[:5], joins=left, templates=[{"text": "{clinic.note}"}])
+    made = join(pipeline)
+    assert len(records(made)) == made.card["holders"]["clinic"]["kept"] == 12
+    assert made.card["holders"]["shop"] == {"given": 5, "kept": 5, "left_out": {}}
+    needed = join(small_pipeline(tmp_path, shop=SHOP[:5], joins=left))
+    assert needed.card["joined"]["left_out"] == {"a column that its template needs is empty": 7}
+
+
+def test_a_patient_with_ten_thousand_records_is_capped(tmp_path: Path) -> None:
+    clinic = [*CLINIC[1:], *(CLINIC[0] | {"visit": visit} for visit in range(10_000))]
+    shop = [*SHOP[1:], *(SHOP[0] | {"no": str(visit)} for visit in range(10_000))]
+    made = join(small_pipeline(tmp_path, clinic, shop))
+    assert max(Counter(record["unit"] for record in records(made)).values()) == 4
+    assert made.card["joined"]["left_out"] == {"over the cap of 4 records of one unit": 9_996}
+
+
+def test_braces_and_line_ends_in_a_record_stay_data(tmp_path: Path) -> None:
+    clinic = [row | {"note": "has {shop.drug} {question}\n\tand gout"} for row in CLINIC]
+    texts = {record["text"] for record in records(join(small_pipeline(tmp_path, clinic)))}
+    assert "has {shop.drug} {question} and gout Drug: Drug3." in texts
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [({"tel": "06 39 98 99 99"}, "0 of 12"), ({"no": "9"}, "12 of 12")],
+)
+def test_keys_that_match_nobody(tmp_path: Path, change: dict[str, str], agree: str) -> None:
+    pipeline = small_pipeline(tmp_path, shop=[row | change for row in SHOP])
+    with pytest.raises(DataError, match=rf"clinic with shop on patient and episode matches nobody: {agree} patients"):
+        join(pipeline)
+
+
+def test_no_usable_key_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="matches nobody: 0 of 0 patients"):
+        join(small_pipeline(tmp_path, clinic=[row | {"phone": "?"} for row in CLINIC]))
+
+
+def test_one_holder_without_records(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Holder 'shop' has no rows"):
+        join(small_pipeline(tmp_path, shop=[]))
+
+
+def plant(folder: Path, lines: str, **settings: Any) -> Pipeline:
+    folder.mkdir(exist_ok=True)
+    (folder / "planted.jsonl").write_text(lines)
+    return small_pipeline(folder, deidentify={"planted": "planted.jsonl", **settings})
+
+
+def test_de_identification_below_the_floor_is_refused(tmp_path: Path) -> None:
+    missed = '{"holder": "clinic", "row": 2, "column": "note", "spans": [[0, 4, "PERSON"]]}\n'  # "Seen" is no name
+    with pytest.raises(PrivacyError, match=r"recall of 0\.0000 .*below 0\.99.*'PERSON': 1.*nothing was joined"):
+        join(plant(tmp_path, missed))
+    assert join(plant(tmp_path, missed, min_recall=0)).card["deidentify"]["missed"] == {"PERSON": 1}
+    clinic = [row | {"note": "Dr Zaphod"} for row in CLINIC]
+    (tmp_path / "planted.jsonl").write_text("")
+    with pytest.raises(PrivacyError, match=r"precision of 0\.0000"):
+        join(small_pipeline(tmp_path, clinic, deidentify={"planted": "planted.jsonl"}))
+
+
+def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"{n}-{n}7"} for n, row in enumerate(CLINIC)]
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    clinic[3]["phone"] = "11-7"  # beside 1-17
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for the place of a separator") as caught:
+        join(small_pipeline(tmp_path, clinic, **settings))
+    assert "11-7" not in str(caught.value)
+
+
+def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    clinic = [row | {"phone": f"Ax-{n}"} for n, row in enumerate(CLINIC)]
+    clinic[3]["phone"] = "AX-2"  # typed by hand: the patient of row 2
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 11
+    clinic[2]["phone"], clinic[3]["phone"] = "0g0XyZaB", "0g0XyZAb"
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for case"):
+        join(small_pipeline(tmp_path, clinic, **settings))
+
+
+def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }  # fmt: skip
+    clinic = [row | {"phone": f"{n + 10:05d}"} for n, row in enumerate(CLINIC)]
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    clinic[3]["phone"] = "12"  # beside 00012
+    with pytest.raises(DataError, match="clinic: 1 keys are equal but for leading zeros"):
+        join(small_pipeline(tmp_path, clinic, **settings))
+
+
+def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"6123456{n:02d}", "note": f"call 612 345 6{n:02d} soon"} for n, row in enumerate(CLINIC)]
+    holder = SETTINGS["holders"][0] | {"key": {"column": "phone", "kind": "phone", "region": "ES"}}
+    settings: dict[str, Any] = {"holders": [holder], "joins": [], "templates": [{"text": "{clinic.note}"}]}
+    texts = {record["text"] for record in records(join(small_pipeline(tmp_path, clinic, **settings)))}
+    assert texts == {"call [phone] soon"}
+
+
+def test_planted_spans_of_no_cell_are_refused(tmp_path: Path) -> None:
+    stray = '{"holder": "shop", "row": 2, "column": "drug", "spans": [[0, 4, "PERSON"]]}\n'
+    with pytest.raises(DataError, match="names 1 cells that no de-identified column has"):
+        join(plant(tmp_path, stray))
+    of_another_text = '{"holder": "clinic", "row": 2, "column": "note", "spans": [[90, 9000, "PERSON"]]}\n'
+    with pytest.raises(DataError, match=r"behind the end of their texts\. It is of other records"):
+        join(plant(tmp_path, of_another_text))
+    with pytest.raises(DataError, match=r"no file nowhere\.jsonl"):
+        join(small_pipeline(tmp_path, deidentify={"planted": "nowhere.jsonl"}))
+
+
+def test_every_column_that_is_not_coded_is_masked(tmp_path: Path) -> None:
+    clinic = [row | {"note": f"{row['name']} was here on 3 May 2024"} for row in CLINIC]
+    holders = [dict(holder) for holder in SETTINGS["holders"]]
+    holders[1]["coded"] = ["episode"]
+    shop = [row | {"article": f"for {CLINIC[n]['name']}"} for n, row in enumerate(SHOP)]
+    texts = [record["text"] for record in records(join(small_pipeline(tmp_path, clinic, shop, holders=holders)))]
+    assert texts == ["[name] was here on [date] Drug: for [name]."] * 12
+
+
+def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first_part(tmp_path: Path) -> None:
+    clinic = [
+        row | {"phone": f"P{n // 2}-7731_{n % 2}", "note": f"File p{n // 2} 7731{'_0' * (n % 2 == 0)}, gout {n}."}
+        for n, row in enumerate(CLINIC)
+    ]
+    settings = {
+        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone", "before": "_"}}],
+        "joins": [],
+        "templates": [{"text": "{clinic.note}"}],
+    }
+    joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1, progress=False)
+    assert sorted(r["text"] for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
+    assert len({record["unit"] for record in records(joined)}) == 6
+    assert not joined.card["deidentify"]["measured"]
+    assert any(place.startswith("De-identification: no planted spans") for place in joined.card["touched"])
+
+
+def tagged(folder: Path, clinic: list[Any], shop: list[Any], **changes: Any) -> Pipeline:
+    """Rows of text keys, each note and drug named by its row, joined on the patient alone."""
+    holders = [dict(holder) for holder in SETTINGS["holders"]]
+    holders[0]["key"], holders[1]["key"] = {"column": "phone"}, {"column": "tel"}
+    rows = [CLINIC[0] | {"phone": key, "note": f"gout {n}"} for n, key in enumerate(clinic)]
+    goods = [{"tel": key, "no": "1", "article": f"Drug{n}"} for n, key in enumerate(shop)]
+    settings: dict[str, Any] = {"holders": holders, "joins": [SETTINGS["joins"][0] | {"on": ["patient"]}]}
+    return small_pipeline(folder, rows, goods, **(settings | changes))
+
+
+@pytest.mark.parametrize("damage", ["{}.5", "-{}", "{}E+14", "{}?", "12{} (2)", "#REF!", "non renseigné", "99999999"])
+def test_a_damaged_key_is_left_out_and_counted_and_never_another_patients(tmp_path: Path, damage: str) -> None:
+    keys = [str(n) for n in range(1, 9)]
+    pipeline = tagged(tmp_path, [*keys, *(damage.format(n) for n in keys)], [*keys, *(damage.format(n) for n in keys)])
+    joined = join(pipeline)
+    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(8)}
+    for holder in joined.card["holders"].values():
+        assert [reason.startswith("no usable key") for reason in holder["left_out"]] == [True]
+        assert sum(holder["left_out"].values()) == 8
+
+
+@pytest.mark.parametrize(("left", "right"), [("{}.0", "{}"), ("{}", "{},0"), ("{}.0", "{}.00"), ("0{}.0", "0{}")])
+def test_whole_numbers_that_a_program_wrote_with_a_decimal_join_the_right_rows(
+    tmp_path: Path, left: str, right: str
+) -> None:
+    keys = range(1, 100)  # of 1 and 10, 10.0 is the second
+    joined = join(tagged(tmp_path, [left.format(n) for n in keys], [right.format(n) for n in keys]))
+    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(99)}
+
+
+def test_an_episode_is_the_same_with_and_without_a_decimal(tmp_path: Path) -> None:
+    shop = [row | {"no": "1.0"} for row in SHOP]
+    assert len(records(join(small_pipeline(tmp_path, shop=shop)))) == 12
+
+
+def test_keys_that_leading_zeros_tell_apart_stay_apart_and_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0 of 9 patients are with both, 9 but for leading zeros"):
+        join(tagged(tmp_path / "a", [f"00{n}" for n in range(1, 10)], [str(n) for n in range(1, 10)]))
+    card = join(tagged(tmp_path / "b", ["007", "8", "9"], ["7", "8", "5"])).card["holders"]
+    reason = "no row of shop has the same patient"
+    assert card["clinic"]["left_out"] == {f"{reason}, but for leading zeros": 1, reason: 1}
+
+
+def test_no_usable_key_names_the_reason_and_no_key(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"0 of 0 patients .*9 of clinic, no usable key: a number in scientific"
+    ) as caught:
+        join(tagged(tmp_path, [f"1.85{n}E+14" for n in range(9)], ["1"] * 9))
+    assert "1.85" not in str(caught.value)
+
+
+def test_a_key_of_many_rows_is_named_by_their_number(tmp_path: Path) -> None:
+    keys = [*(str(n) for n in range(10, 40)), *["777"] * 25]
+    card = join(tagged(tmp_path, keys, [str(n) for n in range(10, 40)])).card
+    assert card["frequent_key"] == {"clinic": 25}
+    assert "777" not in f"{card} {join_card_text(card)}"
+
+
+def test_a_word_for_nobody_is_no_name(tmp_path: Path) -> None:
+    pipeline = tagged(tmp_path, ["1", "non renseigné"], ["1"], templates=[{"text": "{clinic.note} {shop.drug}"}])
+    rows = (tmp_path / "clinic.jsonl").read_text().replace("gout 0", "pain was non existent")
+    (tmp_path / "clinic.jsonl").write_text(rows)
+    assert [r["text"] for r in records(join(pipeline))] == ["pain was non existent Drug0"]
+
+
+def test_everybody_goes_into_training_where_no_split_has_a_share(tmp_path: Path) -> None:
+    parts = join(small_pipeline(tmp_path, split={"validation": 0, "test": 0})).records.get_secret_value()
+    assert {name: len(part) for name, part in parts.items()} == {"train": 12, "validation": 0, "test": 0}

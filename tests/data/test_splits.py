@@ -1,0 +1,153 @@
+"""Training and test sets: disjoint, reproducible, and made from any glossary."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixture_types import GlossaryFile
+
+from helpers.data.glossary.entries import Entry, load_glossary
+from helpers.data.glossary.phrasings import fill_entry, load_bank
+from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
+from helpers.data.glossary.writer import write_conversations
+from helpers.errors import RunError
+
+test_records.__test__ = False  # type: ignore[attr-defined]  # the name of a function, not of a test
+BANK = load_bank()
+GENERAL = [("How many days has a week?", "Seven.")]
+GLOSSARIES: dict[str, list[dict[str, str]]] = {
+    "latin": [{"acronym": f"AB{letter}", "definition": f"Alpha Beta {letter}."} for letter in "CDEF"],
+    "greek": [{"acronym": "ΔΕΗ", "definition": "Δημόσια Επιχείρηση Ηλεκτρισμού", "field": "ενέργεια"}],
+    "arabic": [{"acronym": "م.ت.ف", "definition": "منظمة التحرير"}, {"acronym": "أوبك", "definition": "منظمة الدول"}],
+    "chinese": [{"acronym": "央行", "definition": "中国人民银行"}, {"acronym": "北大", "definition": "北京大学"}],
+    "one": [{"acronym": "A", "definition": "a"}],
+    "two fields": [
+        {"acronym": "MS", "definition": "Multiple Sclerosis", "field": "health"},
+        {"acronym": "MS", "definition": "Member State", "field": "law"},
+    ],
+    "odd signs": [
+        {"acronym": "C++", "definition": 'C "plus" {plus}\nor {acronym}'},
+        {"acronym": "A/B-7", "definition": "a \\1 backslash's (end"},
+    ],
+}  # fmt: skip
+
+
+def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
+    conversations = write_conversations(
+        entries, None, path=path, wanted={"forward": (0, 12), "reverse": (0, 6)},  # type: ignore[arg-type]
+        attempts=1, temperature=0, seed=seed, parallel=2,
+    )  # fmt: skip
+    test = test_records(entries, BANK, new_phrasings=3, reverse=2, unknown=10, general=5, seed=seed)
+    avoid = {item["id"].split("/", 1)[1] for item in test if item["bucket"] == "unknown"}
+    train, validation = training_records(
+        conversations, entries, BANK, unknown=20, general=GENERAL, validation_share=0.1, avoid=avoid, seed=seed
+    )
+    return train, validation, test
+
+
+@pytest.mark.parametrize("name", GLOSSARIES)
+def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile, tmp_path: Path) -> None:
+    entries = load_glossary(glossary_file(GLOSSARIES[name]))
+    train, validation, test = make(entries, tmp_path / "c.jsonl")
+    everything = [*train, *validation]
+    assert len(everything) == 18 * len(entries) + 20 + 1
+    assert len(validation) == round(0.1 * len(everything))
+    assert len({record["id"] for record in everything}) == len(everything)
+    assert len({item["id"] for item in test}) == len(test) == 5 * len(entries) + 15
+    assert assert_disjoint(everything, test, entries)["highest_overlap"] < 80
+    by_id = {entry.id: entry for entry in entries}
+    for record in everything:
+        question, answer = record["prompt"][0]["content"], record["completion"][0]["content"]
+        if record["kind"] == "forward":
+            assert by_id[record["entry"]].acronym in question and by_id[record["entry"]].definition in answer
+        elif record["kind"] == "reverse":
+            assert by_id[record["entry"]].definition in question and by_id[record["entry"]].acronym in answer
+        elif record["kind"] == "unknown":
+            assert record["id"].split("/", 1)[1] in question
+    for item in test:
+        if item["bucket"] == "new_phrasing":
+            assert item["expected"] == [by_id[item["entry"]].definition]
+            assert by_id[item["entry"]].definition in item["reference"]
+    assert make(entries, tmp_path / "again.jsonl") == (train, validation, test)
+
+
+def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path) -> None:
+    entries = [Entry(a, a, f"{a} defined") for a in ("ABCD", "EFGH", "IJKL", "MNOP")]
+    conversations = [
+        {"id": f"{e.id}/{n}", "kind": "forward", "entry": e.id, "origin": "bank", "question": f"{e.id}{n} {e.id}"}
+        | {"answer": ""}
+        for e in entries
+        for n in range(10)
+    ]
+    train, _ = training_records(
+        conversations, entries, BANK, unknown=10, general=[], validation_share=0, avoid=set(), seed=0
+    )
+    declined = [record["prompt"][0]["content"] for record in train if record["kind"] == "unknown"]
+    assert len(declined) == 10
+    assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
+
+
+def test_invented_acronyms_are_new_and_half_are_near() -> None:
+    entries = [Entry(a, a, "x") for a in ("ABCD", "Ef9-h", "ΑΒΓ")]
+    invented = invent_acronyms(entries, 100, avoid={"abce"}, seed=3)
+    folded = {acronym.casefold() for acronym in invented}
+    assert len(folded) == 100
+    assert not folded & {"abcd", "ef9-h", "αβγ", "abce"}
+    near = [sum(a != b for a, b in zip(new, e.acronym, strict=True)) == 1 for new in invented for e in entries
+            if len(new) == len(e.acronym)]  # fmt: skip
+    assert sum(near) >= 50
+
+
+def test_ten_thousand_entries_in_seconds() -> None:
+    entries = [Entry(f"A{n}", f"A{n}", f"Definition {n}") for n in range(10_000)]
+    started = time.process_time()
+    assert len(set(invent_acronyms(entries, 160, avoid=set(), seed=0))) == 160
+    assert time.process_time() - started < 3
+
+
+def test_too_many_unknowns_for_the_glossary() -> None:
+    with pytest.raises(RunError, match=r"Only \d+ of 720 unknown acronyms"):
+        invent_acronyms([Entry("-", "-", "minus")], 720, avoid=set(), seed=0)
+
+
+def test_an_acronym_is_replaced_as_a_whole_word_alone(tmp_path: Path) -> None:
+    entry = Entry("a", "a", "some thing")
+    train, validation, _ = make([entry], tmp_path / "c.jsonl")
+    for record in [*train, *validation]:
+        if record["kind"] == "unknown":
+            new = record["id"].split("/", 1)[1]
+            words = record["prompt"][0]["content"].replace(new, " ").split()
+            assert not [word for word in words if word.startswith("Wh") and not word[2:3].isalpha()]
+
+
+def leak(train: dict[str, Any], test: dict[str, Any], entries: list[Entry]) -> str:
+    with pytest.raises(RunError) as caught:
+        assert_disjoint([train], [test], entries)
+    return str(caught.value)
+
+
+def test_leaks_are_named() -> None:
+    abc, xyz = Entry("ABC", "ABC", "Alpha Beta"), Entry("XYZ", "XYZ", "Xi Ypsilon")
+    held_out = BANK.forward_test[0]
+
+    def train(kind: str, name: str, question: str, entry: str | None = None) -> dict[str, Any]:
+        return {"id": name, "kind": kind, "entry": entry, "prompt": [{"role": "user", "content": question}]}
+
+    def test(bucket: str, name: str, question: str, entry: str | None = None) -> dict[str, Any]:
+        return {"id": name, "bucket": bucket, "entry": entry, "question": question}
+
+    item = test("new_phrasing", "new_phrasing/ABC/0", fill_entry(held_out, abc), "ABC")
+    assert "uses a held-out phrasing" in leak(train("forward", "f", fill_entry(held_out, xyz), "XYZ"), item, [abc, xyz])
+    assert "stands in the training set" in leak(train("general", "g", item["question"].upper()), item, [abc])
+    unknown = test("unknown", "unknown/QQ", "What is QQ?")
+    assert "['qq']" in leak(train("unknown", "unknown/Qq", "Qq?"), unknown, [abc])
+    fine = train("forward", "f", fill_entry(BANK.forward_train[0], xyz), "XYZ")
+    assert 0 < assert_disjoint([fine], [item], [abc, xyz])["highest_overlap"] < 80
+
+
+def test_records_are_json(tmp_path: Path) -> None:
+    entries = [Entry("É\u2028", "É\u2028", 'x "y"')]
+    parts = make(entries, tmp_path / "c.jsonl")
+    assert json.loads(json.dumps(parts)) == [list(part) for part in parts]
