@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dotenv import load_dotenv
 
 from helpers.config import PROJECT_ROOT
+from helpers.data.example import Example, Message, read_examples, write_examples
 from helpers.errors import RunError
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
@@ -103,15 +104,15 @@ def prepare(run: Run) -> dict[str, Any]:
             entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
             unknown=settings.test_unknown, general=settings.test_general, seed=seed,
         )  # fmt: skip
-        avoid = {item["id"].split("/", 1)[1] for item in test if item["bucket"] == "unknown"}
+        avoid = {item.subject for item in test if item.bucket == "unknown"}
         train, validation = splits.training_records(
             conversations, entries, bank, unknown=settings.unknown_train * len(entries), general=general,
             validation_share=settings.validation_share, avoid=avoid, seed=seed,
         )  # fmt: skip
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
         counts = card.make_card(entries, conversations, train, validation, test) | overlap
-        for name, records in (("train", train), ("validation", validation), ("test", test)):
-            write_jsonl(folder / f"{name}.jsonl", records)
+        for name, examples in (("train", train), ("validation", validation), ("test", test)):
+            write_examples(folder / f"{name}.jsonl", examples)
         write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
         write_atomic(folder / "card.md", card.card_text(counts))
         write_json(folder / "card.json", counts)
@@ -179,7 +180,7 @@ def fine_tune(
                         config.training_arguments,
                         config.threads,
                     )
-                    train, validation = map(read_jsonl, inputs)
+                    train, validation = map(read_examples, inputs)
                     train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
             summaries[name] = read_json(folder / "training.json")
     return summaries
@@ -193,7 +194,7 @@ def answer(run: Run) -> dict[str, Path]:
 
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
-    test = read_jsonl(dataset / "test.jsonl")
+    test = read_examples(dataset / "test.jsonl")
     entries = glossary_entries(run)
     folders = {name: run.path / "models" / name for name in config.training.adapters}
     trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
@@ -228,22 +229,22 @@ def _answer_with(
     name: str,
     model: Any,
     tokenizer: Any,
-    test: list[Record],
-    messages: list[list[dict[str, str]]],
+    test: list[Example],
+    messages: list[list[Message]],
     inputs: list[Path],
     path: Path,
 ) -> None:
     from helpers.models.generate import Generated, generate_answers
 
     done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
-    left = [position for position, item in enumerate(test) if item["id"] not in done]
+    left = [position for position, item in enumerate(test) if item.id not in done]
     settings = run.config.answer
     with run.stage(f"answer {name}", inputs, [path]):
         with JsonLines(path) as file:
 
             def keep(positions: list[int], answers: list[Generated]) -> None:
                 for position, given in zip(positions, answers, strict=True):
-                    row = {"id": test[left[position]]["id"], "answer": given.text}
+                    row = {"id": test[left[position]].id, "answer": given.text}
                     file.append({**row, "new_tokens": given.new_tokens, "stopped": given.stopped})
 
             generate_answers(
@@ -252,7 +253,7 @@ def _answer_with(
                 title=f"answers of {name}", on_batch=keep,
             )  # fmt: skip
         by_id = {row["id"]: row for row in read_jsonl(path)}
-        write_jsonl(path, [by_id[item["id"]] for item in test])
+        write_jsonl(path, [by_id[item.id] for item in test])
 
 
 def score(run: Run) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def results() -> dict[str, Any]:
             }
         },
         "run": {"id": "r1", "profile": "cpu", "base_model": "tiny", "seed": 0, "date": "today", "versions": {"a": "1"}},
-        "dataset": {"entries": 3, "rejected": {"duplicate": 1}},
+        "dataset": {"entries": 3, "buckets": {"new_phrasing": {"title": "New phrasings", "meaning": "Reworded."}}},
     }
 
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from rapidfuzz import fuzz, utils
 
-from helpers.files import Record
+from helpers.data.example import Example, Message
 
-Messages = list[dict[str, str]]
+Messages = list[Message]
 
 
 class Defined(Protocol):
@@ -24,25 +24,25 @@ class Defined(Protocol):
     def field(self) -> str: ...  # noqa: D102
 
 
-def plain_messages(test: Sequence[Record]) -> list[Messages]:
-    """The question alone, as base and tuned models are asked."""
-    return [[{"role": "user", "content": item["question"]}] for item in test]
+def plain_messages(test: Sequence[Example]) -> list[Messages]:
+    """The prompt alone, as base and tuned models are asked."""
+    return [list(example.prompt) for example in test]
 
 
-def in_context_messages(test: Sequence[Record], entries: Sequence[Defined], count: int) -> list[Messages]:
+def in_context_messages(test: Sequence[Example], entries: Sequence[Defined], count: int) -> list[Messages]:
     """The question behind the glossary lines nearest to it: what retrieval gives without any training.
 
     Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
     is shown its neighbours and a general question whatever is nearest.
 
     Args:
-        test: test items.
+        test: the test set.
         entries: the glossary.
         count: lines shown, 1 or more.
     """
     asked = []
-    for item in test:
-        question = item["question"]
+    for example in test:
+        question = example.question
         nearest = sorted(entries, key=lambda entry: -_closeness(question, entry))[:count]
         lines = [f"{e.acronym}{f' ({e.field})' if e.field else ''}: {e.definition}" for e in nearest]
         prompt = (

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helpers.data.example import read_examples
 from helpers.errors import EvaluationError
 from helpers.evaluation.similarity import model_not_found
 from helpers.installed import minilm_folder
@@ -207,16 +208,14 @@ def _read(
     answers: dict[str, dict[str, set[str]]] = {"forward": defaultdict(set), "reverse": defaultdict(set)}
     shared: dict[str, set[str]] = {}
     declining: set[str] = set()
-    for line in train_path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        question, answer = row["prompt"][-1]["content"], row["completion"][-1]["content"]
-        both = _tokens(question) & _tokens(answer)
-        if row["kind"] == "unknown" and both:
-            declining.add(answer.replace(_acronym_in(both), "{acronym}"))
-        elif row["kind"] in answers:
-            answers[row["kind"]][row["entry"]].add(answer)
-        if row["kind"] == "forward":
-            shared[row["entry"]] = shared.get(row["entry"], both) & both
+    for row in read_examples(train_path):
+        both = _tokens(row.question) & _tokens(row.answer)
+        if row.bucket == "unknown" and both:
+            declining.add(row.answer.replace(_acronym_in(both), "{acronym}"))
+        elif row.bucket in answers:
+            answers[row.bucket][row.subject].add(row.answer)
+        if row.bucket == "forward":
+            shared[row.subject] = shared.get(row.subject, both) & both
     # A conversation does not name its acronym: it is the word that all questions and answers share.
     acronyms = {entry: _acronym_in(tokens) for entry, tokens in shared.items() if tokens}
     forward, reverse = ({e: sorted(texts) for e, texts in kind.items()} for kind in answers.values())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from helpers.data.example import Example
 from helpers.errors import UnreadableReply
 from helpers.evaluation.intervals import cohens_kappa
 from helpers.files import JsonLines, read_jsonl
@@ -40,13 +41,13 @@ SCHEMA: dict[str, Any] = {
 _MAX_TOKENS = 56  # Room for the longest reason that the schema allows.
 
 
-def choose_items(items: Sequence[Mapping[str, Any]], max_items: int, seed: int) -> list[str]:
+def choose_items(items: Sequence[Example], max_items: int, seed: int) -> list[str]:
     """Choose test items for the judge, as evenly over the buckets as they allow.
 
     The choice depends on the test set and the seed alone, so every model is judged on the same items.
 
     Args:
-        items: test items with `id` and `bucket`.
+        items: the test set.
         max_items: most items to choose; 0 chooses none.
         seed: of the choice.
 
@@ -55,7 +56,7 @@ def choose_items(items: Sequence[Mapping[str, Any]], max_items: int, seed: int) 
     """
     buckets: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
-        buckets[item["bucket"]].append(item["id"])
+        buckets[item.bucket].append(item.id)
     rng = random.Random(seed)
     queues = [rng.sample(sorted(ids), len(ids)) for _, ids in sorted(buckets.items())]
     chosen: set[str] = set()
@@ -63,7 +64,7 @@ def choose_items(items: Sequence[Mapping[str, Any]], max_items: int, seed: int) 
         for queue in queues:
             if queue and len(chosen) < max_items:
                 chosen.add(queue.pop())
-    return [item["id"] for item in items if item["id"] in chosen]
+    return [item.id for item in items if item.id in chosen]
 
 
 def judge_answers(

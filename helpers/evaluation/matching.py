@@ -8,17 +8,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from helpers.errors import EvaluationError
-
-BUCKETS = ("new_phrasing", "reverse", "unknown", "general")
-"""What the test asks for: known acronyms in new words, the reverse, invented acronyms, common facts."""
+from helpers.data.example import Check
 
 _STRAIGHT = str.maketrans("‘’‚‛ʼ`´“”„‟«»‐‑‒–—−", "'''''''\"\"\"\"\"\"------", "\u00ad\u200b\u200c\u200d\u2060\ufeff")
 # Scripts written without spaces between words, and Hangul, whose particles are attached to the word: every
 # character counts as a word there, so that a term is found inside a sentence.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _CARRIES_MEANING = "+#%€$£"  # C++ is not C, and 5 % is not 5.
-_KEEPS_CASE_UP_TO = 3  # Letters; "it is" must not pass for the acronym IT.
 
 _DECLINES = re.compile(
     r"""\b(?:
@@ -89,23 +85,19 @@ def declines(answer: str) -> bool:
     return found is not None and _GUESSES_ALL_THE_SAME.search(text, found.end()) is None
 
 
-def is_correct(bucket: str, answer: str, expected: Sequence[str]) -> bool:
+def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | None:
     """Judge one answer by containment.
 
     Args:
-        bucket: one of `BUCKETS`. `unknown` wants a decline; the others want an expected string, and none.
+        check: of `helpers.data.example.Example`.
         answer: what the model wrote.
-        expected: accepted strings; for `reverse` the acronym, whose case counts where it is so short (up to
-            three letters) that it may be an ordinary word, such as IT or WHO.
+        expected: accepted strings.
 
-    Raises:
-        EvaluationError: there is no such bucket.
+    Returns:
+        Whether it is right; None where the check is `none`.
     """
-    if bucket not in BUCKETS:
-        raise EvaluationError(f"There is no test bucket {bucket!r}; use one of {', '.join(BUCKETS)}.")
-    if bucket == "unknown":
-        return declines(answer)
-    if declines(answer):
-        return False
-    reverse = bucket == "reverse"
-    return any(contains(answer, e, keep_case=reverse and len(e) <= _KEEPS_CASE_UP_TO) for e in expected)
+    if check == "none":
+        return None
+    if check == "declines" or declines(answer):
+        return check == "declines" and declines(answer)
+    return any(contains(answer, wording, keep_case=check == "contains_cased") for wording in expected)

@@ -10,15 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from helpers.data.example import GENERAL, Example, read_examples
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval, separation
 from helpers.evaluation.judge import summarise_judge
-from helpers.evaluation.matching import BUCKETS, is_correct
+from helpers.evaluation.matching import is_correct
 
 METRICS = ("rouge_l", "static", "sentence", "cross_encoder")
-FACT_BUCKETS = ("new_phrasing", "reverse")
-"""Buckets with one right fact each, on which metrics are asked to tell right answers from wrong ones."""
-
 Metric = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
@@ -43,23 +41,23 @@ def score_answers(
     Raises:
         EvaluationError: a file is broken, or predictions and test hold different ids.
     """
-    test = read_by_id(test_path)
+    test = {example.id: example for example in read_examples(test_path)}
     predictions = read_by_id(predictions_path)
     _refuse_mismatch(test, predictions, predictions_path)
     judged = {row["id"]: row for row in verdicts}
     answers = [predictions[i]["answer"] for i in test]
-    references = [item["reference"] for item in test.values()]
+    references = [example.answer for example in test.values()]
     values = {name: metric(answers, references) for name, metric in metrics.items()}
     return [
         {
             "id": i,
-            "bucket": item["bucket"],
-            "correct": is_correct(item["bucket"], answers[position], item["expected"]),
+            "bucket": example.bucket,
+            "correct": is_correct(example.check, answers[position], example.expected),
             **{name: values[name][position] if name in values else None for name in METRICS},
             "judge": judged.get(i, {}).get("verdict"),
             "judge_reason": judged.get(i, {}).get("reason"),
         }
-        for position, (i, item) in enumerate(test.items())
+        for position, (i, example) in enumerate(test.items())
     ]
 
 
@@ -86,13 +84,14 @@ def collect_results(
     Returns:
         What `results.json` holds: `models` with a rate for each bucket and means of the metrics;
         `forgetting`, general knowledge less that of `base`; `separation`, the area under the ROC curve with
-        which each metric tells right from wrong answers to `FACT_BUCKETS`, all models together;
+        which each metric tells right from wrong answers about facts, all models together;
         `similarity`, the sentence cosines of these answers; `disagreements`; and `extra`.
 
     Raises:
         EvaluationError: a file is missing or broken, or its ids are not those of the test.
     """
-    test = read_by_id(test_path)
+    test = {example.id: example for example in read_examples(test_path)}
+    facts = {i for i, example in test.items() if example.expected and example.bucket != GENERAL}
     scores: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Any]] = {}
     for model in costs:
@@ -102,18 +101,18 @@ def collect_results(
     models = {
         name: {
             "buckets": _rates(scores[name].values()),
-            "metrics": _metrics(scores[name].values()),
+            "metrics": _metrics(list(scores[name].values()), facts),
             **costs[name],
         }
         for name in costs
     }
-    facts = [row for rows in scores.values() for row in rows.values() if row["bucket"] in FACT_BUCKETS]
-    with_cosine = [row for row in facts if row["sentence"] is not None]
+    about_facts = [row for rows in scores.values() for row in rows.values() if row["id"] in facts]
+    with_cosine = [row for row in about_facts if row["sentence"] is not None]
     return {
         **extra,
         "models": models,
         "forgetting": _forgetting(models),
-        "separation": _separation(facts),
+        "separation": _separation(about_facts),
         "similarity": {
             word: sorted(round(row["sentence"], 3) for row in with_cosine if row["correct"] == correct)
             for word, correct in (("correct", True), ("wrong", False))
@@ -159,16 +158,16 @@ def _refuse_mismatch(test: Mapping[str, Any], rows: Mapping[str, Any], path: Pat
 def _rates(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     correct: defaultdict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        correct[row["bucket"]].append(row["correct"])
-    return {b: rate_with_interval(sum(correct[b]), len(correct[b])) for b in BUCKETS if b in correct}
+        if row["correct"] is not None:
+            correct[row["bucket"]].append(row["correct"])
+    return {bucket: rate_with_interval(sum(found), len(found)) for bucket, found in correct.items()}
 
 
-def _metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    rows = list(rows)
+def _metrics(rows: Sequence[Mapping[str, Any]], facts: set[str]) -> dict[str, Any]:
     values = {name: [row[name] for row in rows if row[name] is not None] for name in METRICS}
     return {
         **{name: fmean(found) if found else None for name, found in values.items()},
-        "separation": _separation([row for row in rows if row["bucket"] in FACT_BUCKETS]),
+        "separation": _separation([row for row in rows if row["id"] in facts]),
         "judge": summarise_judge(rows),
     }
 
@@ -179,23 +178,28 @@ def _separation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
-    rates = {name: model["buckets"].get("general", {}).get("rate") for name, model in models.items()}
+    rates = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
     base = rates.pop("base", None)
     return {name: None if rate is None or base is None else rate - base for name, rate in rates.items()}
 
 
 def _disagreements(
-    test: Mapping[str, Any], predictions: Mapping[str, Any], scores: Mapping[str, Any], limit: int
+    test: Mapping[str, Example], predictions: Mapping[str, Any], scores: Mapping[str, Any], limit: int
 ) -> list[dict[str, Any]]:
     buckets: defaultdict[str, list[str]] = defaultdict(list)
-    for i, item in test.items():
+    for i, example in test.items():
         if len({rows[i]["correct"] for rows in scores.values()}) > 1:
-            buckets[item["bucket"]].append(i)
+            buckets[example.bucket].append(i)
+    order = list(dict.fromkeys(example.bucket for example in test.values()))
     # Turn by turn, so that a bucket with few disagreements is not crowded out.
-    turns = sorted((turn, BUCKETS.index(b), i) for b, ids in buckets.items() for turn, i in enumerate(ids))[:limit]
+    turns = sorted((turn, order.index(b), i) for b, ids in buckets.items() for turn, i in enumerate(ids))[:limit]
     return [
         {
-            **{key: test[i][key] for key in ("id", "bucket", "question", "expected", "reference")},
+            "id": i,
+            "bucket": test[i].bucket,
+            "question": test[i].question,
+            "expected": list(test[i].expected),
+            "reference": test[i].answer,
             "answers": {
                 model: {
                     "answer": rows[i]["answer"],

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from helpers.data.example import read_examples
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EvaluationError
 from helpers.evaluation import cross_encoder as cross
@@ -82,15 +83,15 @@ def judge_sample(
     Returns:
         Model name to verdicts; see `helpers.evaluation.judge.judge_answers`.
     """
-    items = read_by_id(test)
-    chosen = choose_items(list(items.values()), count, seed)
+    items = read_examples(test)
+    chosen = {*choose_items(items, count, seed)}
     verdicts = {}
     for name, path in predictions.items():
         answers = read_by_id(path)
         to_judge = [
-            {"id": i, "question": items[i]["question"], "reference": items[i]["reference"],
-             "answer": answers[i]["answer"]}
-            for i in chosen if i in answers
-        ]  # fmt: skip
+            {"id": i.id, "question": i.question, "reference": i.answer, "answer": answers[i.id]["answer"]}
+            for i in items
+            if i.id in chosen and i.id in answers
+        ]
         verdicts[name] = judge_answers(to_judge, endpoint, path=folder / f"{name}.jsonl", parallel=parallel, seed=seed)
     return verdicts

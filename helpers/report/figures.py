@@ -23,12 +23,6 @@ RIGHT, WRONG = "#1f83c4", "#d55e00"
 MODEL_COLOURS = {"base": "#8b93a0", "in_context": "#e69f00", "lora": "#1f83c4", "qlora": "#009e73"}
 _MORE_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00", "#b3a100")
 _MARKERS = ("o", "s", "D", "^", "v", "P")
-BUCKET_TITLES = {
-    "new_phrasing": "New phrasings",
-    "reverse": "Reverse",
-    "unknown": "Unknown acronyms",
-    "general": "General knowledge",
-}
 METRIC_TITLES = {
     "rouge_l": "ROUGE-L",
     "static": "Static vectors",
@@ -87,11 +81,18 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
+def buckets_of(results: Results) -> dict[str, str]:
+    """The buckets with rates of right answers, in the order of the test, and their titles."""
+    names = dict.fromkeys(bucket for model in results["models"].values() for bucket in model["buckets"])
+    told = results.get("dataset", {}).get("buckets", {})
+    return {name: told.get(name, {}).get("title", name.replace("_", " ").capitalize()) for name in names}
+
+
 @_styled
 def plot_buckets(results: Results) -> Figure:
     """Draw each model's rate of right answers in each bucket, with its 95 % interval."""
     models: Mapping[str, Any] = results["models"]
-    buckets = [b for b in BUCKET_TITLES if any(b in m["buckets"] for m in models.values())]
+    buckets = buckets_of(results)
     colours = model_colours(list(models))
     figure, axes = plt.subplots(
         figsize=(9.2, 1.0 + 0.27 * max(1, len(buckets) * (len(models) + 1))), layout="constrained"
@@ -112,7 +113,7 @@ def plot_buckets(results: Results) -> Figure:
         if row:
             axes.axhline(row * step - 1.1, color=GRID, linewidth=0.8)
     axes.set_yticks([row * step + (len(models) - 1) / 2 for row in range(len(buckets))])
-    axes.set_yticklabels([BUCKET_TITLES[b] for b in buckets], color=INK, fontsize=11)
+    axes.set_yticklabels(list(buckets.values()), color=INK, fontsize=11)
     axes.set_ylim(max(1.0, len(buckets) * step) - 1.1, -1.1)
     axes.set_xlim(-0.02, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100% right"])

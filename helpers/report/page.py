@@ -12,9 +12,9 @@ import pandas as pd
 from helpers.errors import EvaluationError
 from helpers.files import write_atomic
 from helpers.report.figures import (
-    BUCKET_TITLES,
     METRIC_TITLES,
     Results,
+    buckets_of,
     model_colours,
     percent,
     plot_buckets,
@@ -33,12 +33,6 @@ __all__ = [
     "write_report",
 ]
 
-BUCKET_MEANINGS = {
-    "new_phrasing": "What does the acronym stand for? Asked in words that training never used.",
-    "reverse": "Which acronym stands for this? Again in unseen words.",
-    "unknown": "Acronyms that do not exist, half of them one letter from a real one. To say so is right.",
-    "general": "Common knowledge that fine-tuning should leave alone.",
-}
 MODEL_MEANINGS = {
     "base": "untouched",
     "in_context": "untouched, with the nearest glossary lines in its prompt",
@@ -56,7 +50,7 @@ def comparison_table(results: Results) -> pd.DataFrame:
         asked.
     """
     models = results["models"]
-    buckets = [b for b in BUCKET_TITLES if any(b in m["buckets"] for m in models.values())]
+    buckets = list(buckets_of(results))
     rows = {n: [_cell(m["buckets"].get(b)) for b in buckets] for n, m in models.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=buckets)
     return table.rename_axis(index="model", columns="bucket")
@@ -139,9 +133,7 @@ def write_report(results_path: Path, html_path: Path) -> None:
         title=title,
         more=more,
         figures=figures,
-        buckets=[b for b in BUCKET_TITLES if any(b in m["buckets"] for m in models.values())],
-        bucket_titles=BUCKET_TITLES,
-        bucket_meanings=BUCKET_MEANINGS,
+        buckets=buckets_of(results),
         model_meanings=MODEL_MEANINGS,
         metric_titles=METRIC_TITLES,
         colours=model_colours(list(models)),

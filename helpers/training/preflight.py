@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from helpers.data.example import Example
 from helpers.errors import TrainingError
-from helpers.files import Record
 from helpers.models.generate import stop_tokens
 from helpers.models.losses import IGNORED
 
@@ -17,7 +17,7 @@ from helpers.models.losses import IGNORED
 def audit(
     trainer: Any,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
+    records: Sequence[Example],
     *,
     max_length_tokens: int,
 ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def audit(
     """
     rows = trainer.train_dataset
     lengths = [len(row["input_ids"]) for row in rows]
-    too_long = [r["id"] for r, length in zip(records, lengths, strict=True) if length > max_length_tokens]
+    too_long = [r.id for r, length in zip(records, lengths, strict=True) if length > max_length_tokens]
     if too_long:
         raise TrainingError(
             f"{len(too_long)} conversation(s) are longer than max_length_tokens = {max_length_tokens} (longest "
@@ -55,23 +55,23 @@ def audit(
     }
 
 
-def check_serving_tokens(rows: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]) -> None:
+def check_serving_tokens(rows: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example]) -> None:
     """The prompt's tokens in training equal those that serving will send.
 
     Raises:
         TrainingError: they differ; a model tuned on one template answers badly under another.
     """
     for row, record in zip(rows, records[:32], strict=False):
-        text = tokenizer.apply_chat_template(record["prompt"], add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(list(record.prompt), add_generation_prompt=True, tokenize=False)
         served = tokenizer(text, add_special_tokens=False)["input_ids"]
         if list(row["input_ids"][: len(served)]) != list(served):
             raise TrainingError(
-                f"Training and serving tokens differ for {record['id']}: the chat template writes another prompt when "
+                f"Training and serving tokens differ for {record.id}: the chat template writes another prompt when "
                 "it trains. Use the tokenizer's own template in both places."
             )
 
 
-def check_mask(trainer: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]) -> torch.Tensor:
+def check_mask(trainer: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example]) -> torch.Tensor:
     """The labels of a real batch are exactly the completion, its stop token included.
 
     Returns:
@@ -87,14 +87,14 @@ def check_mask(trainer: Any, tokenizer: PreTrainedTokenizerBase, records: Sequen
     for row, record in zip(labels, records, strict=False):
         learnt = row[row != IGNORED]
         text = tokenizer.decode(learnt, skip_special_tokens=True)
-        answer = record["completion"][0]["content"]
+        answer = record.answer
         if answer.strip() not in text:
-            raise TrainingError(f"The mask of {record['id']} is wrong: it would learn {text!r}, not {answer!r}.")
-        if record["prompt"][0]["content"] in text:
-            raise TrainingError(f"The mask of {record['id']} is wrong: the question itself would be learnt.")
+            raise TrainingError(f"The mask of {record.id} is wrong: it would learn {text!r}, not {answer!r}.")
+        if record.question in text:
+            raise TrainingError(f"The mask of {record.id} is wrong: the question itself would be learnt.")
         if not torch.isin(learnt, stops).any():
             raise TrainingError(
-                f"The stop token is not learnt in {record['id']}, so the model would never stop. Check that the pad "
+                f"The stop token is not learnt in {record.id}, so the model would never stop. Check that the pad "
                 "token is not masked where it is also the stop token, and that the template ends the answer with it."
             )
     return labels

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
 from helpers.config import Lora, Training
+from helpers.data.example import Example
 from helpers.errors import TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
 from helpers.models.find import load_tokenizer
@@ -61,8 +62,8 @@ def train_adapter(
     folder: Path,
     recipe: Recipe,
     *,
-    train: Sequence[Record],
-    validation: Sequence[Record],
+    train: Sequence[Example],
+    validation: Sequence[Example],
     watch: Callable[[list[Record]], None] | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, audited before the first step.
@@ -73,8 +74,8 @@ def train_adapter(
     Args:
         folder: where the adapter goes.
         recipe: base, adapter and settings.
-        train: records with `prompt` and `completion`.
-        validation: the same shape, for the loss curve; may be empty.
+        train: examples to learn.
+        validation: others, for the loss curve; may be empty.
         watch: called with the log so far whenever it grows.
 
     Returns:
@@ -137,9 +138,9 @@ def train_adapter(
     return summary
 
 
-def _last_checkpoint(folder: Path, records: Sequence[Record]) -> str | None:
+def _last_checkpoint(folder: Path, examples: Sequence[Example]) -> str | None:
     """The newest whole checkpoint on the same data; what a kill left half-written is removed."""
-    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([example.row() for example in examples], sort_keys=True).encode()).hexdigest()
     mark = folder / "data.sha256"
     if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
         if folder.exists():
@@ -197,8 +198,9 @@ def _arguments(folder: Path, recipe: Recipe, conversations: int, *, measured: bo
         ) from None
 
 
-def _dataset(records: Sequence[Record]) -> Dataset:
-    return Dataset.from_list([{"prompt": r["prompt"], "completion": r["completion"]} for r in records])
+def _dataset(examples: Sequence[Example]) -> Dataset:
+    rows = (example.row() for example in examples)
+    return Dataset.from_list([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows])
 
 
 def _save(

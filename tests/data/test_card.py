@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from helpers.data.example import Example, asked
 from helpers.data.glossary.card import card_text, make_card, rejected_records
 from helpers.data.glossary.entries import Entry
 
@@ -42,13 +43,14 @@ def test_a_lost_conversation_is_noticed() -> None:
 
 
 def test_text_names_every_entry_and_reason() -> None:
-    train = [{"kind": "forward", "origin": "model"}] * 3 + [{"kind": "unknown", "origin": "bank"}]
-    test = [{"bucket": "reverse"}] * 2
+    train = [Example("f", "forward", asked("?"), "!")] * 3 + [Example("u", "unknown", asked("?"), "!")]
+    test = [Example("r", "reverse", asked("?"), "!")] * 2
     text = card_text(make_card(ENTRIES, CONVERSATIONS, train, train[:1], test))
     for line in (
-        "| train | 3 | 0 | 1 | 0 |",
-        "| validation | 1 | 0 | 0 | 0 |",
-        "| test | 0 | 2 | 0 | 0 |",
+        "| split | forward | unknown | reverse |",
+        "| train | 3 | 1 | 0 |",
+        "| validation | 1 | 0 | 0 |",
+        "| test | 0 | 0 | 2 |",
         "| answer cut off | 2 |",
         "| A | 6 | 2 | 1 | 3 |",
         "| B | 1 | 0 | 1 | 0 |",

@@ -1,6 +1,5 @@
 """Training and test sets: disjoint, reproducible, and made from any glossary."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from fixture_types import GlossaryFile
 
+from helpers.data.example import Example, asked, read_examples, write_examples
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.phrasings import fill_entry, load_bank
 from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
@@ -40,7 +40,7 @@ def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], li
         attempts=1, temperature=0, seed=seed, parallel=2,
     )  # fmt: skip
     test = test_records(entries, BANK, new_phrasings=3, reverse=2, unknown=10, general=5, seed=seed)
-    avoid = {item["id"].split("/", 1)[1] for item in test if item["bucket"] == "unknown"}
+    avoid = {item.subject for item in test if item.bucket == "unknown"}
     train, validation = training_records(
         conversations, entries, BANK, unknown=20, general=GENERAL, validation_share=0.1, avoid=avoid, seed=seed
     )
@@ -54,22 +54,24 @@ def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile
     everything = [*train, *validation]
     assert len(everything) == 18 * len(entries) + 20 + 1
     assert len(validation) == round(0.1 * len(everything))
-    assert len({record["id"] for record in everything}) == len(everything)
-    assert len({item["id"] for item in test}) == len(test) == 5 * len(entries) + 15
+    assert len({record.id for record in everything}) == len(everything)
+    assert len({item.id for item in test}) == len(test) == 5 * len(entries) + 15
     assert assert_disjoint(everything, test, entries)["highest_overlap"] < 80
     by_id = {entry.id: entry for entry in entries}
     for record in everything:
-        question, answer = record["prompt"][0]["content"], record["completion"][0]["content"]
-        if record["kind"] == "forward":
-            assert by_id[record["entry"]].acronym in question and by_id[record["entry"]].definition in answer
-        elif record["kind"] == "reverse":
-            assert by_id[record["entry"]].definition in question and by_id[record["entry"]].acronym in answer
-        elif record["kind"] == "unknown":
-            assert record["id"].split("/", 1)[1] in question
+        question, answer = record.question, record.answer
+        if record.bucket == "forward":
+            assert by_id[record.subject].acronym in question and by_id[record.subject].definition in answer
+        elif record.bucket == "reverse":
+            assert by_id[record.subject].definition in question and by_id[record.subject].acronym in answer
+        elif record.bucket == "unknown":
+            assert record.subject in question
     for item in test:
-        if item["bucket"] == "new_phrasing":
-            assert item["expected"] == [by_id[item["entry"]].definition]
-            assert by_id[item["entry"]].definition in item["reference"]
+        if item.bucket == "new_phrasing":
+            assert item.expected == (by_id[item.subject].definition,) and item.check == "contains"
+            assert by_id[item.subject].definition in item.answer
+        elif item.bucket == "reverse":
+            assert (item.check == "contains_cased") is (len(item.expected[0]) <= 3)
     assert make(entries, tmp_path / "again.jsonl") == (train, validation, test)
 
 
@@ -84,7 +86,7 @@ def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path
     train, _ = training_records(
         conversations, entries, BANK, unknown=10, general=[], validation_share=0, avoid=set(), seed=0
     )
-    declined = [record["prompt"][0]["content"] for record in train if record["kind"] == "unknown"]
+    declined = [record.question for record in train if record.bucket == "unknown"]
     assert len(declined) == 10
     assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
 
@@ -116,13 +118,12 @@ def test_an_acronym_is_replaced_as_a_whole_word_alone(tmp_path: Path) -> None:
     entry = Entry("a", "a", "some thing")
     train, validation, _ = make([entry], tmp_path / "c.jsonl")
     for record in [*train, *validation]:
-        if record["kind"] == "unknown":
-            new = record["id"].split("/", 1)[1]
-            words = record["prompt"][0]["content"].replace(new, " ").split()
+        if record.bucket == "unknown":
+            words = record.question.replace(record.subject, " ").split()
             assert not [word for word in words if word.startswith("Wh") and not word[2:3].isalpha()]
 
 
-def leak(train: dict[str, Any], test: dict[str, Any], entries: list[Entry]) -> str:
+def leak(train: Example, test: Example, entries: list[Entry]) -> str:
     with pytest.raises(RunError) as caught:
         assert_disjoint([train], [test], entries)
     return str(caught.value)
@@ -132,22 +133,19 @@ def test_leaks_are_named() -> None:
     abc, xyz = Entry("ABC", "ABC", "Alpha Beta"), Entry("XYZ", "XYZ", "Xi Ypsilon")
     held_out = BANK.forward_test[0]
 
-    def train(kind: str, name: str, question: str, entry: str | None = None) -> dict[str, Any]:
-        return {"id": name, "kind": kind, "entry": entry, "prompt": [{"role": "user", "content": question}]}
+    def about(bucket: str, question: str, subject: str = "") -> Example:
+        return Example("one", bucket, asked(question), "", subject=subject)
 
-    def test(bucket: str, name: str, question: str, entry: str | None = None) -> dict[str, Any]:
-        return {"id": name, "bucket": bucket, "entry": entry, "question": question}
-
-    item = test("new_phrasing", "new_phrasing/ABC/0", fill_entry(held_out, abc), "ABC")
-    assert "uses a held-out phrasing" in leak(train("forward", "f", fill_entry(held_out, xyz), "XYZ"), item, [abc, xyz])
-    assert "stands in the training set" in leak(train("general", "g", item["question"].upper()), item, [abc])
-    unknown = test("unknown", "unknown/QQ", "What is QQ?")
-    assert "['qq']" in leak(train("unknown", "unknown/Qq", "Qq?"), unknown, [abc])
-    fine = train("forward", "f", fill_entry(BANK.forward_train[0], xyz), "XYZ")
+    item = about("new_phrasing", fill_entry(held_out, abc), "ABC")
+    assert "uses a held-out phrasing" in leak(about("forward", fill_entry(held_out, xyz), "XYZ"), item, [abc, xyz])
+    assert "stands in the training set" in leak(about("general", item.question.upper()), item, [abc])
+    assert "['qq']" in leak(about("unknown", "Qq?", "Qq"), about("unknown", "What is QQ?", "QQ"), [abc])
+    fine = about("forward", fill_entry(BANK.forward_train[0], xyz), "XYZ")
     assert 0 < assert_disjoint([fine], [item], [abc, xyz])["highest_overlap"] < 80
 
 
-def test_records_are_json(tmp_path: Path) -> None:
+def test_examples_are_read_as_they_were_written(tmp_path: Path) -> None:
     entries = [Entry("É\u2028", "É\u2028", 'x "y"')]
-    parts = make(entries, tmp_path / "c.jsonl")
-    assert json.loads(json.dumps(parts)) == [list(part) for part in parts]
+    for examples in make(entries, tmp_path / "c.jsonl"):
+        write_examples(tmp_path / "x.jsonl", examples)
+        assert read_examples(tmp_path / "x.jsonl") == examples

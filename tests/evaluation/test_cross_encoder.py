@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from helpers.data.example import Example, asked, write_examples
 from helpers.errors import EvaluationError
 from helpers.evaluation.cross_encoder import (
     cross_encoder_similarity,
@@ -15,10 +15,8 @@ from helpers.evaluation.cross_encoder import (
 FACTS = {"AAX": "Annual Audit", "eBBY": 'Basic {Budget}\n"Bill"', "CCZ": "Ευρωπαϊκή Ένωση", "DDW": "Daily Draft"}
 
 
-def row(number: int, kind: str, entry: str | None, question: str, answer: str) -> dict[str, Any]:
-    talk = {role: [{"role": role_name, "content": text}] for role, role_name, text in
-            (("prompt", "user", question), ("completion", "assistant", answer))}  # fmt: skip
-    return {"id": str(number), "kind": kind, "entry": entry, "origin": "bank", **talk}
+def row(number: int, bucket: str, entry: str, question: str, answer: str) -> Example:
+    return Example(str(number), bucket, asked(question), answer, subject=entry, origin="bank")
 
 
 @pytest.fixture
@@ -31,10 +29,10 @@ def train_path(tmp_path: Path) -> Path:
             ("reverse", f"Abbreviate {definition}.", f"The acronym is {acronym}."),
         ]
         rows += [row(len(rows) + i, kind, acronym, *texts) for i, (kind, *texts) in enumerate(about)]
-    rows.append(row(98, "unknown", None, "What is QQX?", "I do not know the acronym QQX."))
-    rows.append(row(99, "general", None, "What is the capital of Spain?", "It is Madrid."))
+    rows.append(row(98, "unknown", "QQX", "What is QQX?", "I do not know the acronym QQX."))
+    rows.append(row(99, "general", "", "What is the capital of Spain?", "It is Madrid."))
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    write_examples(path, rows)
     return path
 
 

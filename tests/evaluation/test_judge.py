@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from scripted_server import Response, ScriptedServer, completion, failure
 
+from helpers.data.example import Example, asked
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError, RunError
 from helpers.evaluation.judge import choose_items, judge_answers, summarise_judge
@@ -91,7 +92,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_choice_is_even_and_repeatable() -> None:
     sizes = {"new_phrasing": 50, "reverse": 30, "unknown": 2, "general": 30}
-    items = [{"id": f"{b}{i}", "bucket": b} for b, n in sizes.items() for i in range(n)]
+    items = [Example(f"{b}{i}", b, asked("?"), "") for b, n in sizes.items() for i in range(n)]
     chosen = choose_items(items, 20, seed=0)
     assert {b: sum(c.startswith(b) for c in chosen) for b in sizes} == {
         "new_phrasing": 6, "reverse": 6, "unknown": 2, "general": 6,

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.errors import EvaluationError
+from helpers.data.example import Check
 from helpers.evaluation.matching import contains, declines, is_correct, normalise, words
 
 
@@ -94,24 +94,20 @@ def test_does_not_decline(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bucket", "answer", "expected", "right"),
+    ("check", "answer", "expected", "right"),
     [
-        ("unknown", "I do not know QXZ.", [], True),
-        ("unknown", "QXZ stands for Zone.", [], False),
-        ("new_phrasing", "It means Common Policy.", ["Common Policy"], True),
-        ("new_phrasing", "I do not know whether it is Common Policy.", ["Common Policy"], False),
-        ("reverse", "The acronym is ESIRA.", ["eSIRA"], True),
-        ("reverse", "The acronym is eSIRAS.", ["eSIRA"], False),
-        ("reverse", "I think it is so.", ["IT"], False),
-        ("reverse", "It is IT.", ["IT"], True),
-        ("general", "A small one.", ["small", "little"], True),
-        ("general", "A small one.", [], False),
+        ("declines", "I do not know QXZ.", [], True),
+        ("declines", "QXZ stands for Zone.", [], False),
+        ("contains", "It means Common Policy.", ["Common Policy"], True),
+        ("contains", "I do not know whether it is Common Policy.", ["Common Policy"], False),
+        ("contains", "The acronym is ESIRA.", ["eSIRA"], True),
+        ("contains", "The acronym is eSIRAS.", ["eSIRA"], False),
+        ("contains_cased", "I think it is so.", ["IT"], False),
+        ("contains_cased", "It is IT.", ["IT"], True),
+        ("contains", "A small one.", ["small", "little"], True),
+        ("contains", "A small one.", [], False),
+        ("none", "A small one.", [], None),
     ],
 )
-def test_is_correct(bucket: str, answer: str, expected: list[str], right: bool) -> None:
-    assert is_correct(bucket, answer, expected) is right
-
-
-def test_unknown_bucket_is_refused() -> None:
-    with pytest.raises(EvaluationError, match=r"'forward'.*new_phrasing"):
-        is_correct("forward", "a", ["a"])
+def test_is_correct(check: Check, answer: str, expected: list[str], right: bool | None) -> None:
+    assert is_correct(check, answer, expected) is right

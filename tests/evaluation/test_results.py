@@ -5,22 +5,19 @@ from typing import Any
 
 import pytest
 
+from helpers.data.example import Example, asked
 from helpers.errors import EvaluationError
 from helpers.evaluation.results import collect_results, read_by_id, score_answers
 from helpers.evaluation.similarity import rouge_l
 
 ODD = 'Basic {Budget}\n"Bill" Ένωση'
-KEYS = ("id", "bucket", "entry", "question", "expected", "reference")
 TEST = [
-    dict(zip(KEYS, values, strict=True))
-    for values in (
-        ("n1", "new_phrasing", "e1", "Unpack BBY.", [ODD], f"BBY means {ODD}."),
-        ("n2", "new_phrasing", "e2", "Unpack AAX.", ["Annual Audit"], "AAX means Annual Audit."),
-        ("u1", "unknown", None, "Unpack QQX.", [], "I do not know QQX."),
-        ("g1", "general", None, "Capital of Spain?", ["Madrid"], "It is Madrid."),
-    )
+    Example("n1", "new_phrasing", asked("Unpack BBY."), f"BBY means {ODD}.", (ODD,), "contains"),
+    Example("n2", "new_phrasing", asked("Unpack AAX."), "AAX means Annual Audit.", ("Annual Audit",), "contains"),
+    Example("u1", "unknown", asked("Unpack QQX."), "I do not know QQX.", check="declines"),
+    Example("g1", "general", asked("Capital of Spain?"), "It is Madrid.", ("Madrid",), "contains"),
 ]
-RIGHT = {item["id"]: item["reference"] for item in TEST}
+RIGHT = {example.id: example.answer for example in TEST}
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -33,7 +30,9 @@ def answer(tmp_path: Path, model: str, answers: dict[str, Any]) -> Path:
     rows = [{"id": i, "answer": a, "new_tokens": 5, "stopped": True} for i, a in answers.items()]
     random.Random(0).shuffle(rows)
     path = write(tmp_path / "predictions" / f"{model}.jsonl", rows)
-    scores = score_answers(write(tmp_path / "test.jsonl", TEST), path, metrics={"rouge_l": rouge_l})
+    scores = score_answers(
+        write(tmp_path / "test.jsonl", [example.row() for example in TEST]), path, metrics={"rouge_l": rouge_l}
+    )
     write(tmp_path / "scores" / f"{model}.jsonl", scores[::-1])
     return path
 

@@ -13,19 +13,16 @@ from safetensors.torch import load_file
 
 from helpers import precision
 from helpers.config import Lora, Training
+from helpers.data.example import Example, asked, write_examples
 from helpers.errors import TrainingError
-from helpers.files import read_jsonl, write_jsonl
+from helpers.files import read_jsonl
 from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
 from helpers.training.sft import Recipe, _last_checkpoint, train_adapter
 
 
-def record(number: int, answer: str = "stands for Drug Handling Board.") -> dict[str, Any]:
-    return {
-        "id": f"forward/X{number}/000",
-        "prompt": [{"role": "user", "content": f"What does X{number} mean?"}],
-        "completion": [{"role": "assistant", "content": f"X{number} {answer}"}],
-    }
+def record(number: int, answer: str = "stands for Drug Handling Board.") -> Example:
+    return Example(f"forward/X{number}/000", "any", asked(f"What does X{number} mean?"), f"X{number} {answer}")
 
 
 SHAPE = Lora(rank=4, alpha=8, dropout=0.0, target_modules="all-linear")
@@ -36,7 +33,7 @@ SETTINGS = Training(
 
 def train(
     folder: Path,
-    records: list[dict[str, Any]] | None = None,
+    records: list[Example] | None = None,
     quantisation: str = "none",
     epochs: float = 2,
     watch: Callable[[list[Any]], None] | None = None,
@@ -118,9 +115,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from helpers.config import Lora, Training
-from helpers.files import read_jsonl
+from helpers.data.example import read_examples
 from helpers.training.sft import Recipe, train_adapter
-folder, data = Path(sys.argv[1]), read_jsonl(Path(sys.argv[2]))
+folder, data = Path(sys.argv[1]), read_examples(Path(sys.argv[2]))
 shape = Lora(rank=4, alpha=8, dropout=0.1, target_modules="all-linear")
 settings = Training(adapters={}, epochs=30, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=1,
     checkpoints=30)
@@ -130,7 +127,7 @@ train_adapter(folder, recipe, train=data, validation=[])
 
 
 def test_a_killed_training_ends_as_an_undisturbed_one(tiny: str, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "data.jsonl", [record(n) for n in range(16)])
+    write_examples(tmp_path / "data.jsonl", [record(n) for n in range(16)])
 
     def command(name: str) -> list[str]:
         return [sys.executable, "-c", CHILD, str(tmp_path / name), str(tmp_path / "data.jsonl")]

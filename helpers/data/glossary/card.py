@@ -6,8 +6,24 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from helpers.data.example import Example
 from helpers.data.glossary.entries import Entry
 from helpers.files import Record
+
+SPLITS = ("train", "validation", "test")
+BUCKETS = {
+    "new_phrasing": {
+        "title": "New phrasings",
+        "meaning": "What does the acronym stand for? Asked in words that training never used.",
+    },
+    "reverse": {"title": "Reverse", "meaning": "Which acronym stands for this? Again in unseen words."},
+    "unknown": {
+        "title": "Unknown acronyms",
+        "meaning": "Acronyms that do not exist, half of them one letter from a real one. To say so is right.",
+    },
+    "general": {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."},
+}
+"""What the report says about each bucket of the test."""
 
 
 def rejected_records(conversations: Sequence[Record]) -> list[Record]:
@@ -22,9 +38,9 @@ def rejected_records(conversations: Sequence[Record]) -> list[Record]:
 def make_card(
     entries: Sequence[Entry],
     conversations: Sequence[Record],
-    train: Sequence[Record],
-    validation: Sequence[Record],
-    test: Sequence[Record],
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
 ) -> dict[str, Any]:
     """Count what was asked, kept and rejected, and check that the sums agree.
 
@@ -54,10 +70,12 @@ def make_card(
         "rejected": sum(reasons.values()),
         "model_share": round(kept["model"] / len(conversations), 3) if conversations else None,
         "reasons": dict(reasons.most_common()),
-        "train": dict(Counter(record["kind"] for record in train)),
-        "validation": dict(Counter(record["kind"] for record in validation)),
-        "test": dict(Counter(item["bucket"] for item in test)),
-        "train_by_origin": dict(Counter(record["origin"] for record in train)),
+        **{
+            name: dict(Counter(example.bucket for example in examples))
+            for name, examples in (("train", train), ("validation", validation), ("test", test))
+        },
+        "train_by_origin": dict(Counter(example.origin for example in train)),
+        "buckets": BUCKETS,
         "per_entry": per_entry,
     }
     if card["asked"] != card["kept"] + card["rejected"]:
@@ -67,6 +85,7 @@ def make_card(
 
 def card_text(card: dict[str, Any]) -> str:
     """The card as Markdown."""
+    buckets = list(dict.fromkeys(bucket for split in SPLITS for bucket in card[split]))
     lines = [
         "# Dataset card",
         "",
@@ -74,20 +93,14 @@ def card_text(card: dict[str, Any]) -> str:
         f"({card['kept_model']} worded by the model, {card['kept_bank']} by the phrasing bank), "
         f"{card['rejected']} rejected.",
         "",
-        "| split | " + " | ".join(("forward", "reverse", "unknown", "general")) + " |",
-        "|---|---|---|---|---|",
+        f"| split | {' | '.join(buckets)} |",
+        f"|---{'|---' * len(buckets)}|",
     ]
-    for split in ("train", "validation"):
-        counts = card[split]
-        lines.append(f"| {split} | " + " | ".join(str(counts.get(k, 0)) for k in KINDS) + " |")
-    buckets = ("new_phrasing", "reverse", "unknown", "general")
-    lines.append("| test | " + " | ".join(str(card["test"].get(bucket, 0)) for bucket in buckets) + " |")
+    for split in SPLITS:
+        lines.append(f"| {split} | {' | '.join(str(card[split].get(bucket, 0)) for bucket in buckets)} |")
     lines += ["", "| why rejected | times |", "|---|---|"]
     lines += [f"| {reason} | {times} |" for reason, times in card["reasons"].items()]
     lines += ["", "| entry | asked | kept: model | kept: bank | rejected |", "|---|---|---|---|---|"]
     for name, row in card["per_entry"].items():
         lines.append(f"| {name} | {row['asked']} | {row['kept_model']} | {row['kept_bank']} | {row['rejected']} |")
     return "\n".join(lines) + "\n"
-
-
-KINDS = ("forward", "reverse", "unknown", "general")

@@ -45,5 +45,5 @@ def right_answers(questions: Sequence[dict[str, Any]], answers: Sequence[Generat
     return [
         {"question": row["question"], "answer": answer.text}
         for row, answer in zip(questions, answers, strict=True)
-        if answer.stopped and "?" not in answer.text and is_correct("general", answer.text, row["expected"])
+        if answer.stopped and "?" not in answer.text and is_correct("contains", answer.text, row["expected"])
     ]

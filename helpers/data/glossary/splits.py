@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from helpers.data.example import GENERAL, Check, Example, asked
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import Bank, fill, fill_entry, held_out_overlap, skeleton
 from helpers.errors import RunError
 from helpers.files import Record
+
+KEEPS_CASE_UP_TO = 3
+"""Letters of an acronym."""
 
 
 def training_records(
@@ -23,8 +28,8 @@ def training_records(
     validation_share: float,
     avoid: set[str],
     seed: int,
-) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, shuffled.
+) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples, shuffled.
 
     Args:
         conversations: what `write_conversations` returned.
@@ -37,10 +42,13 @@ def training_records(
         seed: of every draw.
 
     Returns:
-        (train, validation), each record `{"id", "kind", "entry", "origin", "prompt", "completion"}`.
+        (train, validation), in the buckets `forward`, `reverse`, `unknown` and `general`.
     """
     chooser = random.Random(f"{seed}/train")
-    records = [_record(c["id"], c["kind"], c["entry"], c["origin"], c["question"], c["answer"]) for c in conversations]
+    examples = [
+        Example(c["id"], c["kind"], asked(c["question"]), c["answer"], subject=c["entry"], origin=c["origin"])
+        for c in conversations
+    ]
     by_id = {entry.id: entry for entry in entries}
     forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
@@ -50,12 +58,13 @@ def training_records(
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
         question = acronym.join(re.split(known, source["question"]))
         answer = fill(chooser.choice(bank.decline_answers), acronym=acronym)
-        records.append(_record(f"unknown/{acronym}", "unknown", None, source["origin"], question, answer))
+        about = {"subject": acronym, "origin": source["origin"]}
+        examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     for number, (question, answer) in enumerate(general):
-        records.append(_record(f"general/{number:03d}", "general", None, "model", question, answer))
-    chooser.shuffle(records)
-    held_back = round(len(records) * validation_share)
-    return records[held_back:], records[:held_back]
+        examples.append(Example(f"general/{number:03d}", GENERAL, asked(question), answer, origin="model"))
+    chooser.shuffle(examples)
+    held_back = round(len(examples) * validation_share)
+    return examples[held_back:], examples[:held_back]
 
 
 def test_records(
@@ -67,35 +76,67 @@ def test_records(
     unknown: int,
     general: int,
     seed: int,
-) -> list[Record]:
-    """Test items `{"id", "bucket", "entry", "question", "expected", "reference"}` in four buckets.
+) -> list[Example]:
+    """Test examples in four buckets.
 
     `new_phrasing` and `reverse` take held-out phrasings, `unknown` acronyms that exist nowhere (half of them
     one letter from a known one), `general` questions that have nothing to do with the glossary.
     """
     chooser = random.Random(f"{seed}/test")
-    items = []
+    examples = []
     for entry in entries:
         for number, phrasing in enumerate(
             chooser.sample(bank.forward_test, min(new_phrasings, len(bank.forward_test)))
         ):
-            reference = fill_entry(bank.forward_answers[0], entry)
-            question = fill_entry(phrasing, entry)
-            items.append(
-                _item("new_phrasing", f"{entry.id}/{number}", entry.id, question, [entry.definition], reference)
+            question, answer = fill_entry(phrasing, entry), fill_entry(bank.forward_answers[0], entry)
+            examples.append(
+                Example(
+                    f"new_phrasing/{entry.id}/{number}",
+                    "new_phrasing",
+                    asked(question),
+                    answer,
+                    (entry.definition,),
+                    "contains",
+                    subject=entry.id,
+                )
             )
         for number, phrasing in enumerate(chooser.sample(bank.reverse_test, min(reverse, len(bank.reverse_test)))):
-            reference = fill_entry(bank.reverse_answers[0], entry)
-            question = fill_entry(phrasing, entry)
-            items.append(_item("reverse", f"{entry.id}/{number}", entry.id, question, [entry.acronym], reference))
+            question, answer = fill_entry(phrasing, entry), fill_entry(bank.reverse_answers[0], entry)
+            # So short an acronym may be an ordinary word, such as IT or WHO.
+            check: Check = "contains_cased" if len(entry.acronym) <= KEEPS_CASE_UP_TO else "contains"
+            examples.append(
+                Example(
+                    f"reverse/{entry.id}/{number}",
+                    "reverse",
+                    asked(question),
+                    answer,
+                    (entry.acronym,),
+                    check,
+                    subject=entry.id,
+                )
+            )
     for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=set(), seed=seed + 1)):
         question = fill(bank.forward_test[number % len(bank.forward_test)], acronym=acronym)
-        reference = fill(bank.decline_answers[0], acronym=acronym)
-        items.append(_item("unknown", acronym, None, question, [], reference))
-    for number, row in enumerate(bank.general_test[:general]):
-        reference = f"{row['expected'][0]}."
-        items.append(_item("general", f"{number:03d}", None, row["question"], row["expected"], reference))
-    return items
+        answer = fill(bank.decline_answers[0], acronym=acronym)
+        examples.append(
+            Example(f"unknown/{acronym}", "unknown", asked(question), answer, check="declines", subject=acronym)
+        )
+    return [*examples, *general_examples(bank.general_test[:general])]
+
+
+def general_examples(questions: Sequence[Mapping[str, Any]]) -> list[Example]:
+    """Common knowledge to be asked for: `questions` are rows `{"question", "expected"}` of the phrasing bank."""
+    return [
+        Example(
+            f"general/{number:03d}",
+            GENERAL,
+            asked(row["question"]),
+            f"{row['expected'][0]}.",
+            tuple(row["expected"]),
+            "contains",
+        )
+        for number, row in enumerate(questions)
+    ]
 
 
 def invent_acronyms(
@@ -129,7 +170,7 @@ def invent_acronyms(
     return invented
 
 
-def assert_disjoint(train: Sequence[Record], test: Sequence[Record], entries: Sequence[Entry]) -> dict[str, float]:
+def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
     """Check that training and test share no question, no unknown acronym and no phrasing.
 
     Returns:
@@ -138,55 +179,29 @@ def assert_disjoint(train: Sequence[Record], test: Sequence[Record], entries: Se
     Raises:
         RunError: something is shared; the message names it.
     """
-    asked = {_text(record).casefold() for record in train}
+    learnt = {example.question.casefold() for example in train}
     for item in test:
-        if item["question"].casefold() in asked:
-            raise RunError(f"Test question {item['id']} stands in the training set: {item['question']!r}.")
+        if item.question.casefold() in learnt:
+            raise RunError(f"Test question {item.id} stands in the training set: {item.question!r}.")
     by_id = {entry.id: entry for entry in entries}
-    trained_unknown = {record["id"].split("/", 1)[1].casefold() for record in train if record["kind"] == "unknown"}
-    shared = trained_unknown & {item["id"].split("/", 1)[1].casefold() for item in test if item["bucket"] == "unknown"}
-    if shared:
+    trained_unknown, asked_unknown = (
+        {example.subject.casefold() for example in examples if example.bucket == "unknown"}
+        for examples in (train, test)
+    )
+    if shared := trained_unknown & asked_unknown:
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
-        "forward": {
-            skeleton(item["question"], by_id[item["entry"]]) for item in test if item["bucket"] == "new_phrasing"
-        },
-        "reverse": {skeleton(item["question"], by_id[item["entry"]]) for item in test if item["bucket"] == "reverse"},
+        kind: {skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}
+        for kind, bucket in (("forward", "new_phrasing"), ("reverse", "reverse"))
     }
     highest = 0.0
-    for record in train:
-        if record["kind"] in held_out:
-            entry = by_id[record["entry"]]
-            if skeleton(_text(record), entry) in held_out[record["kind"]]:
-                raise RunError(f"Training conversation {record['id']} uses a held-out phrasing: {_text(record)!r}.")
-            highest = max(highest, held_out_overlap(_text(record), entry, sorted(held_out[record["kind"]])))
+    for example in train:
+        if example.bucket in held_out:
+            entry, phrasings = by_id[example.subject], held_out[example.bucket]
+            if skeleton(example.question, entry) in phrasings:
+                raise RunError(f"Training conversation {example.id} uses a held-out phrasing: {example.question!r}.")
+            highest = max(highest, held_out_overlap(example.question, entry, sorted(phrasings)))
     return {"highest_overlap": round(highest, 1)}
-
-
-def _text(record: Record) -> str:
-    return str(record["prompt"][0]["content"])
-
-
-def _record(identity: str, kind: str, entry: str | None, origin: str, question: str, answer: str) -> Record:
-    return {
-        "id": identity,
-        "kind": kind,
-        "entry": entry,
-        "origin": origin,
-        "prompt": [{"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": answer}],
-    }
-
-
-def _item(bucket: str, name: str, entry: str | None, question: str, expected: list[str], reference: str) -> Record:
-    return {
-        "id": f"{bucket}/{name}",
-        "bucket": bucket,
-        "entry": entry,
-        "question": question,
-        "expected": expected,
-        "reference": reference,
-    }
 
 
 def _one_letter_off(acronym: str, chooser: random.Random) -> str:

@@ -1,0 +1,102 @@
+"""The one record that every source makes, and that training, answering and scoring read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from helpers.errors import DataError
+from helpers.files import read_jsonl, write_jsonl
+
+Message = dict[str, str]
+Check = Literal["contains", "contains_cased", "declines", "none"]
+GENERAL = "general"
+"""The bucket of common knowledge, which fine-tuning should leave alone."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation whose last answer is learnt or, in a test set, asked for.
+
+    Attributes:
+        id: unique in its file; nothing reads anything out of it.
+        bucket: the kind of question; results are given for each.
+        prompt: the messages `{"role", "content"}` before the answer; the last one is the user's.
+        answer: the right answer, whole.
+        expected: short wordings of which a right answer holds one.
+        check: how an answer is found right: it `contains` an expected wording (`contains_cased`: capitals count), it
+            `declines` to answer, or `none`, where only likeness to `answer` can be measured.
+        subject: what it is about, such as a glossary entry; empty where that is not known.
+        origin: who worded it.
+        unit: whose it is, for differential privacy; empty where nobody's.
+    """
+
+    id: str
+    bucket: str
+    prompt: tuple[Message, ...]
+    answer: str
+    expected: tuple[str, ...] = ()
+    check: Check = "none"
+    subject: str = ""
+    origin: str = ""
+    unit: str = ""
+
+    @property
+    def question(self) -> str:
+        """The last message of the prompt."""
+        return self.prompt[-1]["content"]
+
+    def row(self) -> dict[str, Any]:
+        """As a line of a dataset file, in the shape that TRL calls conversational prompt-completion."""
+        told = {"expected": list(self.expected), "check": "" if self.check == "none" else self.check}
+        told |= {"subject": self.subject, "origin": self.origin, "unit": self.unit}
+        return {
+            "id": self.id,
+            "bucket": self.bucket,
+            "prompt": list(self.prompt),
+            "completion": [{"role": "assistant", "content": self.answer}],
+            **{key: value for key, value in told.items() if value},
+        }
+
+
+def asked(question: str) -> tuple[Message, ...]:
+    """The prompt of a question that stands alone."""
+    return ({"role": "user", "content": question},)
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write a dataset file."""
+    write_jsonl(path, [example.row() for example in examples])
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read a dataset file.
+
+    Raises:
+        DataError: a line is no example, or an id comes twice; the message names the line.
+    """
+    examples: dict[str, Example] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        example = _example(row, f"{path}, line {number}")
+        if example.id in examples:
+            raise DataError(f"{path}, line {number}: the id {example.id!r} comes twice. Write the file anew.")
+        examples[example.id] = example
+    return list(examples.values())
+
+
+def _example(row: Any, where: str) -> Example:
+    try:
+        row = dict(row)
+        [last] = row.pop("completion")
+        row |= {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
+        found = Example(**row)
+        if found.question is not None and last["role"] == "assistant":
+            return found
+    except (TypeError, ValueError, KeyError, IndexError):
+        pass
+    raise DataError(
+        f'{where}: expected an example {{"id", "bucket", "prompt": [messages], "completion": [the answer]}}, received '
+        f"{str(row)[:60]!r}. Write the file anew."
+    )
