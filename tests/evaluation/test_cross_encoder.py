@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,7 @@ def test_pairs_depend_on_the_seed_alone(train_path: Path) -> None:
 
 def test_too_few_entries_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps(row(1, "forward", "A", "What is AAX?", "AAX means Annual Audit.")) + "\n")
+    write_examples(path, [row(1, "forward", "A", "What is AAX?", "AAX means Annual Audit.")])
     with pytest.raises(EvaluationError, match="found 1"):
         make_pairs(path, seed=0, max_pairs=10)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import precision
+from helpers.models import precision
 from helpers.config import Lora, Training
 from helpers.data.example import Example, asked, write_examples
 from helpers.errors import TrainingError
