@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.models import precision
 from helpers.config import Lora, Training
 from helpers.data.example import Example, asked, write_examples
 from helpers.errors import TrainingError
 from helpers.files import read_jsonl
+from helpers.models import precision
 from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
 from helpers.training.sft import Recipe, _last_checkpoint, train_adapter
