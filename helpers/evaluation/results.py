@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from helpers.data.example import GENERAL, Example, read_examples
+from helpers.data.matching import is_correct
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval, separation
 from helpers.evaluation.judge import summarise_judge
-from helpers.evaluation.matching import is_correct
 
 METRICS = ("rouge_l", "static", "sentence", "cross_encoder")
 Metric = Callable[[Sequence[str], Sequence[str]], list[float]]

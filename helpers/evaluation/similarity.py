@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from helpers.data.matching import words
 from helpers.errors import EvaluationError
-from helpers.evaluation.matching import words
 from helpers.installed import minilm_folder
 from helpers.models.precision import cpu_multiplies_bf16
 

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.data.glossary.phrasings import load_bank
 from helpers.data.glossary.rehearsal import rehearsal_questions, right_answers
-from helpers.evaluation.matching import contains
+from helpers.data.matching import contains
 from helpers.models.find import load_tokenizer
 from helpers.models.generate import Generated, generate_answers
 from helpers.models.load import load_base

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.data.matching import contains
 from helpers.evaluation.attacks.extraction import (
     PROMPTS,
     SECRET,
@@ -13,7 +14,6 @@ from helpers.evaluation.attacks.extraction import (
     secret_revealed,
     task_accuracy,
 )
-from helpers.evaluation.matching import contains
 from helpers.models.find import load_tokenizer
 from helpers.models.likelihood import record_tokens
 from helpers.models.load import load_base

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers.models import load_base
+from helpers.models.load import load_base
 from helpers.privacy.units import Unit
 
 UNITS = [

@@ -12,7 +12,7 @@ from small_models import SHAPE, save_small
 from torch import nn
 
 from helpers.errors import PrivacyError
-from helpers.models import load_base
+from helpers.models.load import load_base
 from helpers.privacy.patient_gradients import PatientGradients
 
 

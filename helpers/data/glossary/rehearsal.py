@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from helpers.data.glossary.phrasings import load_bank
-from helpers.evaluation.matching import is_correct
+from helpers.data.matching import is_correct
 from helpers.files import Record
 
 if TYPE_CHECKING:

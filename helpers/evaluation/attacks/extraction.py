@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from helpers.data.matching import contains
 from helpers.evaluation.intervals import Rate, rate_with_interval
-from helpers.evaluation.matching import contains
 from helpers.files import Record
 from helpers.models.likelihood import record_tokens
 

@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.data.example import Check
-from helpers.evaluation.matching import contains, declines, is_correct, normalise, words
+from helpers.data.matching import contains, declines, is_correct, normalise, words
 
 
 @pytest.mark.parametrize(
