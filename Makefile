@@ -10,8 +10,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 install: ## install what is missing into the active environment, else into .venv
 	@bash 00-set_up/install.sh
-run: install ## run the whole course; with a GLOSSARY of your own, that half: make run CONF=cpu [GLOSSARY=file] [RUN=name]
-	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(RUN),--run "$(RUN)")
+run: install ## run the course, or on your own table: make run [DATA=file | GLOSSARY=file] [CONF=cpu] [RUN=folder] [OPTIONS="--set key=value"]
+	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(OPTIONS)
 run-private: install ## the same for the notebooks on private records: CONF and RUN as above
 	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")
 test: install ## run the quick tests
@@ -20,7 +20,8 @@ test-all: install ## run every test, those of several minutes included
 	@$(PY) -m pytest $(WORKERS)
 check: install ## check format, style and types, notebooks included
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
-bench: install ## measure what a private step costs, into runs/bench.json
+bench: install ## measure what a private step and a busy core cost, into runs/
 	@$(PY) tests/bench/private_step.py
+	@$(PY) tests/bench/busy_core.py
 clean: ## delete caches; runs/ and .venv stay
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

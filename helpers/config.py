@@ -24,9 +24,18 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds conf/, example_data/ and runs/; relative paths are anchored here, not at the notebook."""
 
 Positive = Annotated[int, Field(ge=1)]
+Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
+"""How a frozen base is stored: 16 or 32 bits, 4 bits, 8 bits, or as arguments of BitsAndBytesConfig say."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer )\S{8,}|^[0-9a-fA-F]{64,}$")
-SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|pseudonym_key|password|secret)$", re.IGNORECASE)
+SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$")
+SECRET_NAME = re.compile(
+    r"(^|_)(?<!\beos_)(?<!\bpad_)(?<!\bbos_)(?<!\bunk_)(token|api_key|apikey|pseudonym_key|password|secret)$",
+    re.IGNORECASE,
+)
+SECRET_ADDRESS = re.compile(
+    r"://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=", re.IGNORECASE
+)
+"""http://user:password@host, or a signed address."""
 LONGEST_SHOWN = 40
 """A mistaken value of more characters is not repeated in the message."""
 
@@ -69,6 +78,65 @@ class Dataset(Section):
     test_general: Positive
 
 
+class Shot(Section):
+    """A question with its answer, shown before each prompt."""
+
+    question: str
+    answer: str
+
+
+class DataPrompt(Section):
+    """How a row of a table is worded; the tokenizer's own chat template does the rest."""
+
+    system: str | None
+    examples: tuple[Shot, ...]
+    question: str
+    context: str
+
+    @model_validator(mode="after")
+    def _named(self) -> DataPrompt:
+        for name in ("question", "context"):
+            if f"{{{name}}}" not in getattr(self, name):
+                raise ValueError(f"{name} must hold {{{name}}}, which stands for the cell")
+        return self
+
+
+class DataSplit(Section):
+    """Which rows of a table are learnt, watched and tested."""
+
+    test: Annotated[float, Field(gt=0, lt=1)]
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    similar: Annotated[float, Field(gt=0, le=1)]
+
+
+ROLES = ("messages", "question", "answer", "contexts", "system", "group", "split")
+"""What a column of a table can be."""
+
+
+class Data(Section):
+    """A table of examples in place of the glossary."""
+
+    source: str | dict[str, Any] | None
+    storage_options: dict[str, Any]
+    sheet: str | None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None
+    encoding: str | None
+    columns: dict[str, str]
+    prompt: DataPrompt
+    split: DataSplit
+    rewordings: Annotated[int, Field(ge=0)]
+    tested_rewordings: Positive
+    too_long: Literal["refuse", "cut_contexts", "leave_out"]
+    most_empty: Share
+
+    @model_validator(mode="after")
+    def _roles(self) -> Data:
+        unknown = [role for role in self.columns if role not in ROLES]
+        if unknown:
+            raise ValueError(f"columns: {unknown[0]!r} is no role; expected some of {', '.join(ROLES)}")
+        return self
+
+
 class Lora(Section):
     """The adapter's shape."""
 
@@ -81,7 +149,7 @@ class Lora(Section):
 class Training(Section):
     """How adapters are fitted; the same for LoRA and QLoRA."""
 
-    adapters: dict[str, Literal["none", "nf4"]]
+    adapters: dict[str, Quantisation]
     epochs: Annotated[float, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Positive
@@ -94,6 +162,9 @@ class Training(Section):
         reserved = [name for name in self.adapters if name in ("base", "in_context") or "private" in name]
         if reserved:
             raise ValueError(f"adapters may not be called {reserved}: the course calls other models so")
+        odd = [name for name in self.adapters if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)]
+        if odd:
+            raise ValueError(f"adapters may not be called {odd}: PEFT takes letters, digits, _ and - only")
         return self
 
 
@@ -101,7 +172,7 @@ class Answer(Section):
     """How test questions are answered."""
 
     batch_size: Positive
-    max_new_tokens: Positive
+    max_new_tokens: Positive | None
     in_context_entries: Positive
 
 
@@ -163,8 +234,10 @@ class Config(Section):
     base_model: str
     threads: Positive | None
     endpoint: Endpoint
+    data: Data
     dataset: Dataset
     lora: Lora
+    lora_arguments: dict[str, Any]
     training: Training
     training_arguments: dict[str, Any]
     answer: Answer
@@ -178,14 +251,21 @@ class Config(Section):
     def fingerprint(self) -> str:
         """Eight hex digits of everything that can change a result: the keys, and the bytes of glossary and pipeline."""
         payload = self.as_dict() | {"glossary": None}  # the files' bytes count, not their places
+        if self.table:
+            payload["data"]["source"] = self.table.name
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 del payload[section][key]
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
-        for path in (self.glossary, self.private.pipeline):
+        for path in filter(None, (self.glossary, self.private.pipeline, self.table)):
             if path.is_file():
                 digest.update(path.read_bytes())
         return digest.hexdigest()[:8]
+
+    @property
+    def table(self) -> Path | None:
+        """The file that `data.source` names, if it names one on this machine."""
+        return Path(self.data.source) if isinstance(self.data.source, str) and "://" not in self.data.source else None
 
 
 WITHOUT_EFFECT = {
@@ -217,6 +297,9 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
     _merge(merged, nested)
     merged["profile"] = path.stem
     merged["glossary"] = _anchor(merged.get("glossary"))
+    data = merged.get("data")
+    if isinstance(data, dict) and isinstance(data.get("source"), str) and "://" not in data["source"]:
+        data["source"] = _anchor(data["source"])
     if isinstance(merged.get("private"), dict):
         merged["private"] |= {key: _anchor(merged["private"].get(key)) for key in ("pipeline", "ledgers")}
     try:
@@ -238,7 +321,7 @@ def _profile_path(profile: str | Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     except yaml.YAMLError as error:
@@ -250,6 +333,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path.name}: expected keys and values, received a {type(content).__name__}.")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-8 for a text, as it has no point; everybody means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Values of YAML text, `1e-8` a number among them. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)  # a safe loader
 
 
 def _anchor(path: Any) -> Any:
@@ -268,7 +365,7 @@ def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
             target[key] = value
 
 
-OWN_KEYS = {"adapters", "training_arguments"}
+OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
 
 
 def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,7 +395,7 @@ def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
     for key, value in _walk(layer):
         named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
-        if named or SECRET_SHAPE.search(str(value)):
+        if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
             name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
             if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
                 name = "PSEUDONYM_KEY"

@@ -1,30 +1,29 @@
-"""Run the course from a shell: every notebook in order, or one stage at a time.
+"""Run the course from a shell: every notebook in order, or one stage at a time; `--help` lists the commands.
 
-`python -m helpers.course run` executes all notebooks with papermill, `run-private` only those on private records;
-`create`, `prepare`, `fine-tune`, `answer`, `score` and `report`, and for private records `join`, `begin-ledgers`,
-`fine-tune-private` and `audit-privacy`, call the same stages without notebooks. All take the same options.
+`run` and `run-private` execute notebooks with papermill; the other commands call the same stages without notebooks.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from helpers import stages
-from helpers.config import PROJECT_ROOT
+from helpers.config import PROJECT_ROOT, read_yaml
+from helpers.data.glossary.entries import is_glossary
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.errors import ConfigError, HelpersError, RunError
 from helpers.files import read_json
-from helpers.run import Run, open_run
+from helpers.run import Run, open_run, reopen_run
 
 AUDIT = "03-test/04-audit_privacy.ipynb"
 PRIVATE_NOTEBOOKS = (
@@ -44,30 +43,34 @@ GLOSSARY_NOTEBOOKS = (
     "03-test/03-compare_models.ipynb",
 )
 NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
+TABLE_NOTEBOOKS = (
+    "00-set_up/check_environment.ipynb",
+    "01-create_dataset/04-prepare_your_table.ipynb",
+    *GLOSSARY_NOTEBOOKS[3:],
+)
 
-
-def _private(name: str) -> Callable[[Run], Any]:
-    """A stage of the private half, whose libraries take seconds to load."""
-    return lambda run: pkgutil.resolve_name(f"helpers.private_stages:{name}")(run)
-
-
-def _begin_ledgers(run: Run) -> None:
-    for ledger in pkgutil.resolve_name("helpers.private_training:ledgers_of")(run, begin=True):
-        print(f"{ledger.holder}: {ledger.path}")
-
-
-STAGES: dict[str, Callable[[Run], Any]] = {
-    "create": stages.create,
-    "prepare": stages.prepare,
-    "fine-tune": stages.fine_tune,
-    "answer": stages.answer,
-    "score": stages.score,
-    "report": stages.report,
-    "join": _private("join"),
-    "begin-ledgers": _begin_ledgers,
-    "fine-tune-private": _private("fine_tune_private"),
-    "audit-privacy": _private("audit_privacy"),
+STAGES = {
+    "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
+    "prepare": (
+        "helpers.stages:prepare",
+        "01: split conversations, or the rows of a table, into training, validation and test.",
+    ),
+    "fine-tune": ("helpers.stages:fine_tune", "02: train the configured adapters."),
+    "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
+    "score": ("helpers.stages:score", "03: score the answers."),
+    "report": ("helpers.stages:report", "03: write report.html."),
+    "join": ("helpers.private_stages:join", "01, private: join the holders' records."),
+    "begin-ledgers": (
+        "helpers.private_training:begin_ledgers",
+        "02, private: begin the ledgers of holders whose records are not fictitious.",
+    ),
+    "fine-tune-private": ("helpers.private_stages:fine_tune_private", "02, private: train with differential privacy."),
+    "audit-privacy": (
+        "helpers.private_stages:audit_privacy",
+        "03, private: attack the models trained on fictitious records.",
+    ),
 }
+"""Commands of one stage, which load what they need: private libraries take seconds."""
 
 
 def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: Sequence[str] = NOTEBOOKS) -> None:
@@ -122,38 +125,21 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
+UsageError: Any = typer.BadParameter.__base__  # of which typer exports only the children
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, do what it says, and print one clear sentence where that fails.
+    """Do what the command line says, and print one clear sentence where that fails.
 
     Returns:
         The exit code: 0, or 2 after an error of the reader's own, or 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog="python -m helpers.course", description=__doc__)
-    parser.add_argument(
-        "command", choices=["run", "run-private", *STAGES], help="run... = notebooks, others = one stage"
-    )
-    parser.add_argument("--conf", default="cpu", help="profile (smoke, cpu, gpu) or path of a YAML file")
-    parser.add_argument("--glossary", help="path of a JSON glossary")
-    parser.add_argument("--run", help="run folder; by default runs/<profile>-<fingerprint>")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. lora.rank=8")
-    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    started = time.monotonic()
     try:
-        overrides = _overrides(options.set, options.glossary)
-        run = open_run(options.conf, Path(options.run).resolve() if options.run else None, overrides)
-        if options.command == "run":
-            stages.glossary_entries(run)  # a glossary with mistakes stops here, not minutes later
-        notebooks = _notebooks(options.command, run, own_glossary=bool(options.glossary))
-        if notebooks:
-            run_notebooks(run, conf=options.conf, overrides=overrides, notebooks=notebooks)
-        else:
-            STAGES[options.command](run)
-        if options.command in ("run", "report"):
-            _show(run)
-        if {*PRIVATE_NOTEBOOKS} & {*notebooks} or options.command == "audit-privacy":
-            _show_privacy(run)
-        print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
+        app(arguments, prog_name="python -m helpers.course", standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        return 2
     except HelpersError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2
@@ -163,10 +149,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.")]
+Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
+Table = Annotated[
+    str | None, typer.Option(help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address.")
+]
+Folder = Annotated[str | None, typer.Option(help="Run folder; by default runs/<profile>-<fingerprint>.")]
+Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Override, such as lora.rank=8; may repeat.")]
+
+
+@app.command("run")
+def _run(
+    conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
+) -> None:
+    """Execute all notebooks; with a glossary or a table of your own, those that are about it."""
+    _notebook_run("run", conf, run, _overrides(set, glossary, data))
+
+
+@app.command("run-private")
+def _run_private(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
+    """Execute the notebooks on private records."""
+    _notebook_run("run-private", conf, run, _overrides(set))
+
+
+@app.command("ask")
+def _ask(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    question: Annotated[str, typer.Argument(help="What to ask; quoted.")],
+    model: Annotated[
+        str | None, typer.Option(help="A trained model, or base; by default all that are trained.")
+    ] = None,
+) -> None:
+    """Ask the models of a run folder a question."""
+    for name, answer in stages.ask(reopen_run(Path(run).resolve()), question, model).items():
+        print(f"{name}: {answer}")
+
+
+def _stage(name: str, target: str, told: str) -> None:
+    """Add the command of one stage."""
+
+    def command(
+        conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
+    ) -> None:
+        started, opened = time.monotonic(), _opened(conf, run, _overrides(set, glossary, data))
+        pkgutil.resolve_name(target)(opened)
+        if name == "report":
+            _show(opened)
+        if name == "audit-privacy":
+            _show_privacy(opened)
+        print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
+
+    app.command(name, help=told)(command)
+
+
+for _name, (_target, _told) in STAGES.items():
+    _stage(_name, _target, _told)
+
+
+def _opened(conf: str, run: str | None, overrides: dict[str, Any]) -> Run:
+    return open_run(conf, Path(run).resolve() if run else None, overrides)
+
+
+def _notebook_run(command: str, conf: str, run: str | None, overrides: dict[str, Any]) -> None:
+    started, opened = time.monotonic(), _opened(conf, run, overrides)
+    if command == "run" and opened.config.data.source is None:
+        stages.glossary_entries(opened)  # a glossary with mistakes stops here, not minutes later
+    elif command == "run":
+        stages.prepare(opened)  # and so does a table
+    notebooks = _notebooks(command, opened, own_glossary="glossary" in overrides)
+    run_notebooks(opened, conf=conf, overrides=overrides, notebooks=notebooks)
+    if command == "run":
+        _show(opened)
+    if {*PRIVATE_NOTEBOOKS} & {*notebooks}:
+        _show_privacy(opened)
+    print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
 
 def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
@@ -174,24 +239,31 @@ def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
     chosen: tuple[str, ...] = {"run": NOTEBOOKS, "run-private": PRIVATE_NOTEBOOKS}.get(command, ())
     if command == "run" and own_glossary:
         chosen = GLOSSARY_NOTEBOOKS
+    if command == "run" and run.config.data.source is not None:
+        chosen = TABLE_NOTEBOOKS
     if AUDIT in chosen and not load_pipeline(run.config.private.pipeline).fictitious:
         print(f"{AUDIT} is left out: it attacks secrets planted in fictitious records, and these are real.")
         return [name for name in chosen if name != AUDIT]
     return list(chosen)
 
 
-def _overrides(pairs: Sequence[str], glossary: str | None) -> dict[str, Any]:
+def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: str | None = None) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set expects KEY=VALUE, received '{pair}'.")
         try:
-            overrides[key] = yaml.safe_load(value)
+            overrides[key] = read_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {key}: the value is not valid YAML. Put quotes around it.") from None
     if glossary:
-        overrides["glossary"] = str(Path(glossary).resolve())
+        overrides["glossary"] = str(Path(glossary).expanduser().resolve())
+    if data and is_glossary(data):
+        print(f"{data} is a glossary: it has acronyms with definitions.")
+        overrides["glossary"] = str(Path(data).resolve())
+    elif data:
+        overrides["data.source"] = data if "://" in data else str(Path(data).expanduser().resolve())
     return overrides
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import psutil
 import yaml
+from filelock import BaseFileLock, FileLock
 
-from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
+from helpers.config import OWN_KEYS, PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.errors import RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 
@@ -80,11 +81,17 @@ class Run:
         record = {**cost, "inputs": before, "outputs": self._hashes(outputs)}
         if private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs)):
             (self.path / "private").mkdir(mode=0o700, exist_ok=True)
-            write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
+            with self._alone():
+                write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
             return
-        manifest = self.manifest
-        manifest["stages"][name] = record
-        write_json(self.path / "manifest.json", manifest)
+        with self._alone():
+            manifest = self.manifest
+            manifest["stages"][name] = record
+            write_json(self.path / "manifest.json", manifest)
+
+    def _alone(self) -> BaseFileLock:
+        """Held while a manifest is changed, so that two stages that end at once do not undo each other's line."""
+        return FileLock(self.path / ".manifest.lock")
 
     @property
     def _private_stages(self) -> dict[str, Any]:
@@ -108,9 +115,10 @@ class Run:
         example = EXAMPLES / folder
         if (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
-        manifest = self.manifest  # first, so that a kill cannot make the examples pass for the run's own
-        manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
-        write_json(self.path / "manifest.json", manifest)
+        with self._alone():
+            manifest = self.manifest  # first, so that a kill cannot make the examples pass for the run's own
+            manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
+            write_json(self.path / "manifest.json", manifest)
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
         shutil.rmtree(part, ignore_errors=True)
         with clear_disk_errors(target):
@@ -154,7 +162,8 @@ def open_run(
     path = path.resolve()
     opened = Run(path, config)
     resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
-    if (path / "config.yaml").exists() and (path / "manifest.json").exists():
+    made = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if {"config.yaml", "manifest.json"} < made:  # something was made with that configuration
         _refuse_other(path, config)
     else:
         write_atomic(path / "config.yaml", resolved)
@@ -164,17 +173,30 @@ def open_run(
     return opened
 
 
+def reopen_run(folder: Path) -> Run:
+    """Open an existing run folder with the configuration that it was made with.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+    if not (folder / "config.yaml").exists():
+        raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
+    return Run(folder, Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
+
+
 def _refuse_other(path: Path, config: Config) -> None:
-    stored = dict(_walk(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
-    current = dict(_walk(config.as_dict()))
-    free = {"glossary"} | {f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys}
+    stored = dict(flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
+    current = dict(flat(config.as_dict()))
+    free = {"glossary", *(["data.source"] if config.table else [])} | {
+        f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys
+    }
     keys = sorted(stored.keys() | current.keys())
     differing = [key for key in keys if key not in free and stored.get(key) != current.get(key)]
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     if not differing and manifest["fingerprint"] != config.fingerprint():
-        differing = ["glossary or pipeline"]
-        stored = {"glossary or pipeline": "of other contents"}
-        current = {"glossary or pipeline": f"{config.glossary.name}, {config.private.pipeline.name}"}
+        differing = ["glossary, table or pipeline"]
+        names = [path.name for path in (config.glossary, config.table, config.private.pipeline) if path]
+        stored, current = {differing[0]: "of other contents"}, {differing[0]: ", ".join(names)}
     if differing:
         shown = "; ".join(f"{key} was {stored.get(key)}, is {current.get(key)}" for key in differing[:5])
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
@@ -184,10 +206,11 @@ def _refuse_other(path: Path, config: Config) -> None:
         )
 
 
-def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings, but for those that hold the reader's own keys."""
+    if isinstance(value, dict) and value and prefix.rsplit(".", 1)[-1] not in OWN_KEYS:
         for key, inner in value.items():
-            yield from _walk(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
 

@@ -23,6 +23,8 @@ def reply(body: dict[str, Any]) -> str:
         if "what acronyms mean" in body["messages"][0]["content"]:
             return f"Ticket {body['seed']} says {found[1]}. Could you spell out what is meant?"
         return f"Ticket {body['seed']} needs the short code for {found[1]}. Which one?"
+    if "word questions anew" in body["messages"][0]["content"]:
+        return f"Please tell me by letter: {last}" if body["seed"] % 3 else last  # every third says nothing new
     return "I cannot help."
 
 

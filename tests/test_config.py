@@ -19,7 +19,7 @@ def mistake(profile: str | Path = "smoke", overrides: dict[str, Any] | None = No
     return str(caught.value)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "own_data"])
 def test_profiles_load(profile: str) -> None:
     config = load_config(profile)
     assert config.profile == profile
@@ -65,6 +65,7 @@ def test_readers_own_keys_are_replaced_whole() -> None:
     config = load_config("smoke", {"training.adapters": {"mine": "nf4"}, "training_arguments": {"weight_decay": 0.1}})
     assert config.training.adapters == {"mine": "nf4"}
     assert config.training_arguments == {"weight_decay": 0.1}
+    assert "PEFT takes letters" in mistake(overrides={"training.adapters": {"v1.0": "none"}})
     assert "in_context" in mistake(overrides={"training.adapters": {"in_context": "none"}})
     assert "non_private" in mistake(overrides={"training.adapters": {"non_private": "none"}})
     assert "same number twice" in mistake(overrides={"private.further_epsilons": [3, 3.0000001]})
@@ -131,7 +132,7 @@ def test_own_profile_with_bom_and_empty(tmp_path: Path) -> None:
 
 
 def test_unknown_profile_lists_the_known() -> None:
-    assert re.search("no profile or file 'huge'.*cpu, gpu, smoke", mistake("huge"))
+    assert re.search("no profile or file 'huge'.*cpu, gpu, own_data, smoke", mistake("huge"))
     assert "no profile" in mistake("conf")
 
 
@@ -154,3 +155,16 @@ def test_relative_glossary_is_anchored_at_the_project(monkeypatch: pytest.Monkey
 def test_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config("smoke").seed = 2  # type: ignore[misc]
+
+
+def test_numbers_and_special_tokens_of_training_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("training_arguments: {weight_decay: 1e-2, adam_epsilon: 1E-8, eos_token: <s>, run_name: e5}\n")
+    found = load_config(path).training_arguments
+    assert found == {"weight_decay": 0.01, "adam_epsilon": 1e-8, "eos_token": "<s>", "run_name": "e5"}
+
+
+def test_a_password_in_an_address_is_refused() -> None:
+    for key in ("endpoint.base_url", "data.source"):
+        message = mistake(overrides={key: "https://me:pass-word@example.org/v1"})
+        assert f"{key} holds a secret (not shown)" in message and "pass-word" not in message

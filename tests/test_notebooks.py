@@ -11,9 +11,12 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from helpers.course import TABLE_NOTEBOOKS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
 AUDIT = ROOT / "03-test" / "04-audit_privacy.ipynb"
+TABLE = ROOT / "01-create_dataset" / "04-prepare_your_table.ipynb"
 TESTING = [path for path in NOTEBOOKS if path.parent.name == "03-test" and path != AUDIT]
 LONGEST_CELL = 15
 
@@ -22,14 +25,14 @@ def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def execute(path: Path, run: Path) -> None:
+def execute(path: Path, run: Path, **overrides: Any) -> None:
     papermill.execute_notebook(
         path,
         run.with_name(f"{path.stem}.out.ipynb"),
         parameters={
             "conf": "smoke",
             "run": str(run),
-            "overrides": {"private.ledgers": str(run.with_name("ledgers"))},  # not the reader's own ledgers
+            "overrides": {"private.ledgers": str(run.with_name("ledgers"))} | overrides,  # not the reader's own ledgers
         },
         kernel_name="python3",
         progress_bar=False,
@@ -41,7 +44,8 @@ def execute(path: Path, run: Path) -> None:
 def test_the_notebooks_run_in_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for path in NOTEBOOKS:
-        execute(path, run)
+        if path != TABLE:
+            execute(path, run)
     results: dict[str, Any] = json.loads((run / "results.json").read_text("utf-8"))
     test = [json.loads(line) for line in (run / "dataset/test.jsonl").read_text("utf-8").splitlines()]
     asked = Counter(item["bucket"] for item in test)
@@ -76,6 +80,19 @@ def test_notebook_is_clean(path: Path) -> None:
 def test_the_audit_alone_says_what_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(PapermillExecutionError, match=r"Run 02-fine_tune/03-train_privately\.ipynb"):
         execute(AUDIT, tmp_path / "run")
+
+
+def test_a_table_is_prepared(tmp_path: Path) -> None:
+    execute(TABLE, tmp_path / "run", **{"data.source": str(ROOT / "example_data" / "questions_valbrune.csv")})
+    assert "60 rows read, 60 kept" in (tmp_path / "run" / "dataset" / "card.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebooks_run_on_a_table(tmp_path: Path) -> None:
+    for path in TABLE_NOTEBOOKS:
+        execute(ROOT / path, tmp_path / "run", **{"data.source": str(ROOT / "example_data" / "questions_valbrune.csv")})
+    results = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
+    assert list(results["models"]) == ["base", "in_context", "lora", "qlora"]
 
 
 @pytest.mark.slow

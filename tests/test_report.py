@@ -53,7 +53,14 @@ def results() -> dict[str, Any]:
                 "trained_parameters": 4_884_480,
             }
         },
-        "run": {"id": "r1", "profile": "cpu", "base_model": "tiny", "seed": 0, "date": "today", "versions": {"a": "1"}},
+        "run": {
+            "id": "r1",
+            "command": "make run CONF=cpu RUN=r1",
+            "base_model": "tiny",
+            "seed": 0,
+            "date": "today",
+            "versions": {"a": "1"},
+        },
         "dataset": {"entries": 3, "buckets": {"new_phrasing": {"title": "New phrasings", "meaning": "Reworded."}}},
     }
 

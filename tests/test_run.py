@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def test_the_same_configuration_opens_the_same_folder(monkeypatch: pytest.Monkey
 
 def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> None:
     smoke_run()
+    assert smoke_run({"seed": 3}).config.seed == 3  # nothing was made yet: taken anew
+    run = smoke_run()
+    (run.path / "dataset").mkdir()
     with pytest.raises(RunError, match=r"seed was 0, is 4; threads was None, is 1"):
         smoke_run({"seed": 4, "threads": 1})
     assert smoke_run({"endpoint.max_attempts": 1}).config.endpoint.max_attempts == 1
@@ -37,9 +41,9 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> No
 
 def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: GlossaryFile) -> None:
     path = glossary_file([ENTRY])
-    smoke_run({"glossary": str(path)})
+    (smoke_run({"glossary": str(path)}).path / "dataset").mkdir()
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
-    with pytest.raises(RunError, match="glossary or pipeline was of other contents"):
+    with pytest.raises(RunError, match="glossary, table or pipeline was of other contents"):
         smoke_run({"glossary": str(path)})
 
 
@@ -129,3 +133,15 @@ assert cost["seconds"] > 0
 def test_measured_sees_memory_and_time() -> None:
     # In a process of its own: this one may hold freed memory that it would fill without growing.
     subprocess.run([sys.executable, "-c", MEASURE], check=True)
+
+
+def test_stages_that_end_at_once_are_all_in_the_manifest(smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+
+    def end(number: int) -> None:
+        with run.stage(f"stage {number}"):
+            pass
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(end, range(40)))
+    assert len(run.manifest["stages"]) == 40

@@ -48,6 +48,11 @@ class Example:
         """The last message of the prompt."""
         return self.prompt[-1]["content"]
 
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation."""
+        return [*self.prompt, {"role": "assistant", "content": self.answer}]
+
     def row(self) -> dict[str, Any]:
         """As a line of a dataset file, in the shape that TRL calls conversational prompt-completion."""
         told = {"expected": list(self.expected), "check": "" if self.check == "none" else self.check}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from rapidfuzz import fuzz, utils
+from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, Message
 
@@ -29,7 +29,7 @@ def plain_messages(test: Sequence[Example]) -> list[Messages]:
     return [list(example.prompt) for example in test]
 
 
-def in_context_messages(test: Sequence[Example], entries: Sequence[Defined], count: int) -> list[Messages]:
+def glossary_messages(test: Sequence[Example], entries: Sequence[Defined], count: int) -> list[Messages]:
     """The question behind the glossary lines nearest to it: what retrieval gives without any training.
 
     Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
@@ -49,6 +49,24 @@ def in_context_messages(test: Sequence[Example], entries: Sequence[Defined], cou
             "Glossary:\n" + "\n".join(lines) + "\n\nIf the glossary lacks the acronym, say that you do not know it."
         )
         asked.append([{"role": "user", "content": f"{prompt}\n\nQuestion: {question}"}])
+    return asked
+
+
+def nearest_rows_messages(test: Sequence[Example], train: Sequence[Example], count: int) -> list[Messages]:
+    """The question behind the training questions nearest to it, with their answers.
+
+    Args:
+        test: the test set.
+        train: the rows to look in.
+        count: rows shown, 1 or more.
+    """
+    questions = [example.question for example in train]
+    asked = []
+    for example in test:
+        close = process.extract(example.question, questions, scorer=fuzz.token_set_ratio, limit=count)
+        shown = [f"Question: {question}\nAnswer: {train[place].answer}" for question, _, place in close]
+        told = "\n\n".join(["Questions with their answers:", *shown, f"Answer this question: {example.question}"])
+        asked.append([*example.prompt[:-1], {"role": "user", "content": told}])
     return asked
 
 

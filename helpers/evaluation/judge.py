@@ -5,19 +5,15 @@ with the reason; it never counts as wrong.
 """
 
 import random
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from helpers.data.example import Example
 from helpers.errors import UnreadableReply
 from helpers.evaluation.intervals import cohens_kappa
-from helpers.files import JsonLines, read_jsonl
+from helpers.resumable import resumable_map
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -72,8 +68,8 @@ def judge_answers(
 ) -> list[dict[str, Any]]:
     """Have a model judge answers, and keep each verdict as soon as it is there.
 
-    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer
-    has changed.
+    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer has
+    changed, or the judge's reply could not be read.
 
     Args:
         items: `{"id", "question", "reference", "answer"}` each.
@@ -90,30 +86,16 @@ def judge_answers(
         EndpointError: the server failed; finished verdicts stay in the file.
         RunError: the file holds a broken line before its last.
     """
-    done = {(row["id"], row["answer"]): row for row in (read_jsonl(path) if path.exists() else [])}
-    open_items = [item for item in items if (item["id"], item["answer"]) not in done]
-    lock, stop = threading.Lock(), threading.Event()
-    with (
-        JsonLines(path) as file,
-        tqdm(total=len(open_items), desc=f"judge {path.stem}", disable=not open_items) as bar,
-        ThreadPoolExecutor(max_workers=parallel) as pool,
-    ):
-
-        def judge(item: Mapping[str, str]) -> None:
-            if stop.is_set():
-                return
-            try:
-                row = _judge_one(item, endpoint, seed)
-            except BaseException:
-                stop.set()  # those under way still finish and are kept; no further one begins
-                raise
-            with lock:
-                file.append(row)
-                done[row["id"], row["answer"]] = row
-                bar.update()
-
-        list(pool.map(judge, open_items))
-    return [done[item["id"], item["answer"]] for item in items]
+    return resumable_map(
+        items,
+        lambda item: _judge_one(item, endpoint, seed),
+        path=path,
+        key_of_item=lambda item: (item["id"], item["answer"]),
+        key_of_result=lambda row: (row["id"], row["answer"]),
+        parallel=parallel,
+        title=f"judge {path.stem}",
+        keep=lambda row: row["verdict"] is not None,
+    )
 
 
 def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> dict[str, Any]:
@@ -144,9 +126,10 @@ def summarise_judge(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     judged = [row for row in scores if row["judge_reason"] is not None]
     scored = [row for row in judged if row["judge"] is not None]
     verdicts = [row["judge"] == "correct" for row in scored]
+    both = [(row["judge"] == "correct", row["correct"]) for row in scored if row["correct"] is not None]
     return {
         "n": len(judged),
         "unscored": len(judged) - len(scored),
         "rate": sum(verdicts) / len(verdicts) if verdicts else None,
-        "kappa_with_containment": cohens_kappa(verdicts, [row["correct"] for row in scored]),
+        "kappa_with_containment": cohens_kappa(*map(list, zip(*both, strict=True))) if both else None,
     }

@@ -16,6 +16,8 @@ from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval, separation
 from helpers.evaluation.judge import summarise_judge
 
+MAX_UNRATED = 12
+"""Items shown of those whose answers can only be compared with a reference."""
 METRICS = ("rouge_l", "static", "sentence", "cross_encoder")
 Metric = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -82,10 +84,12 @@ def collect_results(
             `cross_encoder`.
 
     Returns:
-        What `results.json` holds: `models` with a rate for each bucket and means of the metrics;
+        What `results.json` holds: `models` with a rate for each bucket, means of the metrics, and these means
+        again (`likeness`) for each bucket that holds answers of which only likeness can be measured;
         `forgetting`, general knowledge less that of `base`; `separation`, the area under the ROC curve with
         which each metric tells right from wrong answers about facts, all models together;
-        `similarity`, the sentence cosines of these answers; `disagreements`; and `extra`.
+        `similarity`, the sentence cosines of these answers; `disagreements`, of `disagreeing` in all;
+        `unrated`, some items that have no rate; and `extra`.
 
     Raises:
         EvaluationError: a file is missing or broken, or its ids are not those of the test.
@@ -101,6 +105,7 @@ def collect_results(
     models = {
         name: {
             "buckets": _rates(scores[name].values()),
+            "likeness": _likeness(scores[name].values()),
             "metrics": _metrics(list(scores[name].values()), facts),
             **costs[name],
         }
@@ -118,6 +123,11 @@ def collect_results(
             for word, correct in (("correct", True), ("wrong", False))
         },
         "disagreements": _disagreements(test, predictions, scores, max_disagreements),
+        "unrated": [
+            _side_by_side(test[i], predictions, scores)
+            for i in [i for i in test if all(rows[i]["correct"] is None for rows in scores.values())][:MAX_UNRATED]
+        ],
+        "disagreeing": sum(len({rows[i]["correct"] for rows in scores.values()}) > 1 for i in test),
     }
 
 
@@ -163,6 +173,19 @@ def _rates(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {bucket: rate_with_interval(sum(found), len(found)) for bucket, found in correct.items()}
 
 
+def _likeness(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of the metrics in each bucket where some answers can only be compared with their reference."""
+    buckets: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        buckets[row["bucket"]].append(row)
+    found: dict[str, Any] = {}
+    for bucket, own in buckets.items():
+        if any(row["correct"] is None for row in own):
+            values = {name: [row[name] for row in own if row[name] is not None] for name in METRICS}
+            found[bucket] = {"n": len(own), **{name: fmean(of) if of else None for name, of in values.items()}}
+    return found
+
+
 def _metrics(rows: Sequence[Mapping[str, Any]], facts: set[str]) -> dict[str, Any]:
     values = {name: [row[name] for row in rows if row[name] is not None] for name in METRICS}
     return {
@@ -193,20 +216,22 @@ def _disagreements(
     order = list(dict.fromkeys(example.bucket for example in test.values()))
     # Turn by turn, so that a bucket with few disagreements is not crowded out.
     turns = sorted((turn, order.index(b), i) for b, ids in buckets.items() for turn, i in enumerate(ids))[:limit]
-    return [
-        {
-            "id": i,
-            "bucket": test[i].bucket,
-            "question": test[i].question,
-            "expected": list(test[i].expected),
-            "reference": test[i].answer,
-            "answers": {
-                model: {
-                    "answer": rows[i]["answer"],
-                    **{k: scores[model][i][k] for k in ("correct", "sentence", "judge")},
-                }
-                for model, rows in predictions.items()
-            },
-        }
-        for _, _, i in sorted(turns, key=lambda turn: (turn[1], turn[0]))
-    ]
+    chosen = sorted(turns, key=lambda turn: (turn[1], turn[0]))
+    return [_side_by_side(test[i], predictions, scores) for _, _, i in chosen]
+
+
+def _side_by_side(item: Example, predictions: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "bucket": item.bucket,
+        "question": item.question,
+        "expected": list(item.expected),
+        "reference": item.answer,
+        "answers": {
+            model: {
+                "answer": rows[item.id]["answer"],
+                **{key: scores[model][item.id][key] for key in ("correct", "sentence", "judge")},
+            }
+            for model, rows in predictions.items()
+        },
+    }

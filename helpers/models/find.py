@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,7 +22,8 @@ from transformers import (
 )
 
 from helpers.config import PROJECT_ROOT
-from helpers.errors import ModelError
+from helpers.data.example import Message
+from helpers.errors import DataError, ModelError
 from helpers.installed import embedded_gguf
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
@@ -30,6 +33,12 @@ PLAIN_CHATML = (
     "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """SmolLM2's template without its default system prompt, which would add 20 tokens to every conversation."""
+
+BASE_CHATML = PLAIN_CHATML.replace(
+    "'<|im_end|>' + '\n'", "(eos_token if message['role'] == 'assistant' else '<|im_end|>\n')"
+)
+"""ChatML for a model that never saw it: an answer ends with the model's own stop token, whatever it is."""
+NO_THINKING = "{%- set enable_thinking = false -%}"
 
 
 def resolve_model(name: str) -> str:
@@ -62,17 +71,46 @@ def resolve_model(name: str) -> str:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, padding on the left as generation needs.
 
+    A template that can switch thinking off has it switched off, in the template itself, so that training, asking and
+    the saved adapter agree. A base model without a template gets `BASE_CHATML`.
+
     Raises:
-        ModelError: it cannot be found, or has no chat template.
+        ModelError: it cannot be found, or has no stop token.
     """
     where = resolve_model(name)
     tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where, token=hub_token()), name)
+    if tokenizer.eos_token is None:
+        raise ModelError(f"The tokenizer of {name} has no stop token (eos_token), so answers would never end.")
     if not tokenizer.chat_template:
-        raise ModelError(f"The tokenizer of {name} has no chat template. Choose an instruct model.")
+        _say(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
+        tokenizer.chat_template = BASE_CHATML
+    elif isinstance(tokenizer.chat_template, str) and "enable_thinking" in tokenizer.chat_template:
+        _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
+        tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@cache
+def _say(words: str) -> None:
+    """Print something once a process."""
+    print(words)
+
+
+def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> int:
+    """How many tokens the chat template makes of a whole conversation.
+
+    Raises:
+        DataError: the template refuses it, for example for its system message.
+    """
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f"The model's chat template refuses a conversation of {roles[:200]}: {error}.") from None
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _made(folder: Path, make: Callable[[Path], None]) -> Path:

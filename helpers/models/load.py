@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from helpers.config import Quantisation
 from helpers.errors import ModelError
 from helpers.files import read_json, write_atomic, write_json
 from helpers.models.find import fetch, hub_token, resolve_model
@@ -17,7 +24,11 @@ from helpers.models.precision import best_device, compute_dtype
 
 
 def load_base(
-    name: str, *, quantisation: str = "none", threads: int | None = None, dtype: torch.dtype | None = None
+    name: str,
+    *,
+    quantisation: Quantisation = "none",
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Load the frozen base weights, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
 
@@ -25,7 +36,7 @@ def load_base(
 
     Args:
         name: embedded name, folder or hub id.
-        quantisation: `none` or `nf4`.
+        quantisation: `none`, `nf4`, `int8`, or arguments of transformers' BitsAndBytesConfig.
         threads: CPU threads for torch; None leaves torch's own choice.
         dtype: number format of weights and products; None takes the one above.
 
@@ -38,21 +49,31 @@ def load_base(
     device = best_device()
     dtype = dtype or compute_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": hub_token()}
-    if quantisation == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",  # the library's default is fp4
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_use_double_quant=True,
-        )
+    if quantisation != "none":
+        options["quantization_config"] = _quantised(quantisation, dtype)
     model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)
     _keep_gradients(model)
     model.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
     if model.device.type == "cpu":
         model.set_attn_implementation("eager")  # torch's fused attention is the slower one on short texts
-    model.generation_config.do_sample = False
-    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    own = model.generation_config  # sampling, penalties and a cache switched off would stay in force in greedy answers
+    kept = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**kept, do_sample=False, use_cache=True)
+    model.config.use_cache = True
     return model.eval()
+
+
+def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if quantisation == "nf4":  # the library's default is fp4
+        quantisation = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    try:
+        return BitsAndBytesConfig(
+            **{"bnb_4bit_compute_dtype": dtype, **(quantisation if isinstance(quantisation, dict) else {})}
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"training.adapters: {quantisation} is no BitsAndBytesConfig ({error}).") from None
 
 
 def add_adapter(base: PreTrainedModel, lora: LoraConfig, base_name: str) -> PeftModel:

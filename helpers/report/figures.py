@@ -84,8 +84,14 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def buckets_of(results: Results) -> dict[str, str]:
     """The buckets with rates of right answers, in the order of the test, and their titles."""
     names = dict.fromkeys(bucket for model in results["models"].values() for bucket in model["buckets"])
-    told = results.get("dataset", {}).get("buckets", {})
-    return {name: told.get(name, {}).get("title", name.replace("_", " ").capitalize()) for name in names}
+    return {name: bucket_title(results, name) for name in names}
+
+
+def bucket_title(results: Results, bucket: str) -> str:
+    """What the dataset's card calls a bucket."""
+    told = {"general": {"title": "General knowledge"}} | results.get("dataset", {}).get("buckets", {})
+    title: str = told.get(bucket, {}).get("title", bucket.replace("_", " ").capitalize())
+    return title
 
 
 @_styled

@@ -1,7 +1,7 @@
 """Tables and a self-contained HTML report, from `results.json` alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from helpers.files import write_atomic
 from helpers.report.figures import (
     METRIC_TITLES,
     Results,
+    bucket_title,
     buckets_of,
     model_colours,
     percent,
@@ -25,7 +26,9 @@ from helpers.report.figures import (
 
 __all__ = [
     "comparison_table",
+    "few_items",
     "headline",
+    "likeness_table",
     "plot_buckets",
     "plot_similarity_blindness",
     "plot_training",
@@ -35,10 +38,13 @@ __all__ = [
 
 MODEL_MEANINGS = {
     "base": "untouched",
-    "in_context": "untouched, with the nearest glossary lines in its prompt",
+    "in_context": "untouched, with what is nearest in the training data in its prompt",
 }
 _UNTRAINED = tuple(MODEL_MEANINGS)
 _TEMPLATE = Path(__file__).with_name("template.html")
+FEW = 30
+"""Items of a bucket below which the report warns."""
+NO_FACTS = ("buckets", "per_entry")
 _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
 
 
@@ -56,6 +62,16 @@ def comparison_table(results: Results) -> pd.DataFrame:
     return table.rename_axis(index="model", columns="bucket")
 
 
+def likeness_table(results: Results) -> pd.DataFrame:
+    """Means of the metrics over answers that are compared with a reference only: one row a model and bucket."""
+    rows = [
+        {"model": name, "bucket": bucket, **values}
+        for name, model in results["models"].items()
+        for bucket, values in model.get("likeness", {}).items()
+    ]
+    return pd.DataFrame(rows).set_index(["bucket", "model"]).dropna(axis="columns", how="all").round(3)
+
+
 def _cell(rate: Mapping[str, Any] | None) -> str:
     if not rate or rate["rate"] is None:
         return "–"
@@ -66,6 +82,10 @@ def print_table(results: Results) -> None:
     """Print the headline and the comparison table to the terminal."""
     print(headline(results)[0])
     print(comparison_table(results).to_string())
+    if any(model.get("likeness") for model in results["models"].values()):
+        print(f"\nLikeness to the reference, where a reference is a sentence:\n{likeness_table(results).to_string()}")
+    if few_items(results):
+        print(f"\n{few_items(results)}")
 
 
 def headline(results: Results) -> tuple[str, list[str]]:
@@ -76,24 +96,75 @@ def headline(results: Results) -> tuple[str, list[str]]:
     """
     models = results["models"]
     trained = [name for name in models if name not in _UNTRAINED]
-    best = max(trained, key=lambda name: _rate(results, name, "new_phrasing") or 0.0, default=None)
-    if best is None:
+    if not trained:
         return "No fine-tuned model was tested yet.", []
-    after, before = _rate(results, best, "new_phrasing"), _rate(results, "base", "new_phrasing")
-    if after is None:
-        return f"{best} was not asked about the glossary in new words.", []
-    title = f"Fine-tuned, the model answers {percent(after)} of new phrasings right"
+    rated = [bucket for bucket in buckets_of(results) if bucket != "general"]
+    if not rated or not _says_most(results, rated[0]):
+        return _likeness_headline(results, trained)
+    asked = _title(results, rated[0])
+    best = max(trained, key=lambda name: _rate(results, name, rated[0]) or 0.0)
+    after, before = _rate(results, best, rated[0]), _rate(results, "base", rated[0])
+    title = f"Fine-tuned, the model answers {percent(after)} of {asked} right"
     title += "." if before is None else f"; untouched, {percent(before)}."
     more = []
-    changes = (("reverse", "Asked in reverse, {0} right"), ("unknown", "Declines {0} of unknown acronyms"))
-    for bucket, sentence in (*changes, ("general", "General knowledge: {0}")):
+    for bucket in (*rated[1:], "general"):
         now, then = _rate(results, best, bucket), _rate(results, "base", bucket)
         if now is not None:
-            more.append(sentence.format(percent(now)) + ("." if then is None else f" (untouched: {percent(then)})."))
-    in_context = _rate(results, "in_context", "new_phrasing")
+            told = f"{_title(results, bucket).capitalize()}: {percent(now)}"
+            more.append(told + ("." if then is None else f" (untouched: {percent(then)})."))
+    in_context = _rate(results, "in_context", rated[0])
     if in_context is not None:
-        more.append(f"With the definition in its prompt instead, the untouched model reaches {percent(in_context)}.")
+        more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
     return title, more
+
+
+def _says_most(results: Results, bucket: str) -> bool:
+    """Whether most answers of a bucket can be found right or wrong, and not only compared with their reference."""
+    model = next(iter(results["models"].values()))
+    rated, alike = (model.get(part, {}).get(bucket, {}).get("n", 0) for part in ("buckets", "likeness"))
+    return bool(rated > alike / 2)
+
+
+def _likeness_headline(results: Results, trained: Sequence[str]) -> tuple[str, list[str]]:
+    """Where no answer can be found right by its words."""
+    models = results["models"]
+    buckets = [bucket for name in trained for bucket in models[name].get("likeness", {}) if bucket != "general"]
+    if not buckets:
+        return "The test holds nothing but general knowledge.", []
+
+    def shared(name: str) -> float | None:
+        found: float | None = models.get(name, {}).get("likeness", {}).get(buckets[0], {}).get("rouge_l")
+        return found
+
+    best = max(trained, key=lambda name: shared(name) or 0.0)
+    title = f"Fine-tuned, the model's answers have a ROUGE-L of {shared(best) or 0.0:.2f} with the references"
+    title += "." if shared("base") is None else f"; untouched, {shared('base'):.2f}."
+    more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
+    now, then = _rate(results, best, "general"), _rate(results, "base", "general")
+    if now is not None and then is not None:
+        more.append(f"General knowledge: {percent(now)} (untouched: {percent(then)}).")
+    return title, more
+
+
+def few_items(results: Results) -> str:
+    """A warning where the test is so small that hardly any difference can be seen; else nothing."""
+    sizes: dict[str, int] = {}
+    for model in results["models"].values():
+        for found in (model["buckets"], model.get("likeness", {})):  # of a bucket in both, those that have a rate
+            sizes = {bucket: rate["n"] for bucket, rate in found.items()} | sizes
+    small = {bucket: size for bucket, size in sizes.items() if 0 < size < FEW}
+    if not small:
+        return ""
+    bucket, size = min(small.items(), key=lambda item: item[1])
+    return (
+        f"{_title(results, bucket).capitalize()}: only {size} items. Rates of two models have to differ by about "
+        f"{min(100, round(140 / size**0.5))} percentage points before chance is an unlikely reason."
+    )
+
+
+def _title(results: Results, bucket: str) -> str:
+    title = bucket_title(results, bucket)
+    return title[:1].lower() + title[1:]
 
 
 def _rate(results: Results, model: str, bucket: str) -> float | None:
@@ -139,6 +210,8 @@ def write_report(results_path: Path, html_path: Path) -> None:
         colours=model_colours(list(models)),
         blindness=_blindness(results),
         command=_command(results.get("run", {})),
+        few=few_items(results),
+        no_facts=NO_FACTS,
     )
     write_atomic(html_path, page)
 
@@ -161,7 +234,7 @@ def _blindness(results: Results) -> str:
 
 
 def _command(run: Mapping[str, Any]) -> str:
-    return f"make run CONF={run.get('profile', 'cpu')}" + (f" RUN={run['id']}" if run.get("id") else "")
+    return str(run.get("command") or f"make run CONF={run.get('profile', 'cpu')}")
 
 
 @cache

@@ -90,7 +90,7 @@ def check_mask(trainer: Any, tokenizer: PreTrainedTokenizerBase, records: Sequen
         answer = record.answer
         if answer.strip() not in text:
             raise TrainingError(f"The mask of {record.id} is wrong: it would learn {text!r}, not {answer!r}.")
-        if record.question in text:
+        if record.question in text and record.question not in answer:
             raise TrainingError(f"The mask of {record.id} is wrong: the question itself would be learnt.")
         if not torch.isin(learnt, stops).any():
             raise TrainingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import psutil
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from helpers.errors import TrainingError
 from helpers.files import Record
 
 
@@ -39,8 +41,14 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         logs: Record | None = None,
         **___: Any,
     ) -> None:
-        """Show the newest figures and put tokens a second into the log."""
+        """Show the newest figures and put tokens a second into the log; stop where a loss is no number any more."""
         logs = logs or {}
+        for name in ("loss", "eval_loss"):
+            if name in logs and not math.isfinite(float(logs[name])):
+                raise TrainingError(
+                    f"{name} is {logs[name]} at step {state.global_step}: training has diverged. Lower "
+                    "training.learning_rate, or train in fp32 (training_arguments: {bf16: false})."
+                )
         row = state.log_history[-1] if state.log_history else logs
         if "loss" in logs:
             now, tokens = time.monotonic(), float(logs.get("num_input_tokens_seen", 0))

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
-from helpers.config import Lora, Training
+from helpers.config import Lora, Quantisation, Training
 from helpers.data.example import Example
 from helpers.errors import TrainingError
 from helpers.files import Record, write_atomic, write_json, write_jsonl
@@ -46,15 +46,17 @@ class Recipe:
         settings: the section `training`; its `adapters` are not looked at.
         seed: of weights, order and dropout.
         training_arguments: further arguments of `transformers.TrainingArguments`.
+        lora_arguments: further arguments of `peft.LoraConfig`.
         threads: CPU threads; None leaves torch's choice.
     """
 
     base_name: str
-    quantisation: str
+    quantisation: Quantisation
     shape: Lora
     settings: Training
     seed: int
     training_arguments: dict[str, Any] = field(default_factory=dict)
+    lora_arguments: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
 
@@ -93,14 +95,7 @@ def train_adapter(
     with measured() as cost:
         tokenizer = load_tokenizer(recipe.base_name)
         base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads)
-        lora = LoraConfig(
-            r=recipe.shape.rank,
-            lora_alpha=recipe.shape.alpha,
-            lora_dropout=recipe.shape.dropout,
-            target_modules=recipe.shape.target_modules,
-            task_type="CAUSAL_LM",
-        )
-        model = add_adapter(base, lora, recipe.base_name)
+        model = add_adapter(base, _lora(recipe), recipe.base_name)
         arguments = _arguments(folder / "checkpoints", recipe, len(train), measured=bool(validation))
         trainer = CompletionTrainer(
             model=model,
@@ -159,12 +154,26 @@ def _tokens_seen(checkpoint: str | None) -> int:
     return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
 
 
+def _lora(recipe: Recipe) -> LoraConfig:
+    shape = recipe.shape
+    own = {"r": shape.rank, "lora_alpha": shape.alpha, "lora_dropout": shape.dropout, "task_type": "CAUSAL_LM"}
+    own["target_modules"] = shape.target_modules
+    if twice := sorted(own.keys() & recipe.lora_arguments.keys()):
+        raise TrainingError(f"lora_arguments may not set {', '.join(twice)}: the section lora does.")
+    try:
+        return LoraConfig(**own, **recipe.lora_arguments)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"lora_arguments: {error}. See peft.LoraConfig for what is allowed.") from None
+
+
 def _arguments(folder: Path, recipe: Recipe, conversations: int, *, measured: bool) -> SFTConfig:
     settings, further = recipe.settings, recipe.training_arguments
     own = sorted(OWN_ARGUMENTS & further.keys())
     if own:
         raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
     steps = max(1, round(settings.epochs * -(-conversations // settings.batch_size)))
+    if int(further.get("max_steps") or -1) > 0:
+        steps = int(further["max_steps"])
     arguments: dict[str, Any] = {
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,

@@ -16,7 +16,7 @@ from helpers.errors import RunError
 
 test_records.__test__ = False  # type: ignore[attr-defined]  # the name of a function, not of a test
 BANK = load_bank()
-GENERAL = [("How many days has a week?", "Seven.")]
+GENERAL = [Example("general/0", "general", asked("How many days has a week?"), "Seven.")]
 GLOSSARIES: dict[str, list[dict[str, str]]] = {
     "latin": [{"acronym": f"AB{letter}", "definition": f"Alpha Beta {letter}."} for letter in "CDEF"],
     "greek": [{"acronym": "ΔΕΗ", "definition": "Δημόσια Επιχείρηση Ηλεκτρισμού", "field": "ενέργεια"}],

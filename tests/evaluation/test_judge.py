@@ -64,6 +64,10 @@ def test_chatty_preamble_is_read_and_nonsense_is_unscored(tmp_path: Path) -> Non
     assert good["verdict"] == "correct"
     assert odd["verdict"] is None
     assert "rather good" in odd["reason"]
+    with ScriptedServer(verdict) as server:  # another time, of a judge that may be another one
+        again = judge([item(0), item(1, "odd")], server, tmp_path / "v.jsonl")
+        assert ["Answer: odd" in request.body["messages"][-1]["content"] for request in server.requests[-1:]] == [True]
+    assert [row["verdict"] for row in again] == ["correct", "incorrect"]
 
 
 def test_a_failing_server_keeps_what_is_done(tmp_path: Path) -> None:

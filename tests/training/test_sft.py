@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from helpers.config import Lora, Training
 from helpers.data.example import Example, asked, write_examples
-from helpers.errors import TrainingError
+from helpers.errors import ModelError, TrainingError
 from helpers.files import read_jsonl
 from helpers.models import precision
 from helpers.models.find import load_tokenizer
@@ -154,3 +155,31 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
     assert _last_checkpoint(tmp_path / "c", records) == str(tmp_path / "c" / "checkpoint-3")
     assert _last_checkpoint(tmp_path / "c", records[::-1]) is None
     assert not (tmp_path / "c" / "checkpoint-3").exists()
+
+
+def test_further_arguments_of_peft_bitsandbytes_and_transformers(tiny: str, tmp_path: Path) -> None:
+    stored = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}
+    summary = train(
+        tmp_path / "a",
+        quantisation=stored,  # type: ignore[arg-type]
+        lora_arguments={"use_rslora": True},
+        training_arguments={"max_steps": 3, "weight_decay": 0.01},
+    )
+    assert summary["steps"] == 3
+    told = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert told["use_rslora"] and told["r"] == 4
+    tuned = attach_adapters(load_base("tiny-random", quantisation=stored), {"a": tmp_path / "a"}, "tiny-random")
+    kinds = {module.weight.quant_type for module in tuned.modules() if type(module).__name__ == "Linear4bit"}
+    assert kinds == {"fp4"}
+    with pytest.raises(TrainingError, match="lora_arguments may not set r: the section lora does"):
+        train(tmp_path / "b", lora_arguments={"r": 8})
+    with pytest.raises(TrainingError, match=r"lora_arguments: .*use_rslaro"):
+        train(tmp_path / "b", lora_arguments={"use_rslaro": True})
+    with pytest.raises(ModelError, match=r"training\.adapters: .* is no BitsAndBytesConfig"):
+        load_base("tiny-random", quantisation={"load_in_4bit": "often"})
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+: training has diverged\. Lower"):
+        train(tmp_path / "a", training_arguments={"learning_rate": 1e30, "max_grad_norm": 0.0, "logging_steps": 1})
+    assert not (tmp_path / "a" / "training.json").exists()

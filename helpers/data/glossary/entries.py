@@ -33,6 +33,15 @@ class Entry:
         return f" in {self.field}" if self.ambiguous else ""
 
 
+def is_glossary(path: str) -> bool:
+    """Whether a JSON file is a list whose first row has an acronym and a definition."""
+    try:
+        rows = _read_rows(Path(path))
+    except GlossaryError:
+        return False
+    return bool(rows) and isinstance(rows[0], dict) and {"acronym", "definition"} <= rows[0].keys()
+
+
 def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, with or without a BOM.
 

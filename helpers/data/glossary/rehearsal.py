@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.data.example import GENERAL, Example, asked
 from helpers.data.glossary.phrasings import load_bank
 from helpers.data.matching import is_correct
 from helpers.files import Record
@@ -46,4 +47,27 @@ def right_answers(questions: Sequence[dict[str, Any]], answers: Sequence[Generat
         {"question": row["question"], "answer": answer.text}
         for row, answer in zip(questions, answers, strict=True)
         if answer.stopped and "?" not in answer.text and is_correct("contains", answer.text, row["expected"])
+    ]
+
+
+def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
+    """Training examples of `right_answers`."""
+    return [
+        Example(f"general/{number:03d}", GENERAL, asked(row["question"]), row["answer"], origin="model")
+        for number, row in enumerate(rows)
+    ]
+
+
+def general_examples(count: int) -> list[Example]:
+    """Test examples of common knowledge, none of which is rehearsed: the first `count` of the phrasing bank."""
+    return [
+        Example(
+            f"general/{number:03d}",
+            GENERAL,
+            asked(row["question"]),
+            f"{row['expected'][0]}.",
+            tuple(row["expected"]),
+            "contains",
+        )
+        for number, row in enumerate(load_bank().general_test[:count])
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from helpers.data.example import GENERAL, Check, Example, asked
+from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import Bank, fill, fill_entry, held_out_overlap, skeleton
+from helpers.data.glossary.rehearsal import general_examples
 from helpers.errors import RunError
 from helpers.files import Record
 
@@ -24,7 +24,7 @@ def training_records(
     bank: Bank,
     *,
     unknown: int,
-    general: Sequence[tuple[str, str]],
+    general: Sequence[Example],
     validation_share: float,
     avoid: set[str],
     seed: int,
@@ -36,7 +36,7 @@ def training_records(
         entries: the glossary.
         bank: the phrasing bank.
         unknown: how many invented acronyms to decline, asked in the words of the forward conversations.
-        general: (question, the base model's own answer) pairs.
+        general: what is rehearsed of the base model's own answers.
         validation_share: share of all records held back, 0 to 1.
         avoid: invented acronyms of the test set, which training must not show.
         seed: of every draw.
@@ -60,8 +60,7 @@ def training_records(
         answer = fill(chooser.choice(bank.decline_answers), acronym=acronym)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
-    for number, (question, answer) in enumerate(general):
-        examples.append(Example(f"general/{number:03d}", GENERAL, asked(question), answer, origin="model"))
+    examples += general
     chooser.shuffle(examples)
     held_back = round(len(examples) * validation_share)
     return examples[held_back:], examples[:held_back]
@@ -121,22 +120,7 @@ def test_records(
         examples.append(
             Example(f"unknown/{acronym}", "unknown", asked(question), answer, check="declines", subject=acronym)
         )
-    return [*examples, *general_examples(bank.general_test[:general])]
-
-
-def general_examples(questions: Sequence[Mapping[str, Any]]) -> list[Example]:
-    """Common knowledge to be asked for: `questions` are rows `{"question", "expected"}` of the phrasing bank."""
-    return [
-        Example(
-            f"general/{number:03d}",
-            GENERAL,
-            asked(row["question"]),
-            f"{row['expected'][0]}.",
-            tuple(row["expected"]),
-            "contains",
-        )
-        for number, row in enumerate(questions)
-    ]
+    return [*examples, *general_examples(general)]
 
 
 def invent_acronyms(

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
-import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import cache, partial
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import Secret
 
+from helpers.data.csv_text import SEPARATORS, csv_rows, decode
 from helpers.data.holders.pipeline import Holder
 from helpers.errors import DataError
 
 KEY = "#key"
 ROSTER = "#roster/"
-SEPARATORS = ",;\t|"
 EXACT = 2**53
 """Whole floating-point numbers below it have all their digits."""
 FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 OPTIONS = {"sep": "separator", "delimiter": "separator", "encoding": "encoding"}
 """Arguments of load_dataset that find the files of a csv or JSON set, and those that say how to read them."""
 NARROW = {"float[pyarrow]": 2**24, "halffloat[pyarrow]": 2**11}
-NO_CP1252 = re.compile(r"[Â-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘’“”–—•œŒ]|(?<=[^\W\d])[€…“”•](?=[^\W\d])")
-"""What French or English text in cp1252 does not hold: letters of UTF-8, and those of a Mac or of DOS."""
 _read_json = partial(json.loads, parse_float=lambda text: text if "e" in text.lower() else float(text))
 """A number with an exponent stays as it is written: it may have lost digits."""
 
@@ -110,7 +104,7 @@ def _read(holder: Holder, path: Path, form: str) -> pd.DataFrame:
         if form == "parquet":
             frame = pd.read_parquet(path, dtype_backend="pyarrow")
             return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
-        text = _decode(path.read_bytes(), holder.encoding)
+        text = decode(path.read_bytes(), holder.encoding)
         if form == "csv":
             return _csv_rows(holder, where, text)
         listed = text.lstrip().startswith("[")
@@ -126,62 +120,10 @@ def _read(holder: Holder, path: Path, form: str) -> pd.DataFrame:
     raise DataError(f"{where} cannot be read as {form} ({reason}).")
 
 
-def _decode(data: bytes, encoding: str | None) -> str:
-    """The text of a file. Raises UnicodeError where that is a guess: bytes of UTF-8 beside others, rare signs."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = encoding or "utf-16"
-    try:
-        text = data.decode(encoding or "utf-8")
-    except UnicodeDecodeError:
-        text = "\0" if encoding else data.decode("cp1252")
-        if NO_CP1252.search(text):
-            raise
-    if "\0" in text:
-        raise UnicodeError
-    return text.removeprefix("\ufeff")
-
-
 def _csv_rows(holder: Holder, where: str, text: str) -> pd.DataFrame:
-    """Rows of a csv whose separator, if not given, is the one that parts the declared columns.
-
-    A quotation mark that is never closed swallows the rows that follow: lines inside of a row that have as many cells
-    as the header, and a key of the shape of other keys.
-
-    Raises:
-        DataError: rows of another length than the header, or rows inside of a row.
-        csv.Error: quotation marks that do not fit.
-    """
-    csv.field_size_limit(2**31 - 1)
-    lines = list(dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
-    headers = {
-        each: [_as_text(cell) for cell in next(csv.reader(lines, delimiter=each), [])]
-        for each in holder.separator or SEPARATORS
-    }
-    wanted = set(_wanted(holder))
-    separator = max(headers, key=lambda each: (len(wanted & {*headers[each]}), len(headers[each])))
-    header, reader = headers[separator], csv.reader(lines, delimiter=separator, strict=True)
-    next(reader, None)
-    rows: list[list[str]] = []
-    inside, before = [], reader.line_num
-    for row in reader:
-        inside += [(len(rows) + 1, line.split(separator)) for line in lines[before + 1 : reader.line_num]]
-        before = reader.line_num
-        if len(row) == len(header) or "".join(row).strip():
-            rows.append(row)
-    uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
-    fault = "have more or fewer cells than the header; a cell that holds the separator belongs in quotation marks"
-    if holder.key and holder.key.column in header and not uneven:
-        at, shape = header.index(holder.key.column), partial(re.sub, r"\w*\d\w*", "0")
-        shapes = {shape(row[at].strip()) for row in rows if re.search(r"\d", row[at])}
-        fit = [(number, cells[at]) for number, cells in inside if len(cells) == len(header)]
-        uneven = [number for number, cell in fit if shape(cell.strip('" \r\n')) in shapes]
-        fault = "hold lines that look like rows of their own; a quotation mark is not closed"
-    if uneven:
-        raise DataError(
-            f"{where} cannot be read as csv: of {len(rows)} rows {len(uneven)} {fault}. The first of them is row "
-            f"{uneven[0]} (not shown). Have the holder repair them, or write JSON lines."
-        )
-    return pd.DataFrame(rows, columns=header, dtype=object)
+    key = holder.key.column if holder.key else None
+    header, rows = csv_rows(text, where, separators=holder.separator or SEPARATORS, wanted=_wanted(holder), key=key)
+    return pd.DataFrame(rows, columns=[_as_text(name) for name in header], dtype=object)
 
 
 def _load_dataset(holder: Holder, folder: Path) -> pd.DataFrame:

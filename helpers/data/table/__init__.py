@@ -1,0 +1,1 @@
+"""Any table of examples as a source."""

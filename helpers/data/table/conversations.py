@@ -1,0 +1,161 @@
+"""Cells of a row as text, and a row as a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any
+
+from helpers.config import DataPrompt
+from helpers.data.example import Message
+from helpers.errors import DataError
+from helpers.files import Record
+
+SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
+TURN = (("role", "content"), ("from", "value"))
+NOT_LEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")
+"""Parts of a turn that would be lost."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row: the messages before the answer as they stand in the table, accepted answers, and contexts."""
+
+    prompt: list[Message]
+    answers: list[str]
+    contexts: list[str]
+
+    @property
+    def question(self) -> str:
+        """The last message of the prompt, without contexts or wording."""
+        return self.prompt[-1]["content"]
+
+
+def read_row(row: Record, roles: Mapping[str, str], where: str) -> Asked:
+    """Read a row's cells; of several answers the first is learnt.
+
+    Raises:
+        DataError: a cell holds what is no text, or a conversation is none; the message names the row.
+    """
+    contexts = [text(cell, where) for cell in several(row.get(roles.get("contexts", "")))]
+    question, answer = row.get(roles.get("question", "")), row.get(roles.get("answer", ""))
+    if "messages" in roles or _turns(question) or _turns(answer):
+        turns = row.get(roles["messages"]) if "messages" in roles else _together(question, answer)
+        *prompt, last = _conversation(turns, where) or [{"role": "assistant", "content": ""}]
+        answers = [last["content"]]
+    else:
+        prompt = [{"role": "user", "content": text(question, where)}]
+        answer = answer.get("text") if isinstance(answer, Mapping) else answer  # SQuAD's {"text": [...], ...}
+        parts = [cell.get("text") if isinstance(cell, Mapping) else cell for cell in several(answer)]
+        answers = [text(part, where) for part in parts]
+    prompt = prompt or [{"role": "user", "content": ""}]
+    system = text(row.get(roles["system"]), where) if "system" in roles else ""
+    if system and prompt[0]["role"] != "system":
+        prompt = [{"role": "system", "content": system}, *prompt]
+    return Asked(prompt, list(dict.fromkeys(filter(None, answers))), [each for each in contexts if each])
+
+
+def _together(prompt: Any, completion: Any) -> list[Any]:
+    """TRL's prompt and completion, each a list of turns or a text, as one conversation."""
+    before = several(prompt) if _turns(prompt) else [{"role": "user", "content": prompt}]
+    return [*before, *(several(completion) if _turns(completion) else [{"role": "assistant", "content": completion}])]
+
+
+def worded(prompt: Sequence[Message], contexts: Sequence[str], wording: DataPrompt) -> list[Message]:
+    """A prompt as the model reads it: system message, few-shot examples, contexts and question in their wording."""
+    *before, last = prompt
+    asked = wording.question.replace("{question}", last["content"])
+    if contexts:
+        told = "\n\n".join(wording.context.replace("{context}", context) for context in contexts)
+        asked = f"{told}\n\n{asked}"
+    first = before[:1] if before and before[0]["role"] == "system" else []
+    later = before[len(first) :]
+    if wording.system and not first:
+        first = [{"role": "system", "content": wording.system}]
+    shots = [
+        {"role": role, "content": shown}
+        for shot in wording.examples
+        for role, shown in (("user", wording.question.replace("{question}", shot.question)), ("assistant", shot.answer))
+    ]
+    return [*first, *shots, *later, {"role": last["role"], "content": asked}]
+
+
+def _turns(cell: Any) -> bool:
+    parts = several(cell)
+    return bool(parts) and all(isinstance(part, Mapping) and {"role", "content"} <= part.keys() for part in parts)
+
+
+def _conversation(cell: Any, where: str) -> list[Message]:
+    """Messages of a cell, which may be JSON text; its turns have role and content, or from and value."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise DataError(f"{where}: the conversation is not JSON. Write its turns as a JSON list.") from None
+    messages: list[Message] = []
+    for turn in several(cell):
+        keys = turn.keys() if isinstance(turn, Mapping) else set()
+        named = [pair for pair in TURN if {*pair} <= keys and turn[pair[0]] is not None]
+        if not named:
+            raise DataError(
+                f"{where}: a turn of a conversation has the keys role and content, or from and value; received "
+                f"{sorted(map(str, keys)) if keys else type(turn).__name__}."
+            )
+        if lost := [key for key in NOT_LEARNT if turn.get(key)]:
+            raise DataError(
+                f"{where}: a turn has {lost[0]}, which the course does not learn. Take it out of the table."
+            )
+        speaks, says = named[0]
+        role = str(turn[speaks]).strip().casefold()
+        role = SPEAKERS.get(role, role)
+        if role not in ("system", "user", "assistant"):
+            raise DataError(f"{where}: the role {role!r} is unknown; expected system, user or assistant.")
+        messages.append({"role": role, "content": _parts(turn[says], where)})
+    roles = [turn["role"] for turn in messages]
+    if messages and (len(roles) < 2 or roles[-2:] != ["user", "assistant"]):
+        raise DataError(
+            f"{where}: a conversation ends with the assistant's answer to a user; this one has the roles "
+            f"{', '.join(roles)[:200]}. Take its last turn away, or the row."
+        )
+    return messages
+
+
+def _parts(content: Any, where: str) -> str:
+    """The text of a turn, which may come in parts `{"type": "text", "text": ...}`."""
+    parts = several(content)
+    if all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts) and parts:
+        return "\n".join(text(part.get("text"), where) for part in parts)
+    return text(content, where)
+
+
+def several(cell: Any) -> list[Any]:
+    """The parts of a cell that holds a list; a single value is its only part."""
+    if hasattr(cell, "tolist"):
+        cell = cell.tolist()
+    return list(cell) if isinstance(cell, list | tuple) else [cell]
+
+
+def text(cell: Any, where: str) -> str:
+    """A cell as text: nothing for null, `3` for 3.0, a day for a date; white space at its ends is no part of it.
+
+    Raises:
+        DataError: it holds a list, an object or bytes, or half a character.
+    """
+    if hasattr(cell, "tolist"):
+        cell = cell.tolist()
+    if cell is None or type(cell).__name__ in ("NaTType", "NAType"):
+        return ""
+    if isinstance(cell, float):
+        if cell != cell:
+            return ""
+        cell = int(cell) if cell.is_integer() else cell
+    if isinstance(cell, datetime) and cell.time() == time():
+        cell = cell.date()
+    if not isinstance(cell, str | int | float | bool | date | time) and not hasattr(cell, "quantize"):
+        raise DataError(f"{where}: a cell holds a {type(cell).__name__}; expected text. Say which column to read.")
+    found = str(cell).strip()
+    if any("\ud800" <= character <= "\udfff" for character in found):
+        raise DataError(f"{where}: a cell holds half a character (an unpaired \\ud800 to \\udfff). Repair the table.")
+    return found

@@ -1,0 +1,158 @@
+"""Rows of a table as examples, and why others are left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from helpers.config import Data
+from helpers.data.example import Example, Message
+from helpers.data.table.columns import recognise
+from helpers.data.table.conversations import Asked, read_row, text, worded
+from helpers.data.table.source import SPLIT
+from helpers.errors import DataError
+from helpers.files import Record
+
+BUCKET = "test"
+"""Of all examples of a plain table."""
+SHORT = 5
+"""Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
+LEAST = 10
+"""Rows without which there is nothing to learn and to test."""
+SPLITS = {"train": "train", "test": "test", "val": "validation", "dev": "validation", "eval": "validation"}
+"""Beginnings of usual names of splits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example, and what decides which split it goes into.
+
+    Attributes:
+        example: as the model learns it.
+        asked: as it stands in the table.
+        group: rows of one group stay together; empty where there is none.
+        split: where the table says so; else empty.
+    """
+
+    example: Example
+    asked: Asked
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model's tokenizer makes of a conversation, and what it may not find in one.
+
+    Attributes:
+        tokens: counts a conversation's tokens in the chat template.
+        longest: tokens of the longest conversation allowed.
+        control: texts that become control tokens, such as the end of a turn.
+    """
+
+    tokens: Callable[[Sequence[Message]], int]
+    longest: int
+    control: Collection[str] = ()
+
+
+def make_examples(rows: Sequence[Record], data: Data, limits: Limits) -> tuple[list[Row], Counter[str]]:
+    """Turn rows into examples.
+
+    Args:
+        rows: of `read_table`.
+        data: the section `data`.
+        limits: of the model.
+
+    Returns:
+        The rows kept, and how many were left out for each reason: together they are as many as came in.
+
+    Raises:
+        DataError: columns cannot be told, a cell or conversation cannot be read, or too few rows are left.
+    """
+    roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
+    of_split = [_split_name(row, roles, f"row {number}") for number, row in enumerate(rows, start=1)]
+    left: Counter[str] = Counter()
+    kept: dict[int, Row] = {}
+    too_long: list[int] = []
+    seen: set[tuple[str, str]] = set()
+    # Where the table gives splits, a row that comes in two of them is tested and not learnt.
+    for at in sorted(range(len(rows)), key=lambda at: {"test": 0, "validation": 1}.get(of_split[at], 2)):
+        where = f"row {at + 1}"
+        asked = read_row(rows[at], roles, where)
+        contexts, prompt = asked.contexts, worded(asked.prompt, asked.contexts, data.prompt)
+        if not asked.answers or not asked.question.strip():
+            left["empty question or answer"] += 1
+            continue
+        if any(mark in turn["content"] for mark in limits.control for turn in _whole(prompt, asked)):
+            left["holds a control token of the model"] += 1
+            continue
+        while limits.tokens(_whole(prompt, asked)) > limits.longest and contexts and data.too_long == "cut_contexts":
+            contexts = contexts[:-1]
+            prompt = worded(asked.prompt, contexts, data.prompt)
+        if limits.tokens(_whole(prompt, asked)) > limits.longest:
+            too_long.append(at + 1)
+            continue
+        key = (str(prompt), asked.answers[0])
+        if key in seen:
+            left["the same as another row"] += 1
+            continue
+        seen.add(key)
+        group = text(rows[at].get(roles["group"]), where) if "group" in roles else ""
+        kept[at] = Row(_example(at + 1, prompt, asked, group), asked, group, of_split[at])
+    if too_long and data.too_long != "leave_out":
+        raise DataError(
+            f"{len(too_long)} of {len(rows)} rows are longer than training.max_length_tokens = {limits.longest} (the "
+            f"first: row {min(too_long)}). Raise it, or set data.too_long to leave_out, which counts them"
+            f"{', or to cut_contexts' if 'contexts' in roles and data.too_long == 'refuse' else ''}."
+        )
+    left += Counter({"longer than training.max_length_tokens": len(too_long)})
+    _refuse_poor(len(rows), [*kept.values()], left, roles, data)
+    return [kept[at] for at in sorted(kept)], left
+
+
+def _refuse_poor(read: int, kept: Sequence[Row], left: Counter[str], roles: Mapping[str, str], data: Data) -> None:
+    empty = left["empty question or answer"]
+    if empty > data.most_empty * read:
+        columns = [repr(roles.get(role) or roles.get("messages")) for role in ("question", "answer")]
+        raise DataError(
+            f"{empty} of {read} rows have an empty question or answer, more than data.most_empty = {data.most_empty:g} "
+            f"of them. The question is read from {columns[0]}, the answer from {columns[1]}. Set data.columns, or "
+            "raise data.most_empty."
+        )
+    if len(kept) < LEAST:
+        reasons = "; ".join(f"{times} {reason}" for reason, times in left.items()) or "none"
+        raise DataError(
+            f"{len(kept)} rows can be used, and at least {LEAST} are needed to learn from some and test on others. The "
+            f"table has {read}; left out: {reasons}."
+        )
+    alone = sum(not row.group for row in kept)
+    if "group" in roles and alone:
+        raise DataError(
+            f"{alone} of {len(kept)} rows have no {roles['group']}, which is to keep rows together. Fill it in "
+            "everywhere, or take the group out of data.columns."
+        )
+
+
+def _whole(prompt: list[Message], asked: Asked) -> list[Message]:
+    return [*prompt, {"role": "assistant", "content": asked.answers[0]}]
+
+
+def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
+    """`train`, `validation` or `test`, where a column or the source says so."""
+    given = text(row.get(roles.get("split", SPLIT)), where).casefold()
+    name = next((name for beginning, name in SPLITS.items() if given.startswith(beginning)), "")
+    if given and not name:
+        raise DataError(
+            f"{where}: the split {given!r} is unknown; expected train, validation or test. Rename it in the source, or "
+            "take only the splits you mean."
+        )
+    return name
+
+
+def _example(number: int, prompt: list[Message], asked: Asked, group: str) -> Example:
+    short = tuple(answer for answer in asked.answers if len(answer.split()) <= SHORT)
+    return Example(
+        f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], short, "contains" if short else "none",
+        subject=group, origin="table",
+    )  # fmt: skip

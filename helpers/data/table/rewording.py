@@ -1,0 +1,142 @@
+"""Questions worded anew by a chat model, to learn from and to test whether a fact is known in other words too."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rapidfuzz import fuzz, utils
+
+from helpers.data.example import Example
+from helpers.data.table.examples import Row
+from helpers.files import Record
+from helpers.resumable import resumable_map
+
+if TYPE_CHECKING:
+    from helpers.endpoint.chat import ChatEndpoint
+
+BUCKET = "reworded"
+ATTEMPTS = 3
+TOO_ALIKE = 95.0
+"""Similarity of letters, 0 to 100, from which a wording is the same question with a slip of the pen."""
+TASK = (
+    "You word questions anew. Ask the same thing in the same language, as another person would say it. Keep every name "
+    "and number. Reply with the question alone."
+)
+SHOWN = (
+    ("When does the swimming pool in Arlen open?", "From what time can I go swimming in Arlen?"),
+    ("Wie beantrage ich einen Ausweis?", "Was muss ich tun, um einen Ausweis zu bekommen?"),
+    ("Combien coûte un abonnement annuel ?", "Quel est le prix de l'abonnement pour un an ?"),
+    ("How many days of leave does an employee have?", "An employee may take how many days off?"),
+)
+"""Pairs in several languages, so that a small model stays in that of the question."""
+
+
+def reword(
+    rows: Sequence[Row],
+    endpoint: ChatEndpoint,
+    *,
+    path: Path,
+    wanted: int,
+    temperature: float,
+    seed: int,
+    parallel: int,
+) -> tuple[list[list[str]], dict[str, int]]:
+    """Other wordings of each row's question, as many as wanted where the model manages.
+
+    Args:
+        rows: whose question is asked anew.
+        endpoint: an open chat endpoint.
+        path: JSON lines `{"question", "wordings", "rejected": [reasons]}`, kept as they come.
+        wanted: wordings of each question.
+        temperature: of the model.
+        seed: of sampling.
+        parallel: questions under way at once.
+
+    Returns:
+        For each row its wordings, and how often a wording was refused for which reason.
+    """
+
+    def write(row: Row) -> Record:
+        question, wordings, rejected = row.asked.question, list[str](), list[str]()
+        chooser = random.Random(f"{seed}/{question}")
+        for _ in range(wanted * ATTEMPTS):
+            if len(wordings) == wanted:
+                break
+            shown = chooser.sample(SHOWN, len(SHOWN))
+            turns = [
+                {"role": role, "content": text}
+                for pair in shown
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+            reply = endpoint.complete(
+                [{"role": "system", "content": TASK}, *turns, {"role": "user", "content": question}],
+                max_tokens=40 + len(question), temperature=temperature, seed=chooser.randrange(2**31), stop=["\n"],
+            )  # fmt: skip
+            wording = " ".join(reply.text.split()).strip("\"'` ")
+            reason = check_wording(wording, question, row.example.answer, wordings)
+            rejected += [reason] if reason else []
+            wordings += [] if reason else [wording]
+        return {"question": question, "wordings": wordings, "rejected": rejected}
+
+    found = resumable_map(
+        rows, write, path=path, parallel=parallel, title="rewordings",
+        key_of_item=lambda row: row.asked.question, key_of_result=lambda result: result["question"],
+    )  # fmt: skip
+    return [each["wordings"] for each in found], dict(Counter(reason for each in found for reason in each["rejected"]))
+
+
+def check_wording(wording: str, question: str, answer: str, before: Sequence[str]) -> str | None:
+    """Why a wording of a question cannot be used; None where it can."""
+    if not any(character.isalpha() for character in wording):
+        return "no words"
+    if any(_alike(wording, known) >= TOO_ALIKE for known in (question, *before)):
+        return "worded as before"
+    if "?" in question and "?" not in wording:
+        return "no question"
+    if sorted(re.findall(r"\d+", wording)) != sorted(re.findall(r"\d+", question)):
+        return "other numbers"
+    if not 0.4 * len(question) <= len(wording) <= 2.5 * len(question) + 20:
+        return "much shorter or longer"
+    told = utils.default_process(answer)
+    if told and told in utils.default_process(wording) and told not in utils.default_process(question):
+        return "it tells the answer"
+    names = re.findall(r"(?<=\S )[A-ZÀ-Þ][\w'-]+", question)
+    if any(name.casefold() not in wording.casefold() for name in names):
+        return "a name is missing"
+    return None
+
+
+def _alike(one: str, other: str) -> float:
+    return float(fuzz.ratio(one, other, processor=utils.default_process))
+
+
+def reworded_examples(
+    rows: Sequence[Row], wordings: Sequence[Sequence[str]], *, tested: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Further training examples, and test examples that ask what was learnt in words that were not.
+
+    Args:
+        rows: that are learnt.
+        wordings: of each one's question, which takes the question's place in the prompt.
+        tested: rows at most whose last wording goes into the test.
+        seed: of their choice.
+    """
+    able = [place for place, words in enumerate(wordings) if words]
+    asked = {*random.Random(f"{seed}/reworded").sample(able, min(tested, len(able)))}
+    learnt: list[Example] = []
+    test: list[Example] = []
+    for place, (row, words) in enumerate(zip(rows, wordings, strict=True)):
+        *before, last = row.example.prompt
+        for number, wording in enumerate(words, start=1):
+            put = wording.join(last["content"].rsplit(row.asked.question, 1))  # contexts may hold the question too
+            prompt = (*before, {"role": last["role"], "content": put})
+            identity = f"{row.example.id}/{number}"
+            new = replace(row.example, id=identity, bucket=BUCKET, prompt=prompt, origin="model")
+            (test if place in asked and number == len(words) else learnt).append(new)
+    return learnt, test

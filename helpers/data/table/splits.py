@@ -1,0 +1,136 @@
+"""Training, validation and test rows of a table, with whatever belongs together on one side."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tqdm import tqdm
+
+from helpers.config import DataSplit
+from helpers.data.table.examples import Row
+from helpers.errors import DataError
+
+AT_ONCE = 500
+"""Questions compared with all others at once."""
+COMMON = 0.2
+"""Share of the rows from which a question or context that they share says nothing about a row, as "Summarise this:"."""
+Edges = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of each split, and what was found on the way.
+
+    Attributes:
+        rows: split name to rows, in an order that the seed shuffled.
+        alike: rows that are kept with another one.
+        across: rows of a test given by the table that belong with rows of its training set.
+    """
+
+    rows: dict[str, list[Row]]
+    alike: int
+    across: int
+
+
+def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
+    """Share rows out.
+
+    Rows of one group, with one conversation's beginning, or with questions that are nearly the same, go to one side.
+    A split that the table gives is kept; where it gives no test or validation rows, training rows become those.
+
+    Raises:
+        DataError: nothing is left to learn from, or to test.
+    """
+    together = _components(rows, settings.similar)
+    order = list(dict.fromkeys(together))
+    random.Random(f"{seed}/table").shuffle(order)
+    chosen = {
+        name: [at for at, row in enumerate(rows) if row.split == name] for name in ("train", "validation", "test")
+    }
+    free: dict[int, list[int]] = defaultdict(list)
+    for at, row in enumerate(rows):
+        if row.split in ("", "train"):
+            free[together[at]].append(at)
+    for name, share in (("test", settings.test), ("validation", settings.validation)):
+        wanted = max(round(share * len(rows)), int(name == "test"))
+        if not chosen[name]:
+            for component in order:
+                if free[component] and len(chosen[name]) + len(free[component]) <= wanted:
+                    chosen[name] += free.pop(component)
+    chosen["train"] = [at for component in order for at in free[component]]
+    sizes = Counter(together)
+    if not chosen["train"] or not chosen["test"]:
+        raise DataError(
+            f"The {len(rows)} rows cannot be split: {len(chosen['train'])} would be for training and "
+            f"{len(chosen['test'])} for the test. Groups and questions that are nearly the same stay on one side (the "
+            f"largest has {max(sizes.values())} rows), and a split that the table gives is kept. Look at data.split "
+            "and data.columns."
+        )
+    learnt = {together[at] for at in chosen["train"]}
+    return Parts(
+        {name: [rows[at] for at in places] for name, places in chosen.items()},
+        alike=sum(size for size in sizes.values() if size > 1),
+        across=sum(together[at] in learnt for at in chosen["test"]),
+    )
+
+
+def _components(rows: Sequence[Row], similar: float) -> list[int]:
+    """For each row the number of those it belongs with."""
+    keys: list[Sequence[Hashable]] = [
+        [row.group for row in rows],
+        [(*_questions(row), row.example.answer) for row in rows],
+        [_beginning(row) for row in rows],  # a conversation that grows from row to row
+    ]
+    texts = _telling(rows)
+    edges = [edge for values in keys for edge in _equal(values)] + _equal(texts)
+    first = {told: at for at, told in reversed([*enumerate(texts)]) if told}
+    edges += [(list(first.values())[one], list(first.values())[other]) for one, other in _similar([*first], similar)]
+    ends = np.array(edges or [(0, 0)]).T
+    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(len(rows), len(rows)))
+    return [int(label) for label in connected_components(graph, directed=False)[1]]
+
+
+def _questions(row: Row) -> list[str]:
+    return [turn["content"] for turn in row.asked.prompt if turn["role"] == "user"]
+
+
+def _beginning(row: Row) -> Hashable:
+    """The first question of a conversation with its answer, which for a single turn is all of it."""
+    turns = [turn["content"] for turn in row.asked.prompt if turn["role"] != "system"]
+    return (turns[0], turns[1] if len(turns) > 1 else row.example.answer)
+
+
+def _telling(rows: Sequence[Row]) -> list[str]:
+    """What each row asks and about what, without what a large share of all rows have in common."""
+    parts = [_questions(row) + row.asked.contexts for row in rows]
+    times = Counter(part for of_row in parts for part in {*of_row})
+    return [" ".join(part for part in of_row if times[part] <= max(2, COMMON * len(rows))) for of_row in parts]
+
+
+def _similar(texts: Sequence[str], similar: float) -> Edges:
+    """Pairs of texts whose cosine is `similar` or more.
+
+    Of character trigrams and fourgrams, weighted by rarity (tf-idf): what all questions of a table share, such as "What
+    are the symptoms of", hardly counts, and a typing error neither.
+    """
+    if len(texts) < 2:
+        return []
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit_transform([f" {told} " for told in texts])
+    edges: Edges = []
+    for start in tqdm(range(0, len(texts), AT_ONCE), desc="compare questions", disable=len(texts) < 5 * AT_ONCE):
+        alike = (vectors[start : start + AT_ONCE] @ vectors.T).tocoo()
+        close = alike.data >= similar - 1e-9
+        edges += zip((alike.row[close] + start).tolist(), alike.col[close].tolist(), strict=True)
+    return edges
+
+
+def _equal(values: Sequence[Hashable]) -> Edges:
+    first: dict[Hashable, int] = {}
+    return [(first.setdefault(value, place), place) for place, value in enumerate(values) if value]

@@ -1,0 +1,32 @@
+"""The door: each stage of the course takes a run folder, reads its configuration and calls plain functions.
+
+A stage that has finished on the same inputs is not done again; one that was killed goes on where it stopped.
+Notebooks and the command line call these same functions, so there is one way to do each thing. Heavy modules
+are imported by the stage that needs them.
+"""
+
+from helpers.stages.data import chat_endpoint, create, glossary_entries, prepare, read_card
+from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
+from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, TRAIN, WRITE
+from helpers.stages.results import gather_results, report, score
+
+__all__ = [
+    "ANSWER",
+    "PREPARE",
+    "SCORE",
+    "TRAIN",
+    "WRITE",
+    "answer",
+    "ask",
+    "chat_endpoint",
+    "create",
+    "fine_tune",
+    "gather_results",
+    "glossary_entries",
+    "in_context",
+    "longest_answer",
+    "prepare",
+    "read_card",
+    "report",
+    "score",
+]

@@ -1,0 +1,207 @@
+"""01: conversations or the rows of a table become a dataset."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dotenv import load_dotenv
+
+from helpers.config import PROJECT_ROOT
+from helpers.data.example import Example, write_examples
+from helpers.errors import ConfigError
+from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.run import Run
+from helpers.stages.notebooks import PREPARE
+
+if TYPE_CHECKING:
+    from helpers.data.glossary.entries import Entry
+    from helpers.data.table.examples import Row
+    from helpers.endpoint.chat import ChatEndpoint
+
+
+def glossary_entries(run: Run) -> list[Entry]:
+    """The entries of the run's glossary that the configuration admits; says so where some are left out."""
+    from helpers.data.glossary.entries import load_glossary
+
+    everything = load_glossary(run.config.glossary)
+    limit = run.config.dataset.max_entries
+    if limit is None or len(everything) <= limit:
+        return everything
+    print(f"Using the first {limit} of {len(everything)} entries: dataset.max_entries; null would take all of them.")
+    return load_glossary(run.config.glossary, limit)
+
+
+@contextmanager
+def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
+    """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
+    from helpers.endpoint.chat import open_endpoint
+
+    load_dotenv(PROJECT_ROOT / ".env")
+    with open_endpoint(**run.config.endpoint.model_dump()) as endpoint:
+        yield endpoint
+
+
+def create(run: Run) -> list[Record]:
+    """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
+    from helpers.data.glossary.writer import write_conversations
+
+    settings, path = run.config.dataset, run.path / "dataset" / "conversations.jsonl"
+    inputs = [run.config.glossary]
+    if run.finished("create", inputs):
+        return read_jsonl(path)
+    entries = glossary_entries(run)
+    with run.stage("create", inputs, [path]), chat_endpoint(run) as endpoint:
+        conversations = write_conversations(
+            entries,
+            endpoint,
+            path=path,
+            wanted={
+                "forward": (settings.forward_by_model, settings.forward_by_bank),
+                "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
+            },
+            attempts=settings.attempts,
+            temperature=settings.temperature,
+            seed=run.config.seed,
+            parallel=run.config.endpoint.parallel_requests,
+        )
+        write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
+    return conversations
+
+
+def prepare(run: Run) -> dict[str, Any]:
+    """01: split conversations, or the rows of a table, into train, validation and test; returns the card."""
+    from helpers.data.glossary import card, splits
+    from helpers.data.glossary.phrasings import load_bank
+    from helpers.data.glossary.rehearsal import rehearsed_examples
+
+    if run.config.data.source is not None:
+        return _prepare_table(run)
+
+    settings, seed, bank = run.config.dataset, run.config.seed, load_bank()
+    folder = run.path / "dataset"
+    conversations_path, replay_path = folder / "conversations.jsonl", folder / "general_answers.jsonl"
+    if not conversations_path.exists():
+        return read_card(run)
+    outputs = [folder / f"{name}.jsonl" for name in ("train", "validation", "test", "rejected")]
+    outputs += [folder / "card.json", folder / "card.md", replay_path]
+    if run.finished("prepare", [conversations_path]):
+        return read_card(run)
+    entries = glossary_entries(run)
+    conversations = read_jsonl(conversations_path)
+    with run.stage("prepare", [conversations_path], outputs):
+        if not replay_path.exists():
+            write_jsonl(replay_path, _rehearsed(run, settings.general_train))
+        general = rehearsed_examples(read_jsonl(replay_path))
+        test = splits.test_records(
+            entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
+            unknown=settings.test_unknown, general=settings.test_general, seed=seed,
+        )  # fmt: skip
+        avoid = {item.subject for item in test if item.bucket == "unknown"}
+        train, validation = splits.training_records(
+            conversations, entries, bank, unknown=settings.unknown_train * len(entries), general=general,
+            validation_share=settings.validation_share, avoid=avoid, seed=seed,
+        )  # fmt: skip
+        overlap = splits.assert_disjoint([*train, *validation], test, entries)
+        counts = card.make_card(entries, conversations, train, validation, test) | overlap
+        for name, examples in (("train", train), ("validation", validation), ("test", test)):
+            write_examples(folder / f"{name}.jsonl", examples)
+        write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
+        write_atomic(folder / "card.md", card.card_text(counts))
+        write_json(folder / "card.json", counts)
+    return counts
+
+
+def read_card(run: Run) -> dict[str, Any]:
+    """The dataset card of this run, or of example_data/ where the first stages were skipped."""
+    folder = run.ensure("dataset", sample="card.json", made_by=PREPARE)
+    return read_json(folder / "card.json")
+
+
+def _prepare_table(run: Run) -> dict[str, Any]:
+    """Split the rows of a table, beside general questions to rehearse and to test."""
+    from helpers.data.glossary.rehearsal import general_examples, rehearsed_examples
+    from helpers.data.table import card, source
+    from helpers.data.table.examples import Limits, make_examples
+    from helpers.data.table.splits import split_rows
+    from helpers.models.find import chat_tokens, load_tokenizer
+
+    config, folder = run.config, run.path / "dataset"
+    replay_path, inputs = folder / "general_answers.jsonl", [config.table] if config.table else []
+    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "card.json", "card.md")]
+    if run.finished("prepare", inputs):
+        return read_card(run)
+    with run.stage("prepare", inputs, [*outputs, replay_path]):
+        tokenizer = load_tokenizer(config.base_model)
+        tokens = partial(chat_tokens, tokenizer)
+        limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
+        rows = source.read_table(config.data)
+        kept, left_out = make_examples(rows, config.data, limits)
+        found = split_rows(kept, config.data.split, seed=config.seed)
+        parts = {name: [row.example for row in of] for name, of in found.rows.items()}
+        learnt, tested, rejected = _reworded(run, found.rows["train"])
+        parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
+        parts["test"] = tested + parts["test"]
+        if not replay_path.exists():
+            write_jsonl(replay_path, _rehearsed(run, min(config.dataset.general_train, len(parts["train"]))))
+        parts["train"] += rehearsed_examples(read_jsonl(replay_path))
+        random.Random(f"{config.seed}/train").shuffle(parts["train"])
+        parts["test"] += general_examples(config.dataset.test_general)
+        told = card.make_card(
+            source.named(config.data.source), len(rows), left_out, parts, near_duplicates=found.alike,
+            across=found.across, rejected=rejected,
+            longest=max(tokens(each.messages) for of in parts.values() for each in of),
+        )  # fmt: skip
+        for name, examples in parts.items():
+            write_examples(folder / f"{name}.jsonl", examples)
+        write_atomic(folder / "card.md", card.card_text(told))
+        write_json(folder / "card.json", told)
+    return told
+
+
+def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], dict[str, int]]:
+    """Other wordings of training questions, for training and for the test, where they are wanted."""
+    from helpers.data.table.rewording import reword, reworded_examples
+    from helpers.endpoint.settings import resolve_endpoint
+
+    config, settings = run.config, run.config.data
+    if not settings.rewordings:
+        return [], [], {}
+    load_dotenv(PROJECT_ROOT / ".env")
+    server, *_ = resolve_endpoint(config.endpoint.provider, config.endpoint.base_url, config.endpoint.model, os.environ)
+    if server is None:
+        raise ConfigError(
+            "data.rewordings needs a larger language model than the embedded one, whose wordings often ask something "
+            "else. Put the address of a server into .env (00-set_up/env.example), or set data.rewordings to 0."
+        )
+    with chat_endpoint(run) as endpoint:
+        wordings, rejected = reword(
+            rows, endpoint, path=run.path / "dataset" / "rewordings.jsonl", wanted=settings.rewordings,
+            temperature=config.dataset.temperature, seed=config.seed, parallel=config.endpoint.parallel_requests,
+        )  # fmt: skip
+    learnt, test = reworded_examples(rows, wordings, tested=settings.tested_rewordings, seed=config.seed)
+    return learnt, test, rejected
+
+
+def _rehearsed(run: Run, count: int) -> list[Record]:
+    """What the base model answers right: rehearsed in its own words, it is not forgotten."""
+    from helpers.data.glossary.rehearsal import rehearsal_questions, right_answers
+    from helpers.models.find import load_tokenizer
+    from helpers.models.generate import generate_answers
+    from helpers.models.load import load_base
+
+    config = run.config
+    questions = rehearsal_questions(count, config.seed)
+    answers = generate_answers(
+        load_base(config.base_model, threads=config.threads),
+        load_tokenizer(config.base_model),
+        [[{"role": "user", "content": row["question"]}] for row in questions],
+        max_new_tokens=config.dataset.general_tokens,
+        batch_size=config.answer.batch_size,
+        title="general answers",
+    )
+    return right_answers(questions, answers)

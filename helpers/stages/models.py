@@ -1,0 +1,176 @@
+"""02 and 03: adapters are trained, and models are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers.data.example import Example, Message, read_examples
+from helpers.errors import RunError
+from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
+from helpers.run import Run
+from helpers.stages.data import glossary_entries
+from helpers.stages.notebooks import PREPARE, TRAIN
+
+
+def fine_tune(
+    run: Run, only: str | None = None, watch: Callable[[list[Record]], None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """02: train the configured adapters into models/<name>/, each audited first.
+
+    Args:
+        run: the run folder.
+        only: train this adapter alone.
+        watch: called with the training log whenever it grows, for a live picture.
+
+    Returns:
+        Adapter name to its summary; see `helpers.training.sft.train_adapter`.
+    """
+    from helpers.training.sft import Recipe, train_adapter
+
+    config, settings = run.config, run.config.training
+    dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
+    inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
+    if only is not None and only not in settings.adapters:
+        raise RunError(f"There is no adapter '{only}' in training.adapters; it has {', '.join(settings.adapters)}.")
+    summaries = {}
+    for name, quantisation in settings.adapters.items():
+        folder = run.path / "models" / name
+        if only in (None, name):
+            if not run.finished(f"fine_tune {name}", inputs):
+                with run.stage(f"fine_tune {name}", inputs, [folder]):
+                    recipe = Recipe(
+                        config.base_model,
+                        quantisation,
+                        config.lora,
+                        settings,
+                        config.seed,
+                        config.training_arguments,
+                        config.lora_arguments,
+                        config.threads,
+                    )
+                    train, validation = map(read_examples, inputs)
+                    train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
+            summaries[name] = read_json(folder / "training.json")
+    return summaries
+
+
+def answer(run: Run) -> dict[str, Path]:
+    """03: answer the test with base, in_context and every adapter; returns model name to predictions file."""
+    from helpers.evaluation.answers import plain_messages
+    from helpers.models.find import load_tokenizer
+    from helpers.models.load import attach_adapters, load_base
+
+    config = run.config
+    dataset = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
+    test = read_examples(dataset / "test.jsonl")
+    folders = {name: run.path / "models" / name for name in config.training.adapters}
+    trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
+    for name in folders.keys() - trained.keys():
+        print(f"The adapter {name} is not trained in this run: left out. {TRAIN} trains it.")
+    models = ["base", "in_context", *trained]
+    paths = {name: run.path / "predictions" / f"{name}.jsonl" for name in models}
+    inputs = {name: [dataset / "test.jsonl", *([folders[name]] if name in trained else [])] for name in models}
+    todo = [name for name in models if not run.finished(f"answer {name}", inputs[name])]
+    plain = plain_messages(test)
+    # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
+    stored = {name: config.training.adapters.get(name, "none") for name in todo}
+    while todo:
+        quantisation = stored[todo[0]]
+        group = [name for name in todo if stored[name] == quantisation]
+        todo = [name for name in todo if name not in group]
+        base = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
+        tokenizer = load_tokenizer(config.base_model)
+        for name in (n for n in group if n not in trained):
+            messages = plain if name == "base" else in_context(run, test)
+            _answer_with(run, name, base, tokenizer, test, messages, inputs[name], paths[name])
+        adapters = {name: trained[name] for name in group if name in trained}
+        if adapters:
+            tuned = attach_adapters(base, adapters, config.base_model)
+            for name in adapters:
+                tuned.set_adapter(name)
+                _answer_with(run, name, tuned, tokenizer, test, plain, inputs[name], paths[name])
+    return paths
+
+
+def in_context(run: Run, test: list[Example]) -> list[list[Message]]:
+    """Test questions behind what is nearest to them in the glossary, or among the table's training rows."""
+    from helpers.data.example import GENERAL
+    from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
+
+    count = run.config.answer.in_context_entries
+    if run.config.data.source is None:
+        return glossary_messages(test, glossary_entries(run), count)
+    train = read_examples(run.ensure("dataset", sample="train.jsonl", made_by=PREPARE) / "train.jsonl")
+    return nearest_rows_messages(test, [example for example in train if example.bucket != GENERAL], count)
+
+
+def longest_answer(run: Run, tokenizer: Any, test: list[Example]) -> int:
+    """Tokens that an answer may have: as configured, else a quarter more than the longest reference, at least 40."""
+    if run.config.answer.max_new_tokens:
+        return run.config.answer.max_new_tokens
+    longest = max(len(tokenizer(example.answer)["input_ids"]) for example in test)
+    return max(40, longest + longest // 4)
+
+
+def _answer_with(
+    run: Run,
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    test: list[Example],
+    messages: list[list[Message]],
+    inputs: list[Path],
+    path: Path,
+) -> None:
+    from helpers.models.generate import Generated, generate_answers
+
+    done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
+    left = [position for position, item in enumerate(test) if item.id not in done]
+    settings = run.config.answer
+    with run.stage(f"answer {name}", inputs, [path]):
+        with JsonLines(path) as file:
+
+            def keep(positions: list[int], answers: list[Generated]) -> None:
+                for position, given in zip(positions, answers, strict=True):
+                    row = {"id": test[left[position]].id, "answer": given.text}
+                    file.append({**row, "new_tokens": given.new_tokens, "stopped": given.stopped})
+
+            generate_answers(
+                model, tokenizer, [messages[position] for position in left],
+                max_new_tokens=longest_answer(run, tokenizer, test), batch_size=settings.batch_size,
+                title=f"answers of {name}", on_batch=keep,
+            )  # fmt: skip
+        by_id = {row["id"]: row for row in read_jsonl(path)}
+        write_jsonl(path, [by_id[item.id] for item in test])
+
+
+def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
+    """Ask trained models a question, or one of them, or `base`; returns model name to answer."""
+    from helpers.data.table.conversations import worded
+    from helpers.models.find import load_tokenizer
+    from helpers.models.generate import generate_answers
+    from helpers.models.load import attach_adapters, load_base
+
+    config, answers = run.config, {}
+    trained = [path.parent.name for path in sorted((run.path / "models").glob("*/adapter_config.json"))]
+    chosen = [model] if model else trained
+    if not chosen or not set(chosen) <= {"base", *trained}:
+        raise RunError(
+            f"{run.path} has {'the models ' + ', '.join(trained) if trained else 'no trained model yet'}, and base; "
+            f"received {model or 'no name'}. {'' if trained else f'{TRAIN} trains one.'}"
+        )
+    tokenizer, data = load_tokenizer(config.base_model), config.data
+    messages = [{"role": "user", "content": question}]
+    if data.source is not None:
+        messages = worded(messages, [], data.prompt)
+    for name in chosen:
+        quantisation = config.training.adapters.get(name, "none")
+        net = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
+        if name != "base":
+            net = attach_adapters(net, {name: run.path / "models" / name}, config.base_model)
+        limit = config.answer.max_new_tokens or config.training.max_length_tokens
+        [answer] = generate_answers(net, tokenizer, [messages], max_new_tokens=limit, batch_size=1, title=name)
+        answers[name] = answer.text
+    return answers

@@ -1,0 +1,142 @@
+"""03: answers are scored, and the report is written."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from helpers.config import PROJECT_ROOT, load_config
+from helpers.errors import RunError
+from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
+from helpers.run import Run, flat
+from helpers.stages.data import chat_endpoint, read_card
+from helpers.stages.notebooks import ANSWER, PREPARE, SCORE
+
+OF_FILES = ("glossary", "data.source")
+"""Keys of the configuration that are words of their own in the command of a run."""
+
+
+def score(run: Run) -> dict[str, Any]:
+    """03: score every model's answers, let the judge read a sample, and gather results.json."""
+    from helpers.evaluation import results
+    from helpers.evaluation.scorers import judge_sample, load_metrics
+
+    settings = run.config.score
+    folder = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
+    predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
+    order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
+    inputs = [folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
+    path = run.path / "scores" / "results.json"
+    if run.finished("score", inputs):
+        return gather_results(run)
+    scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
+    with run.stage("score", inputs, [path, *scores.values()]):
+        metrics, quality = load_metrics(
+            settings.static_model, settings.sentence_model, settings.cross_encoder, train=folder / "train.jsonl",
+            cross_encoder_folder=run.path / "models" / "cross_encoder", seed=run.config.seed,
+        )  # fmt: skip
+        answers = {name: predictions / f"{name}.jsonl" for name in order}
+        verdicts: dict[str, list[Record]] = {name: [] for name in order}
+        if settings.judge_items:
+            with chat_endpoint(run) as endpoint:
+                verdicts = judge_sample(
+                    folder / "test.jsonl", answers, endpoint, count=settings.judge_items, folder=run.path / "judge",
+                    parallel=run.config.endpoint.parallel_requests, seed=run.config.seed,
+                )  # fmt: skip
+        for name in order:
+            rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
+            write_jsonl(scores[name], rows)
+        gathered = results.collect_results(
+            folder / "test.jsonl", predictions, run.path / "scores", {name: _cost(run, name) for name in order},
+            run=_identity(run), dataset=read_card(run), training=_training(run), cross_encoder=quality,
+        )  # fmt: skip
+        write_json(path, gathered)
+    return gather_results(run)
+
+
+def gather_results(run: Run) -> dict[str, Any]:
+    """Put what scoring and the privacy audit found so far into results.json, which tables and plots are drawn from."""
+    scored, audited = run.path / "scores" / "results.json", run.path / "private" / "audit.json"
+    results = read_json(scored) if scored.exists() else {"run": _identity(run)}
+    if audited.exists():
+        results["privacy"] = read_json(audited)
+    write_json(run.path / "results.json", results)
+    return results
+
+
+def report(run: Run) -> Path:
+    """03: write report.html from results.json alone."""
+    from helpers.report.page import write_report
+
+    source, target = run.path / "results.json", run.path / "report.html"
+    if not source.exists():
+        raise RunError(f"{source} is missing. Run {SCORE} on this run folder first.")
+    with run.stage("report", [source], [target]):
+        write_report(source, target)
+    return target
+
+
+def _model_order(run: Run) -> list[str]:
+    return ["base", "in_context", *run.config.training.adapters]
+
+
+def _cost(run: Run, name: str) -> dict[str, Any]:
+    record = run.manifest["stages"].get(f"answer {name}", {})
+    return {"seconds": record.get("seconds"), "peak_memory_mb": record.get("peak_memory_mb")}
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    manifest, config = run.manifest, run.config
+    return {
+        "id": manifest["id"],
+        "profile": config.profile,
+        "base_model": config.base_model,
+        "glossary" if config.data.source is None else "data": _source(run),
+        "command": _command(run),
+        "seed": config.seed,
+        "date": manifest["started"][:10],
+        "code_revision": manifest["code_revision"],
+        "machine": manifest["machine"],
+        "versions": manifest["versions"],
+        "from_example_data": manifest["from_example_data"],
+    }
+
+
+def _source(run: Run) -> str:
+    from helpers.data.table.source import named
+
+    return run.config.glossary.name if run.config.data.source is None else named(run.config.data.source)
+
+
+def _command(run: Run) -> str:
+    """What makes this run again."""
+
+    def shown(path: Path) -> str:
+        return shlex.quote(
+            path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else str(path)
+        )
+
+    config, own = run.config, dict(flat(run.config.as_dict()))
+    shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
+    usual = dict(flat(load_config(config.profile).as_dict())) if shipped else own
+    changed = {key: value for key, value in own.items() if value != usual.get(key) and key not in OF_FILES}
+    pairs = [f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}" for key, value in changed.items()]
+    words = ["make run", f"CONF={shlex.quote(config.profile) if shipped else f'path/to/{config.profile}.yaml'}"]
+    words += [f"DATA={shown(config.table)}"] if config.table and shipped else []
+    words += [f"GLOSSARY={shown(config.glossary)}"] if own["glossary"] != usual["glossary"] else []
+    words += [f"OPTIONS={shlex.quote(' '.join(pairs))}"] if pairs else []
+    return " ".join([*words, f"RUN={shown(run.path)}"])
+
+
+def _training(run: Run) -> dict[str, Any]:
+    trained = {}
+    for name in run.config.training.adapters:
+        folder = run.path / "models" / name
+        if (folder / "training.json").exists():
+            trained[name] = {
+                "log": read_jsonl(folder / "training_log.jsonl"),
+                **read_json(folder / "training.json"),
+            }
+    return trained
