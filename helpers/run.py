@@ -26,6 +26,7 @@ from filelock import BaseFileLock, FileLock
 from helpers.config import OWN_KEYS, PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.errors import RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
+from helpers.threads import wait_politely
 
 EXAMPLES = PROJECT_ROOT / "example_data"
 PRIVATE_MANIFEST = Path("private", "manifest.json")
@@ -156,6 +157,7 @@ def open_run(
         ConfigError: the configuration has mistakes.
         RunError: the folder belongs to another configuration, or cannot be written.
     """
+    wait_politely()  # before a stage loads torch
     config = load_config(conf, overrides)
     path = PROJECT_ROOT / "runs" / f"{config.profile}-{config.fingerprint()}" if run is None else Path(run)
     path = path if path.is_absolute() else PROJECT_ROOT / path

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.threads import wait_politely
+
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
 WORK = ("training", "answering", "writing")
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
+        wait_politely()  # as every stage does
         print(globals()[options.work]())
         return
     ways: dict[str, dict[str, str]] = {
