@@ -60,10 +60,6 @@ STAGES = {
     "score": ("helpers.stages:score", "03: score the answers."),
     "report": ("helpers.stages:report", "03: write report.html."),
     "join": ("helpers.private_stages:join", "01, private: join the holders' records."),
-    "begin-ledgers": (
-        "helpers.private_training:begin_ledgers",
-        "02, private: begin the ledgers of holders whose records are not fictitious.",
-    ),
     "fine-tune-private": ("helpers.private_stages:fine_tune_private", "02, private: train with differential privacy."),
     "audit-privacy": (
         "helpers.private_stages:audit_privacy",
@@ -192,6 +188,14 @@ def _ask(
     """Ask the models of a run folder a question."""
     for name, answer in stages.ask(reopen_run(Path(run).resolve()), question, model).items():
         print(f"{name}: {answer}")
+
+
+@app.command("begin-ledgers")
+def _begin_ledgers(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
+    """02, private: begin the ledgers of holders whose records are not fictitious."""
+    opened = _opened(conf, run, _overrides(set))
+    for ledger in pkgutil.resolve_name("helpers.private_training:ledgers_of")(opened, begin=True):
+        print(f"{ledger.holder}: {ledger.path}")
 
 
 def _stage(name: str, target: str, told: str) -> None:

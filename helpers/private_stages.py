@@ -48,8 +48,7 @@ SPLITS = ("train", "validation", "test")
 def join(run: Run) -> dict[str, Any]:
     """01: join the holders' records into private/, planted with canaries where all of them are fictitious.
 
-    Returns:
-        The card of the join: counts, reasons and measurements, without any record.
+    Returns the card of the join: counts, reasons and measurements, without any record.
     """
     load_dotenv(PROJECT_ROOT / ".env")  # the key, and for models of the hub a token
     pipeline, folder = pipeline_of(run), run.path / "private"

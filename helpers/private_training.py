@@ -42,12 +42,6 @@ def models_to_train(run: Run) -> dict[str, float | None]:
     return {**baseline, "private": settings.target_epsilon, **further}
 
 
-def begin_ledgers(run: Run) -> None:
-    """Begin the ledgers of holders whose records are not fictitious, and say where they lie."""
-    for begun in ledgers_of(run, begin=True):
-        print(f"{begun.holder}: {begun.path}")
-
-
 def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """The spend ledger of each holder, with the newest grant that the pipeline names.
 

@@ -61,8 +61,7 @@ def audit_model(
         kind: {side: by_unit(rows, record_losses(model, tokenizer, rows)) for side, rows in sides.items()}
         for kind, sides in groups.items()
     }
-    before = base["losses"] if base else {}
-    leaks = {kind: membership(sides, before.get(kind)) for kind, sides in losses.items()}
+    leaks = {kind: membership(sides, base["losses"].get(kind) if base else None) for kind, sides in losses.items()}
     shown = leaks["canaries"]["calibrated"] or leaks["canaries"]["loss"]
     secret = secret_revealed(model, tokenizer, seed=seed)
     asked = list(dict.fromkeys(record["question"] for record in records.test if record["question"]))[:4]
