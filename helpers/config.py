@@ -29,7 +29,8 @@ Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$")
 SECRET_NAME = re.compile(
-    r"(^|_)(?<!\beos_)(?<!\bpad_)(?<!\bbos_)(?<!\bunk_)(token|api_key|apikey|pseudonym_key|password|secret)$",
+    r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
+    r"(token|key|apikey|password|passwd|secret|connection_string|authorization|credentials?|signature)$",
     re.IGNORECASE,
 )
 SECRET_ADDRESS = re.compile(

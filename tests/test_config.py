@@ -168,3 +168,25 @@ def test_a_password_in_an_address_is_refused() -> None:
     for key in ("endpoint.base_url", "data.source"):
         message = mistake(overrides={key: "https://me:pass-word@example.org/v1"})
         assert f"{key} holds a secret (not shown)" in message and "pass-word" not in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "AKIA0"},
+        {"account_key": "ab+c=="},
+        {"connection_string": "AccountName=x"},
+        {"client_kwargs": {"aws_secret_access_key": "abc"}},
+        {"headers": {"Authorization": "abc"}},
+        {"headers": {"X-Own": "Basic bWU6cGFzcw=="}},
+    ],
+)
+def test_secrets_of_a_file_system_are_refused(options: dict[str, Any]) -> None:
+    assert "holds a secret (not shown)" in mistake(overrides={"data.storage_options": options})
+    fine = {"endpoint_url": "http://127.0.0.1:9000", "client_kwargs": {"region_name": "fr"}, "anon": True}
+    assert load_config("smoke", {"data.storage_options": fine}).data.storage_options == fine
+
+
+def test_a_signed_address_is_refused_and_an_ordinary_one_is_not() -> None:
+    assert "holds a secret" in mistake(overrides={"data.source": "https://a.org/b.csv?x=1&X-Amz-Signature=0f"})
+    assert load_config("smoke", {"data.source": "https://a.org/b.csv?download=true"}).data.source is not None

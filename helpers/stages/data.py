@@ -130,6 +130,7 @@ def _prepare_table(run: Run) -> dict[str, Any]:
     from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
 
+    load_dotenv(PROJECT_ROOT / ".env")  # credentials of an address or of the hub
     config, folder = run.config, run.path / "dataset"
     replay_path, inputs = folder / "general_answers.jsonl", [config.table] if config.table else []
     outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "card.json", "card.md")]
@@ -171,7 +172,6 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
     config, settings = run.config, run.config.data
     if not settings.rewordings:
         return [], [], {}
-    load_dotenv(PROJECT_ROOT / ".env")
     server, *_ = resolve_endpoint(config.endpoint.provider, config.endpoint.base_url, config.endpoint.model, os.environ)
     if server is None:
         raise ConfigError(
