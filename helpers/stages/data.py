@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dotenv import load_dotenv
@@ -77,7 +78,6 @@ def prepare(run: Run) -> dict[str, Any]:
     """01: split conversations, or the rows of a table, into train, validation and test; returns the card."""
     from helpers.data.glossary import card, splits
     from helpers.data.glossary.phrasings import load_bank
-    from helpers.data.glossary.rehearsal import rehearsed_examples
 
     if run.config.data.source is not None:
         return _prepare_table(run)
@@ -94,9 +94,7 @@ def prepare(run: Run) -> dict[str, Any]:
     entries = glossary_entries(run)
     conversations = read_jsonl(conversations_path)
     with run.stage("prepare", [conversations_path], outputs):
-        if not replay_path.exists():
-            write_jsonl(replay_path, _rehearsed(run, settings.general_train))
-        general = rehearsed_examples(read_jsonl(replay_path))
+        general = _rehearsed(run, settings.general_train, replay_path)
         test = splits.test_records(
             entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
             unknown=settings.test_unknown, general=settings.test_general, seed=seed,
@@ -108,11 +106,9 @@ def prepare(run: Run) -> dict[str, Any]:
         )  # fmt: skip
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
         counts = card.make_card(entries, conversations, train, validation, test) | overlap
-        for name, examples in (("train", train), ("validation", validation), ("test", test)):
-            write_examples(folder / f"{name}.jsonl", examples)
         write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
-        write_atomic(folder / "card.md", card.card_text(counts))
-        write_json(folder / "card.json", counts)
+        parts = {"train": train, "validation": validation, "test": test}
+        _write_dataset(folder, parts, counts, card.card_text(counts))
     return counts
 
 
@@ -124,7 +120,7 @@ def read_card(run: Run) -> dict[str, Any]:
 
 def _prepare_table(run: Run) -> dict[str, Any]:
     """Split the rows of a table, beside general questions to rehearse and to test."""
-    from helpers.data.glossary.rehearsal import general_examples, rehearsed_examples
+    from helpers.data.glossary.rehearsal import general_examples
     from helpers.data.table import card, source
     from helpers.data.table.examples import Limits, make_examples
     from helpers.data.table.splits import split_rows
@@ -147,9 +143,8 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         learnt, tested, rejected = _reworded(run, found.rows["train"])
         parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
         parts["test"] = tested + parts["test"]
-        if not replay_path.exists():
-            write_jsonl(replay_path, _rehearsed(run, min(config.dataset.general_train, len(parts["train"]))))
-        parts["train"] += rehearsed_examples(read_jsonl(replay_path))
+        general = min(config.dataset.general_train, len(parts["train"]))
+        parts["train"] += _rehearsed(run, general, replay_path)
         random.Random(f"{config.seed}/train").shuffle(parts["train"])
         parts["test"] += general_examples(config.dataset.test_general)
         told = card.make_card(
@@ -157,11 +152,15 @@ def _prepare_table(run: Run) -> dict[str, Any]:
             across=found.across, rejected=rejected,
             longest=max(tokens(each.messages) for of in parts.values() for each in of),
         )  # fmt: skip
-        for name, examples in parts.items():
-            write_examples(folder / f"{name}.jsonl", examples)
-        write_atomic(folder / "card.md", card.card_text(told))
-        write_json(folder / "card.json", told)
+        _write_dataset(folder, parts, told, card.card_text(told))
     return told
+
+
+def _write_dataset(folder: Path, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
+    for name, examples in parts.items():
+        write_examples(folder / f"{name}.jsonl", examples)
+    write_atomic(folder / "card.md", text)
+    write_json(folder / "card.json", card)  # last: its presence says that the dataset is whole
 
 
 def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], dict[str, int]]:
@@ -187,21 +186,25 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
     return learnt, test, rejected
 
 
-def _rehearsed(run: Run, count: int) -> list[Record]:
-    """What the base model answers right: rehearsed in its own words, it is not forgotten."""
-    from helpers.data.glossary.rehearsal import rehearsal_questions, right_answers
+def _rehearsed(run: Run, count: int, path: Path) -> list[Example]:
+    """What the base model answers right of `count` general questions: rehearsed in its own words, it is not forgotten.
+
+    The answers are kept in `path`, and not asked for again.
+    """
+    from helpers.data.glossary.rehearsal import rehearsal_questions, rehearsed_examples, right_answers
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import load_base
 
-    config = run.config
-    questions = rehearsal_questions(count, config.seed)
-    answers = generate_answers(
-        load_base(config.base_model, threads=config.threads),
-        load_tokenizer(config.base_model),
-        [[{"role": "user", "content": row["question"]}] for row in questions],
-        max_new_tokens=config.dataset.general_tokens,
-        batch_size=config.answer.batch_size,
-        title="general answers",
-    )
-    return right_answers(questions, answers)
+    if not path.exists():
+        config, questions = run.config, rehearsal_questions(count, run.config.seed)
+        answers = generate_answers(
+            load_base(config.base_model, threads=config.threads),
+            load_tokenizer(config.base_model),
+            [[{"role": "user", "content": row["question"]}] for row in questions],
+            max_new_tokens=config.dataset.general_tokens,
+            batch_size=config.answer.batch_size,
+            title="general answers",
+        )
+        write_jsonl(path, right_answers(questions, answers))
+    return rehearsed_examples(read_jsonl(path))

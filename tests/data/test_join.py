@@ -249,42 +249,37 @@ def test_de_identification_below_the_floor_is_refused(tmp_path: Path) -> None:
         join(small_pipeline(tmp_path, clinic, deidentify={"planted": "planted.jsonl"}))
 
 
+ALONE: dict[str, Any] = {
+    "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
+    "templates": [{"text": "{clinic.note}"}],
+}  # fmt: skip
+"""One holder whose keys are texts."""
+
+
 def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> None:
     clinic = [row | {"phone": f"{n}-{n}7"} for n, row in enumerate(CLINIC)]
-    settings: dict[str, Any] = {
-        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
-        "templates": [{"text": "{clinic.note}"}],
-    }  # fmt: skip
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
     clinic[3]["phone"] = "11-7"  # beside 1-17
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for the place of a separator") as caught:
-        join(small_pipeline(tmp_path, clinic, **settings))
+        join(small_pipeline(tmp_path, clinic, **ALONE))
     assert "11-7" not in str(caught.value)
 
 
 def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
-        "templates": [{"text": "{clinic.note}"}],
-    }  # fmt: skip
     clinic = [row | {"phone": f"Ax-{n}"} for n, row in enumerate(CLINIC)]
     clinic[3]["phone"] = "AX-2"  # typed by hand: the patient of row 2
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 11
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 11
     clinic[2]["phone"], clinic[3]["phone"] = "0g0XyZaB", "0g0XyZAb"
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for case"):
-        join(small_pipeline(tmp_path, clinic, **settings))
+        join(small_pipeline(tmp_path, clinic, **ALONE))
 
 
 def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
-        "templates": [{"text": "{clinic.note}"}],
-    }  # fmt: skip
     clinic = [row | {"phone": f"{n + 10:05d}"} for n, row in enumerate(CLINIC)]
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **settings)))}) == 12
+    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
     clinic[3]["phone"] = "12"  # beside 00012
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for leading zeros"):
-        join(small_pipeline(tmp_path, clinic, **settings))
+        join(small_pipeline(tmp_path, clinic, **ALONE))
 
 
 def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: Path) -> None:

@@ -289,6 +289,9 @@ def test_groups_and_given_splits() -> None:
     found = parts(given, {"split": "part"})
     assert found["validation"] == [row["question"] for row in ROWS[:3]]
     assert found["test"] == [row["question"] for row in ROWS[3:8]]
+    unmapped = parts([{("Split" if name == "part" else name): cell for name, cell in row.items()} for row in given])
+    assert unmapped == found  # a column of that name needs no line of configuration
+    assert len(parts([row | {"split": "a"} for row in ROWS])["test"]) == 4  # and may hold something else
     with pytest.raises(DataError, match="row 1: the split 'holdout' is unknown"):
         parts([row | {"part": "holdout"} for row in ROWS], {"split": "part"})
     with pytest.raises(DataError, match=r"cannot be split: .*the largest has 20 rows"):

@@ -71,6 +71,8 @@ def make_examples(rows: Sequence[Record], data: Data, limits: Limits) -> tuple[l
         DataError: columns cannot be told, a cell or conversation cannot be read, or too few rows are left.
     """
     roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
+    if "split" not in roles and (column := _split_column(rows)):
+        roles["split"] = column
     of_split = [_split_name(row, roles, f"row {number}") for number, row in enumerate(rows, start=1)]
     left: Counter[str] = Counter()
     kept: dict[int, Row] = {}
@@ -136,6 +138,15 @@ def _refuse_poor(read: int, kept: Sequence[Row], left: Counter[str], roles: Mapp
 
 def _whole(prompt: list[Message], asked: Asked) -> list[Message]:
     return [*prompt, {"role": "assistant", "content": asked.answers[0]}]
+
+
+def _split_column(rows: Sequence[Record]) -> str | None:
+    """A column called `split` that names a split in every row; one that holds something else is none."""
+    for name in rows[0]:
+        cells = [str(row.get(name)).strip().casefold() for row in rows] if name.strip().casefold() == "split" else []
+        if cells and all(cell.startswith(tuple(SPLITS)) for cell in cells):
+            return name
+    return None
 
 
 def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
