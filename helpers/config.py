@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from helpers.config_layers import merge, nest, read_layer, refuse_secrets
 from helpers.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +26,6 @@ Positive = Annotated[int, Field(ge=1)]
 Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
 """How a frozen base is stored: 16 or 32 bits, 4 bits, 8 bits, or as arguments of BitsAndBytesConfig say."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$")
-SECRET_NAME = re.compile(
-    r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
-    r"(token|key|apikey|password|passwd|secret|connection_string|authorization|credentials?|signature)$",
-    re.IGNORECASE,
-)
-SECRET_ADDRESS = re.compile(
-    r"://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=", re.IGNORECASE
-)
-"""http://user:password@host, or a signed address."""
 LONGEST_SHOWN = 40
 """A mistaken value of more characters is not repeated in the message."""
 
@@ -287,15 +276,15 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
         ConfigError: one message with every mistake: unknown keys, wrong types, impossible values, secrets.
     """
     path = _profile_path(profile)
-    layers = [(PROJECT_ROOT / "conf" / "conf.yaml", _read_yaml(PROJECT_ROOT / "conf" / "conf.yaml"))]
-    layers.append((path, _read_yaml(path)))
+    layers = [(PROJECT_ROOT / "conf" / "conf.yaml", read_layer(PROJECT_ROOT / "conf" / "conf.yaml"))]
+    layers.append((path, read_layer(path)))
     merged: dict[str, Any] = {}
     for source, layer in layers:
-        _refuse_secrets(layer, source)
-        _merge(merged, layer)
-    nested = _nest(overrides or {})
-    _refuse_secrets(nested, Path("overrides"))
-    _merge(merged, nested)
+        refuse_secrets(layer, source)
+        merge(merged, layer)
+    nested = nest(overrides or {})
+    refuse_secrets(nested, Path("overrides"))
+    merge(merged, nested)
     merged["profile"] = path.stem
     merged["glossary"] = _anchor(merged.get("glossary"))
     data = merged.get("data")
@@ -320,90 +309,11 @@ def _profile_path(profile: str | Path) -> Path:
     raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path.name}{line}: this is not valid YAML. Check indentation and quotes.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path.name}: expected keys and values, received a {type(content).__name__}.")
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-8 for a text, as it has no point; everybody means a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """Values of YAML text, `1e-8` a number among them. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)  # a safe loader
-
-
 def _anchor(path: Any) -> Any:
     if path is None or Path(str(path)).is_absolute():
         return path
     here = Path(str(path)).expanduser()
     return str(here if here.is_absolute() else PROJECT_ROOT / here)
-
-
-def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        # `adapters` and `training_arguments` are replaced whole: their keys are the reader's own names.
-        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in OWN_KEYS:
-            _merge(target[key], value)
-        else:
-            target[key] = value
-
-
-OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
-
-
-def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-            if not isinstance(level, dict):
-                raise ConfigError(f"overrides: {dotted} cannot be set, because {parent} was set to one value.")
-        level[last] = deepcopy(value)  # later keys may go into it, and the caller's must stay as it is
-    return nested
-
-
-def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(layer, Mapping):
-        for key, value in layer.items():
-            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(layer, list):
-        for value in layer:
-            yield from _walk(value, prefix)
-    else:
-        yield prefix, layer
-
-
-def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
-    for key, value in _walk(layer):
-        named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
-        if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
-            name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
-            if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
-                name = "PSEUDONYM_KEY"
-            raise ConfigError(
-                f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
-                f"'{name}=...' into the file .env instead; git ignores that file."
-            )
 
 
 def described(mistake: Any) -> str:

@@ -18,7 +18,8 @@ import typer
 import yaml
 
 from helpers import stages
-from helpers.config import PROJECT_ROOT, read_yaml
+from helpers.config import PROJECT_ROOT
+from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.errors import ConfigError, HelpersError, RunError

@@ -23,7 +23,8 @@ import psutil
 import yaml
 from filelock import BaseFileLock, FileLock
 
-from helpers.config import OWN_KEYS, PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
+from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
+from helpers.config_layers import OWN_KEYS
 from helpers.errors import RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.threads import wait_politely

@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
+from helpers.data.holders.join import Joined, join_providers
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.files import Record
 
 KEY = SecretStr("0123456789abcdef" * 4)
 
@@ -67,3 +69,11 @@ def small_pipeline(
     path = folder / "pipeline.yaml"
     path.write_text(yaml.safe_dump(SETTINGS | changes, sort_keys=False), encoding="utf-8")
     return load_pipeline(path)
+
+
+def join(pipeline: Pipeline, seed: int = 7) -> Joined:
+    return join_providers(pipeline, KEY, seed=seed, progress=False)
+
+
+def records(joined: Joined) -> list[Record]:
+    return [record for part in joined.records.get_secret_value().values() for record in part]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from small_providers import CLINIC, KEY, SETTINGS, SHOP, small_pipeline
+from small_providers import CLINIC, SETTINGS, SHOP, join, records, small_pipeline
 
 from helpers.data.holders.card import join_card_text
 from helpers.data.holders.deidentify import fold
@@ -15,16 +15,7 @@ from helpers.data.holders.pipeline import Pipeline, load_pipeline
 from helpers.data.holders.pseudonyms import read_key
 from helpers.data.holders.tables import read_holder
 from helpers.errors import DataError, PrivacyError
-from helpers.files import Record
 from helpers.run import EXAMPLES
-
-
-def join(pipeline: Pipeline, seed: int = 7) -> Joined:
-    return join_providers(pipeline, KEY, seed=seed, progress=False)
-
-
-def records(joined: Joined) -> list[Record]:
-    return [record for part in joined.records.get_secret_value().values() for record in part]
 
 
 @pytest.fixture(scope="module")
@@ -222,11 +213,6 @@ def test_keys_that_match_nobody(tmp_path: Path, change: dict[str, str], agree: s
         join(pipeline)
 
 
-def test_no_usable_key_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="matches nobody: 0 of 0 patients"):
-        join(small_pipeline(tmp_path, clinic=[row | {"phone": "?"} for row in CLINIC]))
-
-
 def test_one_holder_without_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Holder 'shop' has no rows"):
         join(small_pipeline(tmp_path, shop=[]))
@@ -247,39 +233,6 @@ def test_de_identification_below_the_floor_is_refused(tmp_path: Path) -> None:
     (tmp_path / "planted.jsonl").write_text("")
     with pytest.raises(PrivacyError, match=r"precision of 0\.0000"):
         join(small_pipeline(tmp_path, clinic, deidentify={"planted": "planted.jsonl"}))
-
-
-ALONE: dict[str, Any] = {
-    "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone"}}], "joins": [],
-    "templates": [{"text": "{clinic.note}"}],
-}  # fmt: skip
-"""One holder whose keys are texts."""
-
-
-def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> None:
-    clinic = [row | {"phone": f"{n}-{n}7"} for n, row in enumerate(CLINIC)]
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
-    clinic[3]["phone"] = "11-7"  # beside 1-17
-    with pytest.raises(DataError, match="clinic: 1 keys are equal but for the place of a separator") as caught:
-        join(small_pipeline(tmp_path, clinic, **ALONE))
-    assert "11-7" not in str(caught.value)
-
-
-def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_path: Path) -> None:
-    clinic = [row | {"phone": f"Ax-{n}"} for n, row in enumerate(CLINIC)]
-    clinic[3]["phone"] = "AX-2"  # typed by hand: the patient of row 2
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 11
-    clinic[2]["phone"], clinic[3]["phone"] = "0g0XyZaB", "0g0XyZAb"
-    with pytest.raises(DataError, match="clinic: 1 keys are equal but for case"):
-        join(small_pipeline(tmp_path, clinic, **ALONE))
-
-
-def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_path: Path) -> None:
-    clinic = [row | {"phone": f"{n + 10:05d}"} for n, row in enumerate(CLINIC)]
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
-    clinic[3]["phone"] = "12"  # beside 00012
-    with pytest.raises(DataError, match="clinic: 1 keys are equal but for leading zeros"):
-        join(small_pipeline(tmp_path, clinic, **ALONE))
 
 
 def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: Path) -> None:
@@ -308,88 +261,6 @@ def test_every_column_that_is_not_coded_is_masked(tmp_path: Path) -> None:
     shop = [row | {"article": f"for {CLINIC[n]['name']}"} for n, row in enumerate(SHOP)]
     texts = [record["text"] for record in records(join(small_pipeline(tmp_path, clinic, shop, holders=holders)))]
     assert texts == ["[name] was here on [date] Drug: for [name]."] * 12
-
-
-def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first_part(tmp_path: Path) -> None:
-    clinic = [
-        row | {"phone": f"P{n // 2}-7731_{n % 2}", "note": f"File p{n // 2} 7731{'_0' * (n % 2 == 0)}, gout {n}."}
-        for n, row in enumerate(CLINIC)
-    ]
-    settings = {
-        "holders": [SETTINGS["holders"][0] | {"key": {"column": "phone", "before": "_"}}],
-        "joins": [],
-        "templates": [{"text": "{clinic.note}"}],
-    }
-    joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1, progress=False)
-    assert sorted(r["text"] for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
-    assert len({record["unit"] for record in records(joined)}) == 6
-    assert not joined.card["deidentify"]["measured"]
-    assert any(place.startswith("De-identification: no planted spans") for place in joined.card["touched"])
-
-
-def tagged(folder: Path, clinic: list[Any], shop: list[Any], **changes: Any) -> Pipeline:
-    """Rows of text keys, each note and drug named by its row, joined on the patient alone."""
-    holders = [dict(holder) for holder in SETTINGS["holders"]]
-    holders[0]["key"], holders[1]["key"] = {"column": "phone"}, {"column": "tel"}
-    rows = [CLINIC[0] | {"phone": key, "note": f"gout {n}"} for n, key in enumerate(clinic)]
-    goods = [{"tel": key, "no": "1", "article": f"Drug{n}"} for n, key in enumerate(shop)]
-    settings: dict[str, Any] = {"holders": holders, "joins": [SETTINGS["joins"][0] | {"on": ["patient"]}]}
-    return small_pipeline(folder, rows, goods, **(settings | changes))
-
-
-@pytest.mark.parametrize("damage", ["{}.5", "-{}", "{}E+14", "{}?", "12{} (2)", "#REF!", "non renseigné", "99999999"])
-def test_a_damaged_key_is_left_out_and_counted_and_never_another_patients(tmp_path: Path, damage: str) -> None:
-    keys = [str(n) for n in range(1, 9)]
-    pipeline = tagged(tmp_path, [*keys, *(damage.format(n) for n in keys)], [*keys, *(damage.format(n) for n in keys)])
-    joined = join(pipeline)
-    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(8)}
-    for holder in joined.card["holders"].values():
-        assert [reason.startswith("no usable key") for reason in holder["left_out"]] == [True]
-        assert sum(holder["left_out"].values()) == 8
-
-
-@pytest.mark.parametrize(("left", "right"), [("{}.0", "{}"), ("{}", "{},0"), ("{}.0", "{}.00"), ("0{}.0", "0{}")])
-def test_whole_numbers_that_a_program_wrote_with_a_decimal_join_the_right_rows(
-    tmp_path: Path, left: str, right: str
-) -> None:
-    keys = range(1, 100)  # of 1 and 10, 10.0 is the second
-    joined = join(tagged(tmp_path, [left.format(n) for n in keys], [right.format(n) for n in keys]))
-    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(99)}
-
-
-def test_an_episode_is_the_same_with_and_without_a_decimal(tmp_path: Path) -> None:
-    shop = [row | {"no": "1.0"} for row in SHOP]
-    assert len(records(join(small_pipeline(tmp_path, shop=shop)))) == 12
-
-
-def test_keys_that_leading_zeros_tell_apart_stay_apart_and_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"0 of 9 patients are with both, 9 but for leading zeros"):
-        join(tagged(tmp_path / "a", [f"00{n}" for n in range(1, 10)], [str(n) for n in range(1, 10)]))
-    card = join(tagged(tmp_path / "b", ["007", "8", "9"], ["7", "8", "5"])).card["holders"]
-    reason = "no row of shop has the same patient"
-    assert card["clinic"]["left_out"] == {f"{reason}, but for leading zeros": 1, reason: 1}
-
-
-def test_no_usable_key_names_the_reason_and_no_key(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"0 of 0 patients .*9 of clinic, no usable key: a number in scientific"
-    ) as caught:
-        join(tagged(tmp_path, [f"1.85{n}E+14" for n in range(9)], ["1"] * 9))
-    assert "1.85" not in str(caught.value)
-
-
-def test_a_key_of_many_rows_is_named_by_their_number(tmp_path: Path) -> None:
-    keys = [*(str(n) for n in range(10, 40)), *["777"] * 25]
-    card = join(tagged(tmp_path, keys, [str(n) for n in range(10, 40)])).card
-    assert card["frequent_key"] == {"clinic": 25}
-    assert "777" not in f"{card} {join_card_text(card)}"
-
-
-def test_a_word_for_nobody_is_no_name(tmp_path: Path) -> None:
-    pipeline = tagged(tmp_path, ["1", "non renseigné"], ["1"], templates=[{"text": "{clinic.note} {shop.drug}"}])
-    rows = (tmp_path / "clinic.jsonl").read_text().replace("gout 0", "pain was non existent")
-    (tmp_path / "clinic.jsonl").write_text(rows)
-    assert [r["text"] for r in records(join(pipeline))] == ["pain was non existent Drug0"]
 
 
 def test_everybody_goes_into_training_where_no_split_has_a_share(tmp_path: Path) -> None:

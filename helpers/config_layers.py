@@ -1,0 +1,107 @@
+"""Layers of YAML: read, refused where they hold a secret, and merged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers.errors import ConfigError
+
+SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$")
+SECRET_NAME = re.compile(
+    r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
+    r"(token|key|apikey|password|passwd|secret|connection_string|authorization|credentials?|signature)$",
+    re.IGNORECASE,
+)
+SECRET_ADDRESS = re.compile(
+    r"://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=", re.IGNORECASE
+)
+"""http://user:password@host, or a signed address."""
+OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
+"""Mappings whose keys are the reader's own names: they are replaced whole."""
+
+
+def read_layer(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file; none where it is empty. Raises ConfigError where it is no such file."""
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path.name}{line}: this is not valid YAML. Check indentation and quotes.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name}: expected keys and values, received a {type(content).__name__}.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-8 for a text, as it has no point; everybody means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Values of YAML text, `1e-8` a number among them. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)  # a safe loader
+
+
+def merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Put a layer over others, key by key."""
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in OWN_KEYS:
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings. Raises ConfigError where one lies below a single value."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"overrides: {dotted} cannot be set, because {parent} was set to one value.")
+        level[last] = deepcopy(value)  # later keys may go into it, and the caller's must stay as it is
+    return nested
+
+
+def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(layer, Mapping):
+        for key, value in layer.items():
+            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(layer, list):
+        for value in layer:
+            yield from _walk(value, prefix)
+    else:
+        yield prefix, layer
+
+
+def refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
+    """Raise ConfigError where a name or the shape of a value says that it is a secret; the message does not show it."""
+    for key, value in _walk(layer):
+        named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
+        if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
+            name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
+            if key.startswith("data."):
+                name = "AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY (of other file systems their own names)"
+            if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
+                name = "PSEUDONYM_KEY"
+            raise ConfigError(
+                f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
+                f"'{name}=...' into the file .env instead; git ignores that file."
+            )

@@ -1,0 +1,29 @@
+"""A small table, and examples of it."""
+
+from typing import Any
+
+from helpers.config import Data, load_config
+from helpers.data.table.examples import Limits, Row, make_examples
+
+TOWNS = (
+    "Ain Brest Calais Dax Evian Foix Gap Hyères Issoire Jarnac Kehl Lens Metz Nice Orange Pau Quimper Rodez Sète Toul"
+)
+
+
+ROWS = [
+    {"question": f"What is made in {town}, and since when?", "answer": f"Cheese since {n}."}
+    for n, town in enumerate(TOWNS.split())
+]
+
+
+LIMITS = Limits(lambda messages: sum(len(turn["content"].split()) for turn in messages), 60, ["<|end|>"])
+
+
+def data(**own: Any) -> Data:
+    return load_config("smoke", {f"data.{key}": value for key, value in own.items()}).data
+
+
+def examples(rows: list[dict[str, Any]], **own: Any) -> tuple[list[Row], dict[str, int]]:
+    kept, left = make_examples(rows, data(**own), LIMITS)
+    assert len(kept) + sum(left.values()) == len(rows)
+    return kept, {reason: times for reason, times in left.items() if times}

@@ -1,0 +1,93 @@
+"""The command line on a table of one's own, and its own mistakes."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from command_line import arguments, refused
+from scripted_server import failure
+from talker import Talker
+
+from helpers.course import main
+from helpers.files import read_jsonl
+
+
+def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["pool", "library", "bus", "market", "garden", "hall", "museum", "tram", "ferry", "sauna", "court", "rink"]
+    rows = [
+        {
+            "Question": f"What does {name} cost?",
+            "Réponse": f"{n} euros" if n % 2 else f"The {name} costs {n} a day.",
+        }
+        for n, name in enumerate(names)
+    ]
+    table, run = tmp_path / "prices.json", tmp_path / "run"
+    table.write_text(json.dumps([*rows, rows[0], {"Question": "", "Réponse": ""}]), "utf-8")
+    own = ["--conf", "smoke", "--run", str(run), "--data", str(table), "--set", "score.judge_items=0"]
+    more = [*own, "--set", "data.most_empty=0.1", "--set", "training.adapters={lora: none}"]
+    for command in ("prepare", "fine-tune", "answer", "score", "report"):
+        assert main([command, *more]) == 0
+    card, results = (json.loads((run / path).read_text("utf-8")) for path in ("dataset/card.json", "results.json"))
+    assert card["left_out"] == {"the same as another row": 1, "empty question or answer": 1}
+    assert card["rows_read"] == 14 == card["rows_kept"] + 2
+    assert results["run"]["data"] == "prices.json" and "glossary" not in results["run"]
+    command = shlex.split(results["run"]["command"])
+    assert command[2:4] == ["CONF=smoke", f"DATA={table}"] and command[-1] == f"RUN={run}"
+    sets = shlex.split(command[4].removeprefix("OPTIONS="))[1::2]
+    assert sets == ["data.most_empty=0.1", 'training.adapters={"lora": "none"}', "score.judge_items=0"]
+    likeness = results["models"]["lora"]["likeness"]["test"]
+    assert likeness["n"] == card["test"]["test"] and likeness["rouge_l"] is not None
+    page = (run / "report.html").read_text("utf-8")
+    assert "Likeness to the reference" in page and "only 2 items" in page
+    capsys.readouterr()
+    assert main(["ask", str(run), "What does pool cost?"]) == 0
+    assert capsys.readouterr().out.startswith("lora: ")
+    assert "has the models lora, and base" in refused(capsys, ["ask", str(run), "What?", "--model", "other"])
+    assert "is no run folder" in refused(capsys, ["ask", str(tmp_path), "What?"])
+    table.write_text(json.dumps(rows[:3]), "utf-8")
+    message = refused(capsys, ["run", *own[:2], "--data", str(table), "--run", str(tmp_path / "other")])
+    assert "3 rows can be used" in message
+
+
+def test_rewordings_go_into_training_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question": f"What does {n} {name} weigh?", "answer": f"{n} kg"} for n, name in enumerate("abcdefghijklmnop")
+    ]
+    table, run = tmp_path / "weights.json", tmp_path / "run"
+    table.write_text(json.dumps(rows), "utf-8")
+    more = ["--data", str(table), "--set", "data.rewordings=2", "--set", "data.tested_rewordings=5"]
+    message = refused(capsys, ["prepare", "--conf", "smoke", "--run", str(run), *more])
+    assert "needs a larger language model than the embedded one" in message
+    with Talker() as talker:
+        talker.fail_from, talker.fails_with = 12, failure(400)
+        more += ["--set", "endpoint.parallel_requests=1"]
+        assert "400" in refused(capsys, arguments("prepare", run, talker, *more))
+        talker.fail_from, kept = None, len(read_jsonl(run / "dataset" / "rewordings.jsonl"))
+        assert kept
+        assert main(arguments("prepare", run, talker, *more)) == 0
+    card = json.loads((run / "dataset" / "card.json").read_text("utf-8"))
+    assert card["test"]["reworded"] == 5 and card["train"]["reworded"] >= 1
+    assert card["rejected_rewordings"]["worded as before"] >= 1
+    asked = [row for row in read_jsonl(run / "dataset" / "test.jsonl") if row["bucket"] == "reworded"]
+    learnt = {row["prompt"][0]["content"] for row in read_jsonl(run / "dataset" / "train.jsonl")}
+    for row in asked:
+        assert row["prompt"][0]["content"] not in learnt
+        assert row["prompt"][0]["content"].removeprefix("Please tell me by letter: ") in learnt
+        assert row["expected"] == [row["completion"][0]["content"]]
+
+
+def test_a_glossary_given_as_a_table_is_taken_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "words.json"
+    path.write_text('[{"acronym": "A", "definition": "b"}, {"acronym": "A", "definition": "c"}]')
+    assert "'A' means 'c' here but 'b'" in refused(capsys, ["run", "--conf", "smoke", "--data", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [([], "Usage"), (["prepare", "--glosary", "x"], "No such option"), (["fly"], "No such command 'fly'")],
+)
+def test_a_command_line_with_mistakes(capsys: pytest.CaptureFixture[str], command: list[str], says: str) -> None:
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert says in told.out + told.err
