@@ -146,6 +146,15 @@ class Training(Section):
     max_length_tokens: Positive
     evaluations: Positive
     checkpoints: Positive
+    packing: bool = False
+    additional_output_paths: tuple[str | dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Training:
+        for path in self.additional_output_paths:
+            if isinstance(path, dict) and not isinstance(path.get("address"), str):
+                raise ValueError(f"additional_output_paths: expected an address, or {{address: ..., options}}: {path}")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Training:
@@ -259,6 +268,7 @@ class Config(Section):
 
 
 WITHOUT_EFFECT = {
+    "training": ("additional_output_paths",),
     "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
     "private": ("pipeline", "ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
 }

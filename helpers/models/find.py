@@ -99,18 +99,22 @@ def _say(words: str) -> None:
     print(words)
 
 
-def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> int:
-    """How many tokens the chat template makes of a whole conversation.
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, asks: bool = False) -> str:
+    """What the chat template makes of messages; where it `asks`, the beginning of an answer stands at its end.
 
     Raises:
-        DataError: the template refuses it, for example for its system message.
+        DataError: the template refuses them, for example for a system message.
     """
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"The model's chat template refuses a conversation of {roles[:200]}: {error}.") from None
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> int:
+    """How many tokens a whole conversation has. Raises DataError where the template refuses it."""
+    return len(tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"])
 
 
 def _made(folder: Path, make: Callable[[Path], None]) -> Path:

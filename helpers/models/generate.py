@@ -9,6 +9,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from helpers.models.find import chat_text
+
 ROUND = 16
 """Tokens after which answers that have ended leave their batch."""
 
@@ -46,7 +48,7 @@ def generate_answers(
     Returns:
         One answer for each conversation, in their order.
     """
-    texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations]
+    texts = [chat_text(tokenizer, conversation, asks=True) for conversation in conversations]
     order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))
     answers: dict[int, Generated] = {}
     stops = stop_tokens(model, tokenizer)

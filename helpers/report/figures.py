@@ -1,7 +1,7 @@
 """The report's figures, in one style that is safe for colour-blind readers (Okabe and Ito's palette).
 
-Each function draws from the dictionary in `results.json` alone and returns a figure, which a notebook shows
-and the report embeds. Ink and grid colours are stand-ins there: the page swaps them for those of its theme.
+Each function draws what it is given, for the report the dictionary in `results.json`, and returns a figure, which a
+notebook shows and the report embeds. Ink and grid colours are stand-ins there: the page swaps them for its theme's.
 """
 
 import io
@@ -213,6 +213,26 @@ def _draw_cosines(axes: Axes, similarity: Mapping[str, Sequence[float]]) -> None
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.grid(axis="x", visible=False)
     axes.set_title("Cosines of right and wrong answers")
+
+
+@_styled
+def draw_lengths(lengths: Sequence[int], longest: int) -> Figure:
+    """How many conversations have how many tokens, beside the longest length that training allows."""
+    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    axes.hist(lengths, bins=40, color=RIGHT, rwidth=0.9)
+    axes.axvline(longest, color=WRONG, linewidth=1.5)
+    place = axes.get_xaxis_transform()
+    axes.text(longest, 0.98, " longest allowed ", color=WRONG, ha="right", va="top", transform=place)
+    axes.set(xlabel="tokens of a conversation", ylabel="conversations")
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as a file of pixels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144)
+    return buffer.getvalue()
 
 
 def to_svg(figure: Figure, prefix: str) -> str:

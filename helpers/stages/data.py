@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from helpers.data.glossary.entries import Entry
     from helpers.data.table.examples import Row
     from helpers.endpoint.chat import ChatEndpoint
+
+
+CARD = ("card.json", "card.md", "lengths.png")
 
 
 def glossary_entries(run: Run) -> list[Entry]:
@@ -88,7 +92,7 @@ def prepare(run: Run) -> dict[str, Any]:
     if not conversations_path.exists():
         return read_card(run)
     outputs = [folder / f"{name}.jsonl" for name in ("train", "validation", "test", "rejected")]
-    outputs += [folder / "card.json", folder / "card.md", replay_path]
+    outputs += [folder / name for name in (*CARD, "tokenised")] + [replay_path]
     if run.finished("prepare", [conversations_path]):
         return read_card(run)
     entries = glossary_entries(run)
@@ -108,7 +112,7 @@ def prepare(run: Run) -> dict[str, Any]:
         counts = card.make_card(entries, conversations, train, validation, test) | overlap
         write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
         parts = {"train": train, "validation": validation, "test": test}
-        _write_dataset(folder, parts, counts, card.card_text(counts))
+        _write_dataset(run, parts, counts, card.card_text(counts))
     return counts
 
 
@@ -129,7 +133,7 @@ def _prepare_table(run: Run) -> dict[str, Any]:
     load_dotenv(PROJECT_ROOT / ".env")  # credentials of an address or of the hub
     config, folder = run.config, run.path / "dataset"
     replay_path, inputs = folder / "general_answers.jsonl", [config.table] if config.table else []
-    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "card.json", "card.md")]
+    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "tokenised", *CARD)]
     if run.finished("prepare", inputs):
         return read_card(run)
     with run.stage("prepare", inputs, [*outputs, replay_path]):
@@ -150,16 +154,32 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         told = card.make_card(
             source.named(config.data.source), len(rows), left_out, parts, near_duplicates=found.alike,
             across=found.across, rejected=rejected,
-            longest=max(tokens(each.messages) for of in parts.values() for each in of),
         )  # fmt: skip
-        _write_dataset(folder, parts, told, card.card_text(told))
+        _write_dataset(run, parts, told, card.card_text(told))
     return told
 
 
-def _write_dataset(folder: Path, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
+def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
+    """Write each part as messages and as tokens, the card, and a picture of the lengths."""
+    from datasets import DatasetDict
+
+    from helpers.models.find import load_tokenizer
+    from helpers.report.figures import draw_lengths, to_png
+    from helpers.training.tokens import tokenise
+
+    folder, tokenizer = run.path / "dataset", load_tokenizer(run.config.base_model)
     for name, examples in parts.items():
         write_examples(folder / f"{name}.jsonl", examples)
-    write_atomic(folder / "card.md", text)
+    tokens = DatasetDict({name: tokenise(examples, tokenizer) for name, examples in parts.items()})
+    shutil.rmtree(folder / "tokenised", ignore_errors=True)
+    tokens.save_to_disk(folder / "tokenised")
+    lengths = sorted(len(ids) for of in tokens.values() for ids in of["input_ids"])
+    write_atomic(folder / "lengths.png", to_png(draw_lengths(lengths, run.config.training.max_length_tokens)))
+    told = (
+        "`tokenised/` holds the same conversations as tokens, for `datasets.load_from_disk`. Half of them have at most "
+        f"{lengths[len(lengths) // 2]} tokens, the longest {lengths[-1]}; `lengths.png` shows all."
+    )
+    write_atomic(folder / "card.md", f"{text}\n{told}\n")
     write_json(folder / "card.json", card)  # last: its presence says that the dataset is whole
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dotenv import load_dotenv
+
+from helpers.config import PROJECT_ROOT
 from helpers.data.example import Example, Message, read_examples
 from helpers.errors import RunError
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
@@ -27,8 +30,10 @@ def fine_tune(
     Returns:
         Adapter name to its summary; see `helpers.training.sft.train_adapter`.
     """
+    from helpers.training.copies import copy_model
     from helpers.training.sft import Recipe, train_adapter
 
+    load_dotenv(PROJECT_ROOT / ".env")  # credentials of addresses and of what reports are sent to
     config, settings = run.config, run.config.training
     dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
@@ -52,6 +57,7 @@ def fine_tune(
                     )
                     train, validation = map(read_examples, inputs)
                     train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
+            copy_model(folder, settings.additional_output_paths)
             summaries[name] = read_json(folder / "training.json")
     return summaries
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from helpers.data.example import Example
@@ -13,20 +16,25 @@ from helpers.errors import TrainingError
 from helpers.models.generate import stop_tokens
 from helpers.models.losses import IGNORED
 
+LOOKED_AT = 32
+"""Conversations whose labels are read back as text: one template wrote them all."""
+
 
 def audit(
     trainer: Any,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Example],
+    examples: Sequence[Example],
+    rows: Dataset,
     *,
     max_length_tokens: int,
 ) -> dict[str, Any]:
-    """Check data, mask, stop token and gradients of a trainer that has not begun.
+    """Check data, labels, stop token and gradients of a trainer that has not begun.
 
     Args:
         trainer: an `SFTTrainer`, its adapters in place.
         tokenizer: what the model will be served with.
-        records: the training records, in the order of the trainer's dataset.
+        examples: what is learnt.
+        rows: the same as tokens; see `helpers.training.tokens.tokenise`.
         max_length_tokens: longest conversation allowed.
 
     Returns:
@@ -35,69 +43,75 @@ def audit(
     Raises:
         TrainingError: naming the first fault found.
     """
-    rows = trainer.train_dataset
-    lengths = [len(row["input_ids"]) for row in rows]
-    too_long = [r.id for r, length in zip(records, lengths, strict=True) if length > max_length_tokens]
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    too_long = [each.id for each, length in zip(examples, lengths, strict=True) if length > max_length_tokens]
     if too_long:
         raise TrainingError(
             f"{len(too_long)} conversation(s) are longer than max_length_tokens = {max_length_tokens} (longest "
             f"{max(lengths)}): {', '.join(too_long[:5])}. Raise it, or shorten them; none is cut in silence."
         )
-    check_serving_tokens(rows, tokenizer, records)
-    labels = check_mask(trainer, tokenizer, records)
-    flowing = check_gradients(trainer)
+    check_labels(rows, examples, tokenizer, stop_tokens(trainer.model, tokenizer))
+    learnt = check_batches(trainer, rows)
+    adapters, flowing = check_gradients(trainer)
     return {
         "longest_tokens": max(lengths),
-        "learnt_tokens": int((labels != IGNORED).sum()),
-        "masked_tokens": int((labels == IGNORED).sum()),
-        "adapter_tensors": flowing[0],
-        "gradient_tensors": flowing[1],
+        "learnt_tokens": learnt,
+        "masked_tokens": sum(lengths) - learnt,
+        "adapter_tensors": adapters,
+        "gradient_tensors": flowing,
     }
 
 
-def check_serving_tokens(rows: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example]) -> None:
-    """The prompt's tokens in training equal those that serving will send.
+def check_labels(
+    rows: Dataset, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, stops: set[int]
+) -> None:
+    """The labels are the answer and its stop token, and not the question.
 
     Raises:
-        TrainingError: they differ; a model tuned on one template answers badly under another.
+        TrainingError: the prompt carries loss, the answer carries none, or the stop token is not learnt.
     """
-    for row, record in zip(rows, records[:32], strict=False):
-        text = tokenizer.apply_chat_template(list(record.prompt), add_generation_prompt=True, tokenize=False)
-        served = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if list(row["input_ids"][: len(served)]) != list(served):
+    for labels, example in zip(rows["labels"][:LOOKED_AT], examples, strict=False):
+        learnt = _learnt(labels)
+        text = _folded(tokenizer.decode(learnt, skip_special_tokens=True))
+        answer, question = _folded(example.answer), _folded(example.question)
+        if answer not in text:
+            raise TrainingError(f"The labels of {example.id} are wrong: {text!r} in place of {answer!r}.")
+        if question in text and question not in answer:
+            raise TrainingError(f"The labels of {example.id} are wrong: the question itself would be learnt.")
+        if not stops.intersection(learnt):
             raise TrainingError(
-                f"Training and serving tokens differ for {record.id}: the chat template writes another prompt when "
-                "it trains. Use the tokenizer's own template in both places."
+                f"The stop token is not learnt in {example.id}, so the model would never stop: the chat template must "
+                f"end an answer with {tokenizer.eos_token}, or with another token that generation stops at."
             )
 
 
-def check_mask(trainer: Any, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example]) -> torch.Tensor:
-    """The labels of a real batch are exactly the completion, its stop token included.
+def check_batches(trainer: Any, rows: Dataset) -> int:
+    """The trainer learns what `rows` hold, packed or not: nothing was cut, and no label is changed in a batch.
 
     Returns:
-        The labels, int64 of shape (conversations, tokens).
+        Tokens that are learnt.
 
     Raises:
-        TrainingError: the prompt carries loss, the completion carries none, or the stop token is not learnt.
+        TrainingError: the dataset or a batch of it learns other tokens.
     """
-    count = min(8, len(trainer.train_dataset))
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(count)])
-    labels: torch.Tensor = batch["labels"]
-    stops = torch.tensor(sorted(stop_tokens(trainer.model, tokenizer)))
-    for row, record in zip(labels, records, strict=False):
-        learnt = row[row != IGNORED]
-        text = tokenizer.decode(learnt, skip_special_tokens=True)
-        answer = record.answer
-        if answer.strip() not in text:
-            raise TrainingError(f"The mask of {record.id} is wrong: it would learn {text!r}, not {answer!r}.")
-        if record.question in text and record.question not in answer:
-            raise TrainingError(f"The mask of {record.id} is wrong: the question itself would be learnt.")
-        if not torch.isin(learnt, stops).any():
-            raise TrainingError(
-                f"The stop token is not learnt in {record.id}, so the model would never stop. Check that the pad "
-                "token is not masked where it is also the stop token, and that the template ends the answer with it."
-            )
-    return labels
+    wanted, given = (sum(len(_learnt(labels)) for labels in of["labels"]) for of in (rows, trainer.train_dataset))
+    some = trainer.train_dataset.select(range(min(8, len(trainer.train_dataset))))
+    batch = trainer.data_collator(list(some))["labels"].flatten().tolist()
+    if given != wanted or _learnt(batch) != _learnt(chain(*some["labels"])):
+        raise TrainingError(
+            f"The trainer learns {given} tokens, the dataset holds {wanted}, or a batch masks some of them. Look at "
+            "training_arguments, and at the pad token where it is also the stop token."
+        )
+    return wanted
+
+
+def _folded(text: Any) -> str:
+    """Without what tokenizers change: white space, and characters that can be written in several ways."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _learnt(labels: Any) -> list[int]:
+    return [label for label in labels if label != IGNORED]
 
 
 def check_gradients(trainer: Any) -> tuple[int, int]:
@@ -116,7 +130,7 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     model = trainer.model
     count = min(2, len(trainer.train_dataset))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(count)])
-    batch = {name: value.to(model.device) for name, value in batch.items() if name != "completion_mask"}
+    batch = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("No parameter of the adapter is trainable: it was not attached, or is frozen.")
     before = _gradients(trainer, batch)

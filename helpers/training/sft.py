@@ -28,8 +28,10 @@ from helpers.models.find import load_tokenizer
 from helpers.models.load import add_adapter, load_base, save_adapter
 from helpers.models.precision import best_device, compute_dtype
 from helpers.run import measured
+from helpers.training.copies import Copies
 from helpers.training.preflight import audit
 from helpers.training.progress import ProgressBar, Watcher
+from helpers.training.tokens import tokenise
 from helpers.training.trainer import CompletionTrainer
 
 OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}
@@ -96,14 +98,19 @@ def train_adapter(
         tokenizer = load_tokenizer(recipe.base_name)
         base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads)
         model = add_adapter(base, _lora(recipe), recipe.base_name)
-        arguments = _arguments(folder / "checkpoints", recipe, len(train), measured=bool(validation))
+        rows = tokenise(train, tokenizer)
+        arguments = _arguments(folder / "checkpoints", recipe, rows, measured=bool(validation))
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
-            train_dataset=_dataset(train),
-            eval_dataset=_dataset(validation) if validation else None,
+            train_dataset=rows,
+            eval_dataset=tokenise(validation, tokenizer) if validation else None,
             processing_class=tokenizer,
-            callbacks=[ProgressBar(folder.name), *([Watcher(watch)] if watch else [])],
+            callbacks=[
+                ProgressBar(folder.name),
+                Copies(folder, recipe.settings.additional_output_paths),
+                *([Watcher(watch)] if watch else []),
+            ],
         )
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
@@ -112,7 +119,7 @@ def train_adapter(
         trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, max_length_tokens=recipe.settings.max_length_tokens)
+            findings = audit(trainer, tokenizer, train, rows, max_length_tokens=recipe.settings.max_length_tokens)
             set_seed(recipe.seed)  # the audit has drawn random numbers
             checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
             tokens_before = _tokens_seen(checkpoint)
@@ -166,12 +173,15 @@ def _lora(recipe: Recipe) -> LoraConfig:
         raise TrainingError(f"lora_arguments: {error}. See peft.LoraConfig for what is allowed.") from None
 
 
-def _arguments(folder: Path, recipe: Recipe, conversations: int, *, measured: bool) -> SFTConfig:
+def _arguments(folder: Path, recipe: Recipe, rows: Dataset, *, measured: bool) -> SFTConfig:
     settings, further = recipe.settings, recipe.training_arguments
     own = sorted(OWN_ARGUMENTS & further.keys())
     if own:
         raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
-    steps = max(1, round(settings.epochs * -(-conversations // settings.batch_size)))
+    count = len(rows)
+    if settings.packing:  # about as many rows as it will make
+        count = -(-sum(map(len, rows["input_ids"])) // settings.max_length_tokens)
+    steps = max(1, round(settings.epochs * -(-count // settings.batch_size)))
     if int(further.get("max_steps") or -1) > 0:
         steps = int(further["max_steps"])
     arguments: dict[str, Any] = {
@@ -198,18 +208,13 @@ def _arguments(folder: Path, recipe: Recipe, conversations: int, *, measured: bo
     } | further
     try:
         return SFTConfig(
-            output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, max_length=None, packing=False,
-            completion_only_loss=True, **arguments,
+            output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, packing=settings.packing,
+            max_length=settings.max_length_tokens if settings.packing else None, **arguments,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise TrainingError(
             f"training_arguments: {error}. See transformers.TrainingArguments for what is allowed."
         ) from None
-
-
-def _dataset(examples: Sequence[Example]) -> Dataset:
-    rows = (example.row() for example in examples)
-    return Dataset.from_list([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows])
 
 
 def _save(

@@ -119,8 +119,8 @@ def test_a_sheet_is_chosen(tmp_path: Path) -> None:
 
 
 def test_an_address_without_its_package() -> None:
-    with pytest.raises(DataError, match=r"s3://bucket/faq\.csv cannot be read \(.*install"):
-        read_table(data(source="s3://bucket/faq.csv"))
+    with pytest.raises(DataError, match=r"gs://bucket/faq\.csv cannot be read \(.*install"):
+        read_table(data(source="gs://bucket/faq.csv"))
 
 
 @pytest.mark.parametrize(

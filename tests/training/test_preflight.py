@@ -11,7 +11,9 @@ from helpers.data.example import Example, asked
 from helpers.errors import TrainingError
 from helpers.models.find import PLAIN_CHATML, load_tokenizer
 from helpers.models.load import load_base
-from helpers.training.preflight import IGNORED, audit
+from helpers.models.losses import IGNORED
+from helpers.training.preflight import audit
+from helpers.training.tokens import tokenise
 
 EXAMPLES = [Example(f"r{n}", "any", asked(f"What does X{n} mean?"), f"X{n} stands for Board {n}.") for n in range(4)]
 
@@ -21,24 +23,45 @@ def tokenizer(tiny: str) -> PreTrainedTokenizerBase:
     return load_tokenizer("tiny-random")
 
 
-def make(tokenizer: PreTrainedTokenizerBase, folder: Any, quantisation: str = "none", **arguments: Any) -> SFTTrainer:
+def make(
+    tokenizer: PreTrainedTokenizerBase, folder: Any, quantisation: str = "none", rows: Dataset | None = None
+) -> SFTTrainer:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(load_base("tiny-random", quantisation=quantisation), lora)
-    settings = {"completion_only_loss": True, "use_cpu": True, "bf16": True, "report_to": "none"} | arguments
-    rows = Dataset.from_list([{key: e.row()[key] for key in ("prompt", "completion")} for e in EXAMPLES])
-    config = SFTConfig(output_dir=str(folder), max_length=None, gradient_checkpointing=False, **settings)
-    return SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    config = SFTConfig(
+        output_dir=str(folder), max_length=None, gradient_checkpointing=False, use_cpu=True, bf16=True, report_to="none"
+    )  # fmt: skip
+    learnt = tokenise(EXAMPLES, tokenizer) if rows is None else rows
+    return SFTTrainer(model=model, args=config, train_dataset=learnt, processing_class=tokenizer)
+
+
+def checked(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, rows: Dataset | None = None) -> dict[str, Any]:
+    learnt = tokenise(EXAMPLES, tokenizer) if rows is None else rows
+    return audit(trainer, tokenizer, EXAMPLES, learnt, max_length_tokens=99)
 
 
 def test_a_sound_trainer_passes(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
-    found = audit(make(tokenizer, tmp_path), tokenizer, EXAMPLES, max_length_tokens=99)
+    found = checked(make(tokenizer, tmp_path), tokenizer)
     assert found["adapter_tensors"] == found["gradient_tensors"] == 28
     assert 0 < found["learnt_tokens"] < found["masked_tokens"] + found["learnt_tokens"]
 
 
 def test_a_prompt_in_the_loss_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
+    rows = tokenise(EXAMPLES, tokenizer)
+    rows = rows.remove_columns("labels").add_column("labels", list(rows["input_ids"]))
     with pytest.raises(TrainingError, match="question itself would be learnt"):
-        audit(make(tokenizer, tmp_path, completion_only_loss=False), tokenizer, EXAMPLES, max_length_tokens=99)
+        checked(make(tokenizer, tmp_path, rows=rows), tokenizer, rows)
+
+
+def test_a_template_that_does_not_end_answers_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
+    tokenizer.chat_template = PLAIN_CHATML.replace("<|im_end|>", "")
+    with pytest.raises(TrainingError, match="stop token is not learnt"):
+        checked(make(tokenizer, tmp_path), tokenizer)
+
+
+def test_an_example_that_the_trainer_leaves_out_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
+    with pytest.raises(TrainingError, match=r"learns \d+ tokens, the dataset holds"):
+        checked(make(tokenizer, tmp_path, rows=tokenise(EXAMPLES[1:], tokenizer)), tokenizer)
 
 
 def test_a_masked_stop_token_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
@@ -51,16 +74,14 @@ def test_a_masked_stop_token_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_p
         return batch
 
     trainer.data_collator = mask_pads
-    with pytest.raises(TrainingError, match="stop token is not learnt"):
-        audit(trainer, tokenizer, EXAMPLES, max_length_tokens=99)
+    with pytest.raises(TrainingError, match="pad token where it is also the stop token"):
+        checked(trainer, tokenizer)
 
 
-def test_another_template_in_serving_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
-    trainer = make(tokenizer, tmp_path)
-    serving = load_tokenizer("tiny-random")
-    serving.chat_template = "<|im_start|>system\nBe kind.<|im_end|>\n" + PLAIN_CHATML
+def test_another_template_in_asking_is_caught(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{% if add_generation_prompt %}Be kind. {% endif %}" + PLAIN_CHATML
     with pytest.raises(TrainingError, match="tokens differ"):
-        audit(trainer, serving, EXAMPLES, max_length_tokens=99)
+        tokenise(EXAMPLES, tokenizer)
 
 
 def test_a_frozen_adapter_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
@@ -68,7 +89,7 @@ def test_a_frozen_adapter_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path
     for parameter in trainer.model.parameters():
         parameter.requires_grad = False
     with pytest.raises(TrainingError, match="trainable"):
-        audit(trainer, tokenizer, EXAMPLES, max_length_tokens=99)
+        checked(trainer, tokenizer)
 
 
 def test_a_layer_cut_off_from_the_loss_is_caught(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
@@ -82,4 +103,4 @@ def test_a_layer_cut_off_from_the_loss_is_caught(tokenizer: PreTrainedTokenizerB
 
     layer.forward = detached
     with pytest.raises(TrainingError, match="No gradient flows"):
-        audit(trainer, tokenizer, EXAMPLES, max_length_tokens=99)
+        checked(trainer, tokenizer)

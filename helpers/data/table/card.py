@@ -34,7 +34,6 @@ def make_card(
     *,
     near_duplicates: int,
     across: int,
-    longest: int,
     rejected: Mapping[str, int],
 ) -> dict[str, Any]:
     """Count rows read, left out and kept, and check that the sums agree.
@@ -46,7 +45,6 @@ def make_card(
         splits: split name to examples, general knowledge included.
         near_duplicates: rows that belong with another.
         across: test rows, given as such, that belong with training rows.
-        longest: tokens of the longest conversation.
         rejected: why rewordings were refused, and how often.
     """
     kept = sum(example.bucket == BUCKET for examples in splits.values() for example in examples)
@@ -60,7 +58,6 @@ def make_card(
         **{name: dict(Counter(example.bucket for example in examples)) for name, examples in splits.items()},
         "near_duplicates": near_duplicates,
         "across_given_splits": across,
-        "longest_tokens": longest,
         "rejected_rewordings": dict(rejected),
         "buckets": BUCKETS,
     }
@@ -74,9 +71,9 @@ def card_text(card: Mapping[str, Any]) -> str:
     lines = [
         "# Dataset card",
         "",
-        f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. The longest conversation has "
-        f"{card['longest_tokens']} tokens. {card['near_duplicates']} rows belong to a group or have a question nearly "
-        f"equal to another's; such rows are on one side of the split{but}.",
+        f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. {card['near_duplicates']} rows "
+        "belong to a group or have a question nearly equal to another's; such rows are on one side of the split"
+        f"{but}.",
         "",
         "| split | rows of the table | reworded | general knowledge |",
         "|---|---|---|---|",

@@ -15,6 +15,7 @@ from helpers.config import Data
 from helpers.data.csv_text import SEPARATORS, csv_rows, decode
 from helpers.errors import DataError
 from helpers.files import Record
+from helpers.storage import fetch
 
 SPLIT = "#split"
 """Column that says which split a row came from, where the source has several."""
@@ -61,7 +62,7 @@ def _read_file(address: str, data: Data) -> list[Record]:
     form = ALIASES.get(form, form)
     if form not in FORMATS:
         raise DataError(f"data.source: {name} has no ending that is known; expected one of {', '.join(FORMATS)}.")
-    content = _fetch(address, data.storage_options)
+    content = fetch(address, data.storage_options)
     try:
         if form == "parquet":
             import pyarrow.parquet
@@ -87,23 +88,6 @@ def _read_file(address: str, data: Data) -> list[Record]:
             raise DataError(f"{name}: a quotation mark is not closed, or not doubled inside of a cell.") from None
         return _rows_of(name, header, cells)
     return _json_rows(text, name)
-
-
-def _fetch(address: str, options: Mapping[str, Any]) -> bytes:
-    import fsspec
-
-    try:
-        with fsspec.open(address, "rb", **options) as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        reason = "there is no such file"
-    except ImportError as error:
-        reason = f"{error}: install that package"
-    except Exception as error:  # each file system has its own kinds; options may be secret and are not shown
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        if "credential" in str(error).lower() or isinstance(error, PermissionError):
-            reason += " Give credentials by the environment or .env (for S3 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-    raise DataError(f"data.source: {address.partition('?')[0]} cannot be read ({reason}).")
 
 
 def _first_line(error: BaseException) -> str:

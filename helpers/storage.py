@@ -1,0 +1,76 @@
+"""Files at an fsspec address, such as s3://bucket/folder: read, and copied to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import DataError
+
+
+def fetch(address: str, options: Mapping[str, Any]) -> bytes:
+    """The content of a file.
+
+    Args:
+        address: a path, or an address of fsspec.
+        options: what its file system takes, such as `endpoint_url`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(address, "rb", **options) as file:
+            return bytes(file.read())
+    except Exception as error:  # each file system has its own kinds
+        raise DataError(f"{_without_query(address)} cannot be read ({_reason(error)}).") from None
+
+
+def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
+    """Make the folder at an address hold the same files as a folder here; others that lie there are deleted.
+
+    Args:
+        folder: what is copied; files in a state of being written, whose names begin with a dot, are not.
+        address: of the copy; missing folders are made, a missing bucket is not.
+        options: as in `fetch`.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.core import url_to_fs
+
+    try:
+        system, root = url_to_fs(address, **options)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        targets = {f"{root}/{path.relative_to(folder).as_posix()}": path for path in files}
+        for target, path in targets.items():
+            if not isinstance(system, AsyncFileSystem):  # object stores have no folders: a bucket would be made
+                system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(path), target)
+        system.invalidate_cache()
+        for other in {*system.find(root)} - {*targets}:
+            system.rm_file(other)
+    except Exception as error:
+        raise DataError(f"{_without_query(address)} cannot be written ({_reason(error)}).") from None
+
+
+def _without_query(address: str) -> str:
+    return address.partition("?")[0]
+
+
+def _reason(error: Exception) -> str:
+    """Why, in a line; options may be secret and are not shown."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file or bucket"
+    if isinstance(error, ImportError):
+        return f"{error}: install that package"
+    told = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    if "credential" in str(error).lower() or isinstance(error, PermissionError):
+        told = (
+            told.rstrip(".")
+            + "; give credentials by the environment or .env (for S3 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+    return told

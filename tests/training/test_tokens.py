@@ -1,0 +1,81 @@
+"""Conversations as tokens: the same as TRL's, whole, and packed without seeing each other."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from test_families import save_family
+from test_sft import SETTINGS
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from helpers.config import Lora
+from helpers.data.example import Example, asked
+from helpers.files import read_jsonl
+from helpers.models.find import load_tokenizer
+from helpers.models.losses import IGNORED, row_losses
+from helpers.training.sft import Recipe, train_adapter
+from helpers.training.tokens import tokenise
+
+TURNS = (*asked("Où est le café ?"), {"role": "assistant", "content": "À gauche."}, *asked("Et la mairie ?"))
+EXAMPLES = [
+    Example("1", "any", asked("Où est le café 1 ?"), "À gauche 1."),
+    Example("2", "any", TURNS, " À droite,  \n tout droit. "),
+    *(Example(f"n{n}", "any", asked(f"Où est le café {n} ?"), "À gauche, " * n + "là.") for n in range(3, 9)),
+]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "gpt2", "normalises"])
+def test_tokens_are_those_that_trl_makes(family: str, tmp_path: Path) -> None:
+    base = save_family(tmp_path / "base", family)
+    tokenizer = load_tokenizer(base)
+    ours = tokenise(EXAMPLES, tokenizer)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base),
+        args=SFTConfig(output_dir=str(tmp_path), max_length=None, use_cpu=True, report_to="none", bf16=False),
+        train_dataset=Dataset.from_list([{key: e.row()[key] for key in ("prompt", "completion")} for e in EXAMPLES]),
+        processing_class=tokenizer,
+    )
+    theirs = trainer.train_dataset
+    assert list(ours["input_ids"]) == list(theirs["input_ids"])
+    assert list(ours["labels"]) == list(theirs["labels"])
+    for row in ours:
+        assert row["attention_mask"] == [1] * len(row["input_ids"])
+        assert tokenizer(row["full_text"], add_special_tokens=False)["input_ids"] == row["input_ids"]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "phi3"])
+def test_packed_neighbours_do_not_see_each_other(family: str, tmp_path: Path) -> None:
+    base = save_family(tmp_path / "base", family)
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(EXAMPLES, tokenizer)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    together: dict[str, Any] = {name: [*chain(*rows[name])] for name in ("input_ids", "labels")}
+    together["seq_lengths"] = lengths
+    packed = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([together])
+    alone = DataCollatorForLanguageModeling(pad_token_id=0)([*rows])
+    with torch.no_grad():
+        apart, one = row_losses(model, alone), row_losses(model, packed)
+        changed = {**packed, "input_ids": packed["input_ids"].clone()}
+        changed["input_ids"][0, : lengths[0]] = 7  # other words in the first conversation
+        changed["labels"] = packed["labels"].clone()
+        changed["labels"][0, : lengths[0]] = IGNORED
+        others = row_losses(model, changed)
+    assert one.item() == pytest.approx(apart.sum().item(), rel=1e-5)
+    assert others.item() == pytest.approx(apart[1:].sum().item(), rel=1e-5)
+
+
+def test_a_packed_training_learns_every_token(tiny: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"packing": True, "max_length_tokens": 96, "batch_size": 2, "epochs": 6})
+    recipe = Recipe("tiny-random", "none", Lora(rank=4, alpha=8, dropout=0.0, target_modules="all-linear"), settings, 0)
+    found = train_adapter(tmp_path / "run" / "models" / "a", recipe, train=EXAMPLES, validation=EXAMPLES[:2])
+    rows = tokenise(EXAMPLES, load_tokenizer("tiny-random"))
+    assert found["audit"]["learnt_tokens"] == sum(label != IGNORED for labels in rows["labels"] for label in labels)
+    assert found["steps"] < 6 * len(EXAMPLES) / 2  # several conversations in a row
+    log = read_jsonl(tmp_path / "run" / "models" / "a" / "training_log.jsonl")
+    assert found["train_loss"] < next(row["loss"] for row in log if "loss" in row) - 0.5
