@@ -215,7 +215,8 @@ def _sentence_model() -> Check:
 
 
 def _endpoint(config: Config) -> Check:
-    from helpers.endpoint.chat import ChatEndpoint, resolve_endpoint
+    from helpers.endpoint.chat import ChatEndpoint
+    from helpers.server import resolve_endpoint
 
     settings = config.endpoint
     try:

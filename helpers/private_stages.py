@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dotenv import load_dotenv
 from filelock import FileLock, Timeout
 
-from helpers.config import PROJECT_ROOT
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline
 from helpers.data.holders.pseudonyms import read_key
@@ -50,7 +48,6 @@ def join(run: Run) -> dict[str, Any]:
 
     Returns the card of the join: counts, reasons and measurements, without any record.
     """
-    load_dotenv(PROJECT_ROOT / ".env")  # the key, and for models of the hub a token
     pipeline, folder = pipeline_of(run), run.path / "private"
     outputs = [folder / f"{name}.jsonl" for name in SPLITS] + [folder / "canaries.jsonl", folder / "card.json"]
     if not pipeline.fictitious:

@@ -1,10 +1,10 @@
-"""One piece of work for each of many items, side by side, each result kept as soon as it is there."""
+"""Work on many items side by side, each result kept as soon as it is there."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,55 +13,62 @@ from tqdm import tqdm
 from helpers.files import JsonLines, Record, read_jsonl
 
 Item = TypeVar("Item")
+Done = Mapping[Hashable, Record]
 
 
 def resumable_map(
     items: Sequence[Item],
-    work: Callable[[Item], Record],
+    work: Callable[[Item, Done], Iterable[Record]],
     *,
     path: Path,
-    key_of_item: Callable[[Item], Hashable],
-    key_of_result: Callable[[Record], Hashable],
+    keys: Callable[[Item], Sequence[Hashable]],
+    key: Callable[[Record], Hashable],
     parallel: int,
     title: str,
     keep: Callable[[Record], bool] = lambda _: True,
 ) -> list[Record]:
-    """Do `work` for every item whose result is not in `path` yet; a killed call goes on where it stopped.
+    """Do `work` for every item that misses a result in `path`; a killed call goes on where it stopped.
 
     Args:
         items: what is worked on.
-        work: called in threads; where it raises, no further item begins, and those under way are kept.
-        path: JSON lines of results; one is appended for each finished item.
-        key_of_item: what a result is found by; two items of one key share a result.
-        key_of_result: the same of a result.
+        work: called in threads with an item and all results so far; gives the results that the item misses, one after
+            the other. Where it raises, none is asked for any more; those under way are kept.
+        path: JSON lines of results, one appended as soon as it is given.
+        keys: what the results of an item are found by; items of one key share its result.
+        key: the same of a result.
         parallel: items under way at once, 1 or more.
         title: of the progress bar.
-        keep: whether a result of an earlier call counts; else its item is worked on again.
+        keep: whether a result of an earlier call counts.
 
     Returns:
-        A result for each item, in their order.
+        The results of each item, in the order of items and their keys.
     """
-    done = {key_of_result(row): row for row in (read_jsonl(path) if path.exists() else []) if keep(row)}
-    left = list({key_of_item(item): item for item in items if key_of_item(item) not in done}.values())
+    done = {key(row): row for row in (read_jsonl(path) if path.exists() else []) if keep(row)}
+    wanted = {each: item for item in reversed(items) for each in keys(item)}
+    left = [item for item in items if any(each not in done and wanted[each] is item for each in keys(item))]
     lock, stop = threading.Lock(), threading.Event()
     with (
         JsonLines(path) as file,
-        tqdm(total=len(left), desc=title, disable=not left) as bar,
+        tqdm(total=len(wanted), initial=len(done.keys() & wanted.keys()), desc=title, disable=not left) as bar,
         ThreadPoolExecutor(max_workers=parallel) as pool,
     ):
 
         def finish(item: Item) -> None:
-            if stop.is_set():
-                return
-            try:
-                row = work(item)
-            except BaseException:
-                stop.set()
-                raise
-            with lock:
-                file.append(row)
-                done[key_of_result(row)] = row
-                bar.update()
+            rows = iter(work(item, done))
+            while not stop.is_set():
+                row = next(rows, None)
+                if row is None:
+                    return
+                with lock:
+                    file.append(row)
+                    done[key(row)] = row
+                    bar.update()
 
-        list(pool.map(finish, left))
-    return [done[key_of_item(item)] for item in items]
+        futures = [pool.submit(finish, item) for item in left]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:  # Ctrl-C too
+            stop.set()
+            raise
+    return [done[each] for item in items for each in keys(item)]

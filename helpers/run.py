@@ -6,6 +6,7 @@ killed run goes on where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -14,22 +15,28 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from dotenv import load_dotenv
 from filelock import BaseFileLock, FileLock
 
 from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.config_layers import OWN_KEYS
-from helpers.errors import RunError
+from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
+from helpers.server import Server, resolve_endpoint
 from helpers.threads import wait_politely
 
+KEY = ("inputs", "code")
+"""Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
+HELPERS = Path(__file__).parent
 PRIVATE_MANIFEST = Path("private", "manifest.json")
 TRACKED = (
     "torch",
@@ -58,10 +65,15 @@ class Run:
         """What is known of the run: versions, seed, code revision and one record for each finished stage."""
         return dict(json.loads((self.path / "manifest.json").read_text(encoding="utf-8")))
 
-    def finished(self, stage: str, inputs: Sequence[Path] = ()) -> bool:
-        """Whether the stage ended, on these same inputs, and its outputs are still what it wrote."""
+    def server(self) -> Server:
+        """The chat server that the configuration and the environment name. Raises ConfigError where they contradict."""
+        settings = self.config.endpoint
+        return resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
+
+    def finished(self, stage: str, inputs: Sequence[Path] = (), code: Sequence[str] = ()) -> bool:
+        """Whether the stage ended, with these same inputs and code, and its outputs are still what it wrote."""
         record = {**self.manifest["stages"], **self._private_stages}.get(stage)
-        if record is None or record["inputs"] != self._hashes(inputs):
+        if record is None or {key: record.get(key) for key in KEY} != self._key(inputs, code):
             return False
         return all(
             (self.path / name).exists() and sha256(self.path / name) == digest
@@ -70,18 +82,36 @@ class Run:
 
     @contextmanager
     def stage(
-        self, name: str, inputs: Sequence[Path] = (), outputs: Sequence[Path] = (), *, private: bool = False
+        self,
+        name: str,
+        inputs: Sequence[Path] = (),
+        outputs: Sequence[Path] = (),
+        *,
+        code: Sequence[str] = (),
+        private: bool = False,
     ) -> Iterator[None]:
         """Measure a stage and write it into the manifest once its outputs are there.
+
+        What it had written from other inputs, or by other code, is removed first: it goes on with its own alone.
+
+        Args:
+            name: of the stage.
+            inputs: files and folders that decide its outputs.
+            outputs: what it writes.
+            code: modules and packages of `helpers` that decide them too, such as `models`.
+            private: the record stays in private/.
 
         The record of a stage that reads or writes private/, or is `private`, stays there too: digests and times tell
         of who is in it.
         """
-        before = self._hashes(inputs)
+        key = self._key(inputs, code)
+        private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
+        if not private:
+            self._begin(name, key, outputs)
         with measured() as cost:
             yield
-        record = {**cost, "inputs": before, "outputs": self._hashes(outputs)}
-        if private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs)):
+        record = {**cost, **key, "outputs": self._hashes(outputs)}
+        if private:
             (self.path / "private").mkdir(mode=0o700, exist_ok=True)
             with self._alone():
                 write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
@@ -89,6 +119,21 @@ class Run:
         with self._alone():
             manifest = self.manifest
             manifest["stages"][name] = record
+            del manifest["begun"][name]
+            write_json(self.path / "manifest.json", manifest)
+
+    def _key(self, inputs: Sequence[Path], code: Sequence[str]) -> dict[str, Any]:
+        return {"inputs": self._hashes(inputs), "code": {name: _code_digest(name) for name in code}}
+
+    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path]) -> None:
+        """Enter what a stage begins with, and remove what it wrote when it began with something else."""
+        with self._alone():
+            manifest = self.manifest
+            before = manifest.setdefault("begun", {}).get(name) or manifest["stages"].get(name)
+            if before and {of: before.get(of) for of in KEY} != key:
+                for path in outputs:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            manifest["begun"][name] = key
             write_json(self.path / "manifest.json", manifest)
 
     def _alone(self) -> BaseFileLock:
@@ -150,8 +195,8 @@ def open_run(
 
     Args:
         conf: a profile or the path of one; see `helpers.config.load_config`.
-        run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration and glossary
-            go on in the same folder.
+        run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat
+            server go on in the same folder.
         overrides: dotted keys to values.
 
     Raises:
@@ -159,13 +204,14 @@ def open_run(
         RunError: the folder belongs to another configuration, or cannot be written.
     """
     wait_politely()  # before a stage loads torch
+    load_dotenv(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
     config = load_config(conf, overrides)
-    path = PROJECT_ROOT / "runs" / f"{config.profile}-{config.fingerprint()}" if run is None else Path(run)
+    path = _usual_folder(config) if run is None else Path(run)
     path = path if path.is_absolute() else PROJECT_ROOT / path
     path = path.resolve()
     opened = Run(path, config)
     resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
-    made = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} if path.is_dir() else set()
     if {"config.yaml", "manifest.json"} < made:  # something was made with that configuration
         _refuse_other(path, config)
     else:
@@ -176,6 +222,16 @@ def open_run(
     return opened
 
 
+def _usual_folder(config: Config) -> Path:
+    name = config.fingerprint()
+    with suppress(ConfigError):  # told by the stage that asks it
+        server = Run(Path(), config).server()
+        if server.base_url is not None:
+            asked = f"{name} {server.name(server.model or '')}"
+            name = hashlib.sha256(asked.encode()).hexdigest()[: len(name)]
+    return PROJECT_ROOT / "runs" / f"{config.profile}-{name}"
+
+
 def reopen_run(folder: Path) -> Run:
     """Open an existing run folder with the configuration that it was made with.
 
@@ -184,6 +240,7 @@ def reopen_run(folder: Path) -> Run:
     """
     if not (folder / "config.yaml").exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
+    load_dotenv(PROJECT_ROOT / ".env")
     return Run(folder, Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
 
 
@@ -230,8 +287,17 @@ def _new_manifest(path: Path, config: Config) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: _version(name) for name in TRACKED},
         "from_example_data": [],
+        "begun": {},
         "stages": {},
     }
+
+
+@cache
+def _code_digest(name: str) -> str:
+    """Twelve hex digits of a module or package of `helpers`."""
+    path = HELPERS / name
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _version(package: str) -> str | None:

@@ -49,8 +49,7 @@ from helpers.run import Run, open_run  # noqa: E402
 @pytest.fixture(autouse=True)
 def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep stages from reading the developer's .env into this process."""
-    for module in ("helpers.stages.data", "helpers.stages.models", "helpers.private_stages"):
-        monkeypatch.setattr(f"{module}.load_dotenv", lambda *_: False)
+    monkeypatch.setattr("helpers.run.load_dotenv", lambda *_: False)
 
 
 @pytest.fixture(scope="session")

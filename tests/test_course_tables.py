@@ -77,6 +77,38 @@ def test_rewordings_go_into_training_and_test(tmp_path: Path, capsys: pytest.Cap
         assert row["expected"] == [row["completion"][0]["content"]]
 
 
+def test_a_changed_writer_or_judge_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    rows = [{"acronym": name, "definition": f"{name} of the town"} for name in ("ABC", "DEF", "GHI")]
+    (tmp_path / "words.json").write_text(json.dumps(rows), "utf-8")
+    more = ["--conf", "smoke", "--run", str(run), "--glossary", str(tmp_path / "words.json")]
+    few = ["--set", "training.adapters={}", "--set", "score.judge_items=4"]
+
+    def through(*stages: str) -> None:
+        assert all(main([stage, *more, *few]) == 0 for stage in stages)
+
+    with Talker() as first, Talker() as second:
+        monkeypatch.setenv("OPENAI_BASE_URL", first.base_url)
+        through("create", "create", "prepare", "answer", "score", "score")
+        asked = len(first.requests)
+        name = f"scripted-model at {first.base_url}"
+        assert json.loads((run / "dataset" / "card.json").read_text("utf-8"))["writers"] == [name]
+        assert name in (run / "dataset" / "card.md").read_text("utf-8")
+        monkeypatch.setenv("OPENAI_BASE_URL", second.base_url)
+        message = refused(capsys, ["create", *more, *few])
+        assert f"was made by {name}" in message and second.base_url in message
+        assert not second.requests and read_jsonl(run / "dataset" / "conversations.jsonl")
+        through("score", "report")
+        assert f"judged by {name}" in capsys.readouterr().out
+        assert len(second.requests) > 4 and len(first.requests) == asked
+    results = json.loads((run / "results.json").read_text("utf-8"))
+    assert results["run"]["judge"] == f"scripted-model at {second.base_url}"
+    page = (run / "report.html").read_text("utf-8")
+    assert page.count(second.base_url) == 2 and first.base_url in page
+
+
 def test_a_glossary_given_as_a_table_is_taken_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "words.json"
     path.write_text('[{"acronym": "A", "definition": "b"}, {"acronym": "A", "definition": "c"}]')

@@ -183,7 +183,6 @@ def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
-    monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
     own = make_real(pipeline(tmp_path), Ed25519PrivateKey.generate())
     run = opened(tmp_path, own, **{"private.patients_a_step": 50, "private.steps": 2})
     with pytest.raises(RunError, match=r"no model 'non_private' among private.*declare fictitious"):
@@ -266,7 +265,6 @@ def test_without_a_key_records_that_are_not_fictitious_stay_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PSEUDONYM_KEY", raising=False)
-    monkeypatch.setattr(private_stages, "load_dotenv", lambda *_: False)
     with pytest.raises(Exception, match="PSEUDONYM_KEY is not set"):
         join(opened(tmp_path, pipeline(tmp_path, REAL)))
 

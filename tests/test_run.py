@@ -10,8 +10,10 @@ import pytest
 from fixture_types import GlossaryFile, SmokeRun
 
 from helpers import run as run_module
+from helpers.config import load_config
 from helpers.errors import RunError
-from helpers.run import open_run
+from helpers.files import write_atomic
+from helpers.run import _usual_folder, open_run
 
 ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
 
@@ -71,6 +73,40 @@ def test_finished_follows_inputs_and_outputs(smoke_run: SmokeRun, tmp_path: Path
     assert run.finished("copy", [source])
     source.write_text("2")
     assert not run.finished("copy", [source])
+
+
+def test_a_stage_goes_on_with_its_own_outputs_only(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    run = smoke_run()
+    source, target = tmp_path / "in.txt", run.path / "out" / "part.txt"
+
+    def killed(code: tuple[str, ...] = ("models",)) -> bool:
+        """Whether what an earlier, killed call had written was still there."""
+        with pytest.raises(KeyboardInterrupt), run.stage("copy", [source], [target.parent], code=code):
+            found = target.exists()
+            write_atomic(target, "half")
+            raise KeyboardInterrupt
+        return found
+
+    source.write_text("1")
+    assert [killed(), killed()] == [False, True]
+    source.write_text("2")
+    assert [killed(), killed()] == [False, True]
+    assert [killed(("models", "training")), killed(("models", "training"))] == [False, True]
+    with run.stage("copy", [source], [target.parent], code=("models",)):
+        write_atomic(target, "whole")
+    assert run.finished("copy", [source], ("models",)) and not run.finished("copy", [source], ("training",))
+    source.write_text("3")
+    assert killed() is False
+
+
+def test_another_chat_server_has_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("smoke")
+    folders = [_usual_folder(config).name]
+    for model in ("m", "n"):
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://user:word@host:1/v1")
+        monkeypatch.setenv("OPENAI_MODEL", model)
+        folders.append(_usual_folder(config).name)
+    assert len({*folders}) == 3 and folders[0] == f"smoke-{config.fingerprint()}"
 
 
 def test_a_stage_that_fails_is_not_finished(smoke_run: SmokeRun) -> None:

@@ -23,8 +23,9 @@ from pydantic import SecretStr
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.endpoint.failures import Failures, RequestRejected
 from helpers.endpoint.json_reply import find_object, is_only_object
-from helpers.endpoint.settings import Provider, resolve_endpoint
 from helpers.errors import ConfigError, UnreadableReply
+from helpers.installed import embedded_gguf
+from helpers.server import Provider, Server, resolve_endpoint
 
 if TYPE_CHECKING:
     import httpx2
@@ -87,6 +88,7 @@ class ChatEndpoint:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
         self.base_url = base_url.rstrip("/")
         self.model = model
+        self.name = Server(base_url, model, api_key).name(model or "its first model")
         self.max_wait_s = max_wait_s
         self.parallel_requests = parallel_requests
         self._failures = Failures(self.base_url, key, timeout_s, max_attempts, max_wait_s)
@@ -281,12 +283,15 @@ def open_endpoint(
         EndpointError: the endpoint cannot be used.
         ModelError: the embedded model is not installed.
     """
-    url, model, key = resolve_endpoint(provider, base_url, model, os.environ if env is None else env)
+    server = resolve_endpoint(provider, base_url, model, os.environ if env is None else env)
+    url, model, key = server
     with ExitStack() as stack:
         if url is None:
             gguf, model = Path(model).expanduser() if model else None, None
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
             url = stack.enter_context(embedded_server(gguf, 2 * parallel_requests, context_tokens_each))
+            server = server._replace(model=str(gguf or embedded_gguf()))
         endpoint = ChatEndpoint(url, model, key, timeout_s, max_attempts, max_wait_s, parallel_requests)
-        endpoint.check()
+        offered = endpoint.check()
+        endpoint.name = server.name(server.model or offered)
         yield endpoint

@@ -64,22 +64,21 @@ def choose_items(items: Sequence[Example], max_items: int, seed: int) -> list[st
 
 
 def judge_answers(
-    items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, parallel: int, seed: int
+    items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, seed: int
 ) -> list[dict[str, Any]]:
     """Have a model judge answers, and keep each verdict as soon as it is there.
 
-    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer has
-    changed, or the judge's reply could not be read.
+    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer or the
+    judge has changed, or the judge's reply could not be read.
 
     Args:
         items: `{"id", "question", "reference", "answer"}` each.
         endpoint: the judge; asked at temperature 0.
         path: JSON Lines file of verdicts; one line is appended for each finished item.
-        parallel: requests under way at once, 1 or more.
         seed: for servers that honour it.
 
     Returns:
-        `{"id", "answer", "verdict", "reason"}` for each item, in their order; `verdict` is `correct`,
+        `{"id", "answer", "judge", "verdict", "reason"}` for each item, in their order; `verdict` is `correct`,
         `incorrect`, or None where the judge's reply could not be read, which the reason explains.
 
     Raises:
@@ -88,13 +87,13 @@ def judge_answers(
     """
     return resumable_map(
         items,
-        lambda item: _judge_one(item, endpoint, seed),
+        lambda item, _: [_judge_one(item, endpoint, seed)],
         path=path,
-        key_of_item=lambda item: (item["id"], item["answer"]),
-        key_of_result=lambda row: (row["id"], row["answer"]),
-        parallel=parallel,
+        keys=lambda item: [(item["id"], item["answer"])],
+        key=lambda row: (row["id"], row["answer"]),
+        parallel=endpoint.parallel_requests,
         title=f"judge {path.stem}",
-        keep=lambda row: row["verdict"] is not None,
+        keep=lambda row: row["verdict"] is not None and row.get("judge") == endpoint.name,
     )
 
 
@@ -104,13 +103,9 @@ def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> 
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
     except UnreadableReply as error:
-        return {"id": item["id"], "answer": item["answer"], "verdict": None, "reason": str(error)}
-    return {
-        "id": item["id"],
-        "answer": item["answer"],
-        "verdict": reply["verdict"],
-        "reason": reply["reason"],
-    }
+        reply = {"verdict": None, "reason": str(error)}
+    told = {"id": item["id"], "answer": item["answer"], "judge": endpoint.name}
+    return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}
 
 
 def summarise_judge(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

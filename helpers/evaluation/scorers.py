@@ -66,7 +66,6 @@ def judge_sample(
     *,
     count: int,
     folder: Path,
-    parallel: int,
     seed: int,
 ) -> dict[str, list[Record]]:
     """Let the endpoint's model judge the same sample of test items for every model.
@@ -77,7 +76,6 @@ def judge_sample(
         endpoint: an open chat endpoint.
         count: items of the sample.
         folder: verdicts are kept here as they come, so that a killed judge goes on.
-        parallel: requests under way at once.
         seed: of the sample.
 
     Returns:
@@ -93,5 +91,5 @@ def judge_sample(
             for i in items
             if i.id in chosen and i.id in answers
         ]
-        verdicts[name] = judge_answers(to_judge, endpoint, path=folder / f"{name}.jsonl", parallel=parallel, seed=seed)
+        verdicts[name] = judge_answers(to_judge, endpoint, path=folder / f"{name}.jsonl", seed=seed)
     return verdicts

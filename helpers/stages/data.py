@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -11,11 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dotenv import load_dotenv
-
-from helpers.config import PROJECT_ROOT
 from helpers.data.example import Example, write_examples
-from helpers.errors import ConfigError
+from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 from helpers.stages.notebooks import PREPARE
@@ -26,6 +22,8 @@ if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
 
+PREPARES = ("data/example", "data/glossary", "data/table", "models/generate", "training/tokens")
+"""Code that decides what is made of conversations or rows."""
 CARD = ("card.json", "card.md", "lengths.png")
 
 
@@ -46,34 +44,40 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
     from helpers.endpoint.chat import open_endpoint
 
-    load_dotenv(PROJECT_ROOT / ".env")
     with open_endpoint(**run.config.endpoint.model_dump()) as endpoint:
         yield endpoint
+
+
+def refuse_other_server(run: Run, path: Path, by: str) -> None:
+    """Raise RunError where rows of `path` were made by another server than the one that is configured now.
+
+    Args:
+        run: its configuration and the environment say which that is.
+        path: JSON lines, which may be missing.
+        by: the column that names the server, such as `writer`.
+    """
+    names = {str(row.get(by) or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
+    server = run.server() if names else None
+    if server and (others := [name for name in names if not server.is_called(name)]):
+        raise RunError(
+            f"{path} was made by {others[0]}; configured now, in .env for instance, is "
+            f"{server.name(server.model or 'a model')}. Choose another RUN folder, configure the former again, or "
+            f"delete {path.name}."
+        )
 
 
 def create(run: Run) -> list[Record]:
     """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
     from helpers.data.glossary.writer import write_conversations
 
-    settings, path = run.config.dataset, run.path / "dataset" / "conversations.jsonl"
-    inputs = [run.config.glossary]
+    config, path = run.config, run.path / "dataset" / "conversations.jsonl"
+    refuse_other_server(run, path, "writer")
+    inputs = [config.glossary]
     if run.finished("create", inputs):
         return read_jsonl(path)
     entries = glossary_entries(run)
     with run.stage("create", inputs, [path]), chat_endpoint(run) as endpoint:
-        conversations = write_conversations(
-            entries,
-            endpoint,
-            path=path,
-            wanted={
-                "forward": (settings.forward_by_model, settings.forward_by_bank),
-                "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
-            },
-            attempts=settings.attempts,
-            temperature=settings.temperature,
-            seed=run.config.seed,
-            parallel=run.config.endpoint.parallel_requests,
-        )
+        conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
         write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return conversations
 
@@ -93,11 +97,11 @@ def prepare(run: Run) -> dict[str, Any]:
         return read_card(run)
     outputs = [folder / f"{name}.jsonl" for name in ("train", "validation", "test", "rejected")]
     outputs += [folder / name for name in (*CARD, "tokenised")] + [replay_path]
-    if run.finished("prepare", [conversations_path]):
+    if run.finished("prepare", [conversations_path], PREPARES):
         return read_card(run)
     entries = glossary_entries(run)
     conversations = read_jsonl(conversations_path)
-    with run.stage("prepare", [conversations_path], outputs):
+    with run.stage("prepare", [conversations_path], outputs, code=PREPARES):
         general = _rehearsed(run, settings.general_train, replay_path)
         test = splits.test_records(
             entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
@@ -130,13 +134,12 @@ def _prepare_table(run: Run) -> dict[str, Any]:
     from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
 
-    load_dotenv(PROJECT_ROOT / ".env")  # credentials of an address or of the hub
     config, folder = run.config, run.path / "dataset"
     replay_path, inputs = folder / "general_answers.jsonl", [config.table] if config.table else []
     outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "tokenised", *CARD)]
-    if run.finished("prepare", inputs):
+    if run.finished("prepare", inputs, PREPARES):
         return read_card(run)
-    with run.stage("prepare", inputs, [*outputs, replay_path]):
+    with run.stage("prepare", inputs, [*outputs, replay_path], code=PREPARES):
         tokenizer = load_tokenizer(config.base_model)
         tokens = partial(chat_tokens, tokenizer)
         limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
@@ -186,22 +189,25 @@ def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, An
 def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Other wordings of training questions, for training and for the test, where they are wanted."""
     from helpers.data.table.rewording import reword, reworded_examples
-    from helpers.endpoint.settings import resolve_endpoint
 
-    config, settings = run.config, run.config.data
+    config, settings, path = run.config, run.config.data, run.path / "dataset" / "rewordings.jsonl"
     if not settings.rewordings:
         return [], [], {}
-    server, *_ = resolve_endpoint(config.endpoint.provider, config.endpoint.base_url, config.endpoint.model, os.environ)
-    if server is None:
+    if run.server().base_url is None:
         raise ConfigError(
             "data.rewordings needs a larger language model than the embedded one, whose wordings often ask something "
             "else. Put the address of a server into .env (00-set_up/env.example), or set data.rewordings to 0."
         )
+    refuse_other_server(run, path, "writer")
     with chat_endpoint(run) as endpoint:
         wordings, rejected = reword(
-            rows, endpoint, path=run.path / "dataset" / "rewordings.jsonl", wanted=settings.rewordings,
-            temperature=config.dataset.temperature, seed=config.seed, parallel=config.endpoint.parallel_requests,
-        )  # fmt: skip
+            rows,
+            endpoint,
+            path=path,
+            wanted=settings.rewordings,
+            temperature=config.dataset.temperature,
+            seed=config.seed,
+        )
     learnt, test = reworded_examples(rows, wordings, tested=settings.tested_rewordings, seed=config.seed)
     return learnt, test, rejected
 

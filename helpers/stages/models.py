@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dotenv import load_dotenv
-
-from helpers.config import PROJECT_ROOT
 from helpers.data.example import Example, Message, read_examples
 from helpers.errors import RunError
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
 from helpers.stages.data import glossary_entries
 from helpers.stages.notebooks import PREPARE, TRAIN
+
+FITS = ("training", "models")
+ANSWERS = ("evaluation/answers", "models")
+"""Code that decides what a stage makes."""
 
 
 def fine_tune(
@@ -33,7 +34,6 @@ def fine_tune(
     from helpers.training.copies import copy_model
     from helpers.training.sft import Recipe, train_adapter
 
-    load_dotenv(PROJECT_ROOT / ".env")  # credentials of addresses and of what reports are sent to
     config, settings = run.config, run.config.training
     dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
@@ -43,8 +43,8 @@ def fine_tune(
     for name, quantisation in settings.adapters.items():
         folder = run.path / "models" / name
         if only in (None, name):
-            if not run.finished(f"fine_tune {name}", inputs):
-                with run.stage(f"fine_tune {name}", inputs, [folder]):
+            if not run.finished(f"fine_tune {name}", inputs, FITS):
+                with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS):
                     recipe = Recipe(
                         config.base_model,
                         quantisation,
@@ -78,7 +78,7 @@ def answer(run: Run) -> dict[str, Path]:
     models = ["base", "in_context", *trained]
     paths = {name: run.path / "predictions" / f"{name}.jsonl" for name in models}
     inputs = {name: [dataset / "test.jsonl", *([folders[name]] if name in trained else [])] for name in models}
-    todo = [name for name in models if not run.finished(f"answer {name}", inputs[name])]
+    todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
     plain = plain_messages(test)
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: config.training.adapters.get(name, "none") for name in todo}
@@ -135,7 +135,7 @@ def _answer_with(
     done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
     left = [position for position, item in enumerate(test) if item.id not in done]
     settings = run.config.answer
-    with run.stage(f"answer {name}", inputs, [path]):
+    with run.stage(f"answer {name}", inputs, [path], code=ANSWERS):
         with JsonLines(path) as file:
 
             def keep(positions: list[int], answers: list[Generated]) -> None:

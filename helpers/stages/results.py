@@ -14,6 +14,8 @@ from helpers.run import Run, flat
 from helpers.stages.data import chat_endpoint, read_card
 from helpers.stages.notebooks import ANSWER, PREPARE, SCORE
 
+SCORES = ("evaluation",)
+"""Code that decides scores."""
 OF_FILES = ("glossary", "data.source")
 """Keys of the configuration that are words of their own in the command of a run."""
 
@@ -29,31 +31,47 @@ def score(run: Run) -> dict[str, Any]:
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
     inputs = [folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
     path = run.path / "scores" / "results.json"
-    if run.finished("score", inputs):
+    same = not settings.judge_items or _same_judge(run, path)
+    if same and run.finished("score", inputs, SCORES):
         return gather_results(run)
     scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
-    with run.stage("score", inputs, [path, *scores.values()]):
+    with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
         metrics, quality = load_metrics(
             settings.static_model, settings.sentence_model, settings.cross_encoder, train=folder / "train.jsonl",
             cross_encoder_folder=run.path / "models" / "cross_encoder", seed=run.config.seed,
         )  # fmt: skip
         answers = {name: predictions / f"{name}.jsonl" for name in order}
         verdicts: dict[str, list[Record]] = {name: [] for name in order}
+        identity = _identity(run)
         if settings.judge_items:
             with chat_endpoint(run) as endpoint:
+                identity["judge"] = endpoint.name
                 verdicts = judge_sample(
-                    folder / "test.jsonl", answers, endpoint, count=settings.judge_items, folder=run.path / "judge",
-                    parallel=run.config.endpoint.parallel_requests, seed=run.config.seed,
-                )  # fmt: skip
+                    folder / "test.jsonl",
+                    answers,
+                    endpoint,
+                    count=settings.judge_items,
+                    folder=run.path / "judge",
+                    seed=run.config.seed,
+                )
         for name in order:
             rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
             write_jsonl(scores[name], rows)
         gathered = results.collect_results(
             folder / "test.jsonl", predictions, run.path / "scores", {name: _cost(run, name) for name in order},
-            run=_identity(run), dataset=read_card(run), training=_training(run), cross_encoder=quality,
+            run=identity, dataset=read_card(run), training=_training(run), cross_encoder=quality,
         )  # fmt: skip
         write_json(path, gathered)
     return gather_results(run)
+
+
+def _same_judge(run: Run, scored: Path) -> bool:
+    """Whether the server that is configured gave the verdicts; says so where another did."""
+    judge = read_json(scored)["run"].get("judge") if scored.exists() else None
+    if judge is None or run.server().is_called(judge):
+        return True
+    print(f"The answers were judged by {judge}; another judge is configured now, and reads them anew.")
+    return False
 
 
 def gather_results(run: Run) -> dict[str, Any]:

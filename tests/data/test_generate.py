@@ -11,6 +11,7 @@ import pytest
 from scripted_server import Response, ScriptedServer, completion, failure
 from talker import Talker, reply
 
+from helpers.config import load_config
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry, load_bank, skeleton
 from helpers.data.glossary.writer import write_conversations
@@ -23,13 +24,33 @@ ENTRIES = [
     Entry("XY (law)", "XY", "Xenial Yard", field="law", ambiguous=True),
     Entry("XY (health)", "XY", "Xylem Yield", field="health", ambiguous=True),
 ]
-WANTED = {"forward": (3, 2), "reverse": (2, 1)}
+SETTINGS = load_config("smoke").dataset.model_copy(
+    update={
+        "forward_by_model": 3,
+        "forward_by_bank": 2,
+        "reverse_by_model": 2,
+        "reverse_by_bank": 1,
+        "attempts": 2,
+        "temperature": 0.7,
+    }
+)
 
 
-def write(path: Path, url: str, entries: list[Entry] = ENTRIES, **settings: Any) -> list[dict[str, Any]]:
-    options: dict[str, Any] = {"wanted": WANTED, "attempts": 2, "temperature": 0.7, "seed": 0, "parallel": 3}
-    endpoint = ChatEndpoint(f"{url}/v1", "scripted-model", timeout_s=5, max_attempts=1, max_wait_s=1)
-    return write_conversations(entries, endpoint, path=path, **(options | settings))
+NOTHING = {"forward_by_model": 0, "forward_by_bank": 0, "reverse_by_model": 0, "reverse_by_bank": 0}
+
+
+def without_writer(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two servers have two addresses."""
+    return [{**record, "writer": ""} for record in records]
+
+
+def write(
+    path: Path, url: str, entries: list[Entry] = ENTRIES, parallel: int = 3, seed: int = 0, **settings: Any
+) -> list[dict[str, Any]]:
+    endpoint = ChatEndpoint(
+        f"{url}/v1", "scripted-model", timeout_s=5, max_attempts=1, max_wait_s=1, parallel_requests=parallel
+    )
+    return write_conversations(entries, endpoint, SETTINGS.model_copy(update=settings), path=path, seed=seed)
 
 
 def test_every_slot_is_filled_in_order(talker: Talker, tmp_path: Path) -> None:
@@ -44,6 +65,8 @@ def test_every_slot_is_filled_in_order(talker: Talker, tmp_path: Path) -> None:
         assert len(set(questions)) == 8
         assert all(entry.field in question for question in questions)
     assert sorted(read_jsonl(tmp_path / "c.jsonl"), key=str) == sorted(records, key=str)
+    named = f"scripted-model at {talker.url}/v1"
+    assert all(record["writer"] == (named if record["origin"] == "model" else "") for record in records)
 
 
 def test_questions_have_room_for_long_names_and_for_question_marks(tmp_path: Path) -> None:
@@ -98,12 +121,12 @@ def test_a_failing_endpoint_keeps_what_was_written_and_is_not_asked_again(talker
     assert len(read_jsonl(path)) == 5 + 2  # all of the first entry, two of the second; a pair needs two requests
     path.write_bytes(kept + b'{"id": "forward/XY')  # as a kill leaves it
     talker.fail_from, asked = None, len(talker.requests)
-    records = write(path, talker.url)
+    records = without_writer(write(path, talker.url))
     assert path.read_bytes().startswith(kept)
     assert len(talker.requests) - asked == 2 * (15 - 5)
     with Talker() as fresh:
-        assert write(tmp_path / "whole.jsonl", fresh.url) == records
-        assert write(tmp_path / "whole.jsonl", fresh.url) == records
+        assert without_writer(write(tmp_path / "whole.jsonl", fresh.url)) == records
+        assert without_writer(write(tmp_path / "whole.jsonl", fresh.url)) == records
         assert len(fresh.requests) == 2 * 15
 
 
@@ -117,12 +140,13 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path) -> None:
     results = []
     for parallel in (1, 2, 3):
         with ScriptedServer(script) as server:
-            results.append(json.dumps(write(tmp_path / f"{parallel}.jsonl", server.url, parallel=parallel)))
+            records = write(tmp_path / f"{parallel}.jsonl", server.url, parallel=parallel)
+        results.append(json.dumps(without_writer(records)))
     assert len(set(results)) == 1
 
 
 def test_a_bank_that_runs_out_starts_over(tmp_path: Path) -> None:
-    records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], wanted={"reverse": (0, 200)})
+    records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], **{**NOTHING, "reverse_by_bank": 200})
     assert len(records) == 200
     assert all(record["question"] and record["answer"] for record in records)
 
@@ -130,7 +154,7 @@ def test_a_bank_that_runs_out_starts_over(tmp_path: Path) -> None:
 def test_half_of_the_banks_questions_have_an_opening_and_none_comes_twice(tmp_path: Path) -> None:
     bank = load_bank()
     count = len(bank.forward_train)
-    records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], wanted={"forward": (0, count)})
+    records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], **{**NOTHING, "forward_by_bank": count})
     opened = [r for r in records if r["question"].startswith(tuple(bank.openings))]
     assert 0.35 * count < len(opened) < 0.65 * count
     asked = [skeleton(re.sub("|".join(map(re.escape, bank.openings)), "", r["question"]), ENTRIES[0]) for r in records]

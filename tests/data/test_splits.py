@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from fixture_types import GlossaryFile
 
+from helpers.config import load_config
 from helpers.data.example import Example, asked, read_examples, write_examples
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.phrasings import fill_entry, load_bank
 from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
 from helpers.data.glossary.writer import write_conversations
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import RunError
 
 test_records.__test__ = False  # type: ignore[attr-defined]  # the name of a function, not of a test
@@ -34,11 +36,14 @@ GLOSSARIES: dict[str, list[dict[str, str]]] = {
 }  # fmt: skip
 
 
+BY_BANK = load_config("smoke").dataset.model_copy(
+    update={"forward_by_model": 0, "forward_by_bank": 12, "reverse_by_model": 0, "reverse_by_bank": 6}
+)
+
+
 def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
-    conversations = write_conversations(
-        entries, None, path=path, wanted={"forward": (0, 12), "reverse": (0, 6)},  # type: ignore[arg-type]
-        attempts=1, temperature=0, seed=seed, parallel=2,
-    )  # fmt: skip
+    nobody = ChatEndpoint("http://127.0.0.1:9/v1")  # the bank words everything
+    conversations = write_conversations(entries, nobody, BY_BANK, path=path, seed=seed)
     test = test_records(entries, BANK, new_phrasings=3, reverse=2, unknown=10, general=5, seed=seed)
     avoid = {item.subject for item in test if item.bucket == "unknown"}
     train, validation = training_records(

@@ -24,8 +24,8 @@ def verdict(number: int, path: str, body: dict[str, Any]) -> Response:
 
 
 def judge(items: list[dict[str, str]], server: ScriptedServer, path: Path, parallel: int = 2) -> list[dict[str, Any]]:
-    endpoint = ChatEndpoint(f"{server.url}/v1", "scripted-model", max_attempts=1)
-    return judge_answers(items, endpoint, path=path, parallel=parallel, seed=0)
+    endpoint = ChatEndpoint(f"{server.url}/v1", "scripted-model", max_attempts=1, parallel_requests=parallel)
+    return judge_answers(items, endpoint, path=path, seed=0)
 
 
 def test_verdicts_follow_the_order_of_items(tmp_path: Path) -> None:
@@ -51,6 +51,10 @@ def test_resume_asks_only_what_is_open(tmp_path: Path) -> None:
         assert len([json.loads(line) for line in path.read_text("utf-8").splitlines()]) == 3
         changed = judge([item(0, "wrong")], server, path)
     assert changed[0]["verdict"] == "incorrect"
+    with ScriptedServer(verdict) as other:  # another judge's verdicts are not mixed with these
+        again = judge([item(0), item(1)], other, path)
+        assert len(other.requests) == 2
+    assert {row["judge"] for row in again} == {f"scripted-model at {other.url}/v1"}
 
 
 def test_chatty_preamble_is_read_and_nonsense_is_unscored(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def make_card(
             name: dict(Counter(example.bucket for example in examples))
             for name, examples in (("train", train), ("validation", validation), ("test", test))
         },
+        "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "train_by_origin": dict(Counter(example.origin for example in train)),
         "buckets": BUCKETS,
         "per_entry": per_entry,
@@ -90,7 +91,8 @@ def card_text(card: dict[str, Any]) -> str:
         "# Dataset card",
         "",
         f"{card['entries']} glossary entries. {card['asked']} conversations were asked for: {card['kept']} kept "
-        f"({card['kept_model']} worded by the model, {card['kept_bank']} by the phrasing bank), "
+        f"({card['kept_model']} worded by {' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the "
+        "phrasing bank), "
         f"{card['rejected']} rejected.",
         "",
         f"| split | {' | '.join(buckets)} |",

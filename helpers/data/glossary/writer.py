@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from helpers.config import Dataset
 from helpers.data.glossary.checks import check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry, load_bank
-from helpers.files import JsonLines, Record, read_jsonl
+from helpers.files import Record
+from helpers.resumable import Done, resumable_map
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -63,16 +62,17 @@ ANSWER = "You answer questions about acronyms with what is given."
 ANSWERED = {"forward": load_bank().forward_answers[0], "reverse": load_bank().reverse_answers[0]}
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """Where one conversation goes; the model words it, or else the phrasing bank."""
+
+    id: str
+    kind: str
+    by_model: bool
+
+
 def write_conversations(
-    entries: list[Entry],
-    endpoint: ChatEndpoint,
-    *,
-    path: Path,
-    wanted: dict[str, tuple[int, int]],
-    attempts: int,
-    temperature: float,
-    seed: int,
-    parallel: int,
+    entries: list[Entry], endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int
 ) -> list[Record]:
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
@@ -83,13 +83,11 @@ def write_conversations(
     Args:
         entries: the glossary.
         endpoint: an open chat endpoint.
-        path: JSON lines `{"id", "entry", "kind", "origin", "question", "answer", "rejected": [{"question",
-            "answer", "reason"}]}`.
-        wanted: kind (`forward`, `reverse`) to (conversations by the model, conversations by the bank).
-        attempts: tries of one slot, 1 or more.
-        temperature: of the questions; answers use less than half of it.
+        settings: the section `dataset`: conversations of each kind, attempts, and the temperature of questions;
+            answers use less than half of it.
+        path: JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
+            "answer", "reason"}]}`; `writer` is empty where the bank filled in.
         seed: of scenes, sampling and the bank's order.
-        parallel: entries under way at once.
 
     Returns:
         One record a slot, in the order of the glossary.
@@ -97,91 +95,80 @@ def write_conversations(
     Raises:
         EndpointError: the endpoint failed; what was written before stays in `path`.
     """
-    done: dict[str, Record] = {record["id"]: record for record in read_jsonl(path)} if path.exists() else {}
-    slots = {entry.id: list(_slots(entry, wanted)) for entry in entries}
-    total = sum(len(of_entry) for of_entry in slots.values())
-    lock, stop = threading.Lock(), threading.Event()
-    with (
-        JsonLines(path) as file,
-        tqdm(total=total, initial=sum(i in done for s in slots.values() for i, *_ in s), desc="conversations") as bar,
-    ):
+    wanted = {
+        "forward": (settings.forward_by_model, settings.forward_by_bank),
+        "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
+    }
+    slots = {
+        (entry.id, kind): [_Slot(f"{kind}/{entry.id}/{n:03d}", kind, n < by_model) for n in range(by_model + by_bank)]
+        for kind, (by_model, by_bank) in wanted.items()  # so a server reads the examples of a kind once
+        for entry in entries
+    }
+    by_id = {entry.id: entry for entry in entries}
 
-        def write_entry(entry: Entry, of_kind: str) -> None:
-            asked: set[str] = set()
-            bank = _bank_order(of_kind, entry, seed)
-            for identity, kind, origin in slots[entry.id]:
-                if kind != of_kind:
-                    continue
-                if stop.is_set():
-                    return
-                record = done.get(identity)
-                if record is None:
-                    record = _write(identity, kind, origin, entry, endpoint, asked, attempts, temperature, seed)
-                    if record["question"] is None:
-                        _from_bank(record, kind, entry, bank, asked, seed)
-                    with lock:
-                        file.append(record)
-                        bar.update()
-                done[identity] = record
-                asked.add(_key(record["question"]))
+    def write(of: tuple[str, str], done: Done) -> Iterator[Record]:
+        entry, kind = by_id[of[0]], of[1]
+        asked: set[str] = set()
+        bank = _bank_order(kind, entry, seed)
+        for slot in slots[of]:
+            record = done.get(slot.id)
+            if record is None:
+                record = _write(slot, entry, endpoint, asked, settings, seed)
+                if record["question"] is None:
+                    _from_bank(record, kind, entry, bank, asked, seed)
+                yield record
+            asked.add(_key(record["question"]))
 
-        for kind in wanted:  # one kind after the other, so that the server reads each set of examples once
-            with ThreadPoolExecutor(parallel) as pool:
-                futures = [pool.submit(write_entry, entry, kind) for entry in entries]
-                try:
-                    for future in as_completed(futures):
-                        future.result()
-                except BaseException:
-                    stop.set()
-                    raise
-    return [done[identity] for entry in entries for identity, *_ in slots[entry.id]]
+    found = resumable_map(
+        [*slots],
+        write,
+        path=path,
+        keys=lambda of: [slot.id for slot in slots[of]],
+        key=lambda record: record["id"],
+        parallel=endpoint.parallel_requests,
+        title="conversations",
+    )
+    places = {entry.id: number for number, entry in enumerate(entries)}
+    return sorted(found, key=lambda record: places[record["entry"]])
 
 
-def _slots(entry: Entry, wanted: dict[str, tuple[int, int]]) -> Iterable[tuple[str, str, str]]:
-    for kind, (by_model, by_bank) in wanted.items():
-        for number in range(by_model + by_bank):
-            origin = "model" if number < by_model else "bank"
-            yield f"{kind}/{entry.id}/{number:03d}", kind, origin
-
-
-def _write(
-    identity: str,
-    kind: str,
-    origin: str,
-    entry: Entry,
-    endpoint: ChatEndpoint,
-    asked: set[str],
-    attempts: int,
-    temperature: float,
-    seed: int,
-) -> Record:
+def _write(slot: _Slot, entry: Entry, endpoint: ChatEndpoint, asked: set[str], settings: Dataset, seed: int) -> Record:
     record: Record = {
-        "id": identity, "entry": entry.id, "kind": kind, "origin": origin,
-        "question": None, "answer": None, "rejected": [],
-    }  # fmt: skip
-    named = _named(kind, entry)
+        "id": slot.id,
+        "entry": entry.id,
+        "kind": slot.kind,
+        "origin": "model" if slot.by_model else "bank",
+        "writer": "",
+        "question": None,
+        "answer": None,
+        "rejected": [],
+    }
+    named = _named(slot.kind, entry)
     room = 40 + len(named) // 2  # tokens; what is asked about must fit, in any script
     stop = ["\n"] if STOP in named else ["\n", STOP]
-    for attempt in range(attempts if origin == "model" else 0):
-        number = _number(seed, identity, attempt)
-        asked_for = endpoint.complete(
-            _question_prompt(kind, entry, number), max_tokens=room, temperature=temperature, seed=number, stop=stop
-        )
+    for attempt in range(settings.attempts if slot.by_model else 0):
+        number = _number(seed, slot.id, attempt)
+        prompt = _question_prompt(slot.kind, entry, number)
+        asked_for = endpoint.complete(prompt, max_tokens=room, temperature=settings.temperature, seed=number, stop=stop)
         question = _tidy(asked_for.text)
         if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
             question += "?"  # the server keeps what it stopped at to itself
-        reason = check_question(kind, question, entry)
+        reason = check_question(slot.kind, question, entry)
         if reason is None and _key(question) in asked:
             reason = "question asked before"
         answer = None
         for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
-            answer = _tidy(endpoint.complete(
-                _answer_prompt(kind, entry, question), max_tokens=40 + len(entry.definition) // 2,
-                temperature=temperature * 0.4, seed=number + retry, stop=["\n"],
-            ).text)  # fmt: skip
-            reason = check_answer(kind, answer, entry)
+            reply = endpoint.complete(
+                _answer_prompt(slot.kind, entry, question),
+                max_tokens=40 + len(entry.definition) // 2,
+                temperature=settings.temperature * 0.4,
+                seed=number + retry,
+                stop=["\n"],
+            )
+            answer = _tidy(reply.text)
+            reason = check_answer(slot.kind, answer, entry)
             if reason is None:
-                return {**record, "question": question, "answer": answer}
+                return {**record, "writer": endpoint.name, "question": question, "answer": answer}
         record["rejected"].append({"question": question, "answer": answer, "reason": reason})
     return record
 

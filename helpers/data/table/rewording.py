@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from rapidfuzz import fuzz, utils
 from helpers.data.example import Example
 from helpers.data.table.examples import Row
 from helpers.files import Record
-from helpers.resumable import resumable_map
+from helpers.resumable import Done, resumable_map
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -45,24 +45,22 @@ def reword(
     wanted: int,
     temperature: float,
     seed: int,
-    parallel: int,
 ) -> tuple[list[list[str]], dict[str, int]]:
     """Other wordings of each row's question, as many as wanted where the model manages.
 
     Args:
         rows: whose question is asked anew.
         endpoint: an open chat endpoint.
-        path: JSON lines `{"question", "wordings", "rejected": [reasons]}`, kept as they come.
+        path: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`, kept as they come.
         wanted: wordings of each question.
         temperature: of the model.
         seed: of sampling.
-        parallel: questions under way at once.
 
     Returns:
         For each row its wordings, and how often a wording was refused for which reason.
     """
 
-    def write(row: Row) -> Record:
+    def write(row: Row, _done: Done) -> Iterator[Record]:
         question, wordings, rejected = row.asked.question, list[str](), list[str]()
         chooser = random.Random(f"{seed}/{question}")
         for _ in range(wanted * ATTEMPTS):
@@ -82,12 +80,17 @@ def reword(
             reason = check_wording(wording, question, row.example.answer, wordings)
             rejected += [reason] if reason else []
             wordings += [] if reason else [wording]
-        return {"question": question, "wordings": wordings, "rejected": rejected}
+        yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
     found = resumable_map(
-        rows, write, path=path, parallel=parallel, title="rewordings",
-        key_of_item=lambda row: row.asked.question, key_of_result=lambda result: result["question"],
-    )  # fmt: skip
+        rows,
+        write,
+        path=path,
+        keys=lambda row: [row.asked.question],
+        key=lambda result: result["question"],
+        parallel=endpoint.parallel_requests,
+        title="rewordings",
+    )
     return [each["wordings"] for each in found], dict(Counter(reason for each in found for reason in each["rejected"]))
 
 

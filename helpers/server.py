@@ -1,7 +1,9 @@
-"""Where the chat endpoint is: its address, model and key, from the configuration and the environment."""
+"""Which chat server is asked: its address, model and key, from the configuration and the environment."""
 
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import PurePath
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -10,9 +12,37 @@ from helpers.errors import ConfigError
 Provider = Literal["auto", "embedded", "openai", "open_webui"]
 
 
-def resolve_endpoint(
-    provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]
-) -> tuple[str | None, str | None, SecretStr | None]:
+class Server(NamedTuple):
+    """A chat server.
+
+    Attributes:
+        base_url: its address; None for the embedded one.
+        model: its model; None for the first one that it offers, or the embedded one's own.
+        api_key: sent as bearer token; None where none is known.
+    """
+
+    base_url: str | None
+    model: str | None
+    api_key: SecretStr | None
+
+    @property
+    def place(self) -> str:
+        """Its address without a user's name or password, or `embedded`."""
+        if self.base_url is None:
+            return "embedded"
+        address = urlsplit(self.base_url)
+        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}"
+
+    def name(self, model: str) -> str:
+        """What files call a model of this server; the embedded one's is a file."""
+        return f"{model if self.base_url else PurePath(model).stem} at {self.place}"
+
+    def is_called(self, name: str) -> bool:
+        """Whether a file's `name` may stand for this server; an unnamed model is any of the server's."""
+        return name == self.name(self.model) if self.model else name.endswith(f" at {self.place}")
+
+
+def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
     """Find the endpoint's address, model and key in the configuration and the environment.
 
     `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
@@ -24,9 +54,6 @@ def resolve_endpoint(
         base_url: configured address, or None.
         model: configured model, or None; for the embedded server the path of a GGUF file.
         env: environment variables; empty ones count as unset.
-
-    Returns:
-        `(base_url, model, api_key)`; `base_url` is None for the embedded server.
 
     Raises:
         ConfigError: an environment variable is missing, or the settings exclude one another.
@@ -44,7 +71,7 @@ def resolve_endpoint(
                 f"endpoint.base_url is {base_url!r}, but endpoint.provider is 'embedded', which has its own "
                 "address; set endpoint.base_url to null, or endpoint.provider to 'openai'."
             )
-        return None, model, None
+        return Server(None, model, None)
     if provider == "openai":
         url, key = base_url or env.get("OPENAI_BASE_URL"), env.get("OPENAI_API_KEY")
         model, missing = model or env.get("OPENAI_MODEL"), None if url else "OPENAI_BASE_URL"
@@ -58,4 +85,4 @@ def resolve_endpoint(
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
         )
-    return url, model, SecretStr(key) if key else None
+    return Server(url, model, SecretStr(key) if key else None)
