@@ -1,8 +1,7 @@
 """One frozen, validated configuration from YAML profiles, overrides and the environment.
 
 `conf/conf.yaml` documents every key. A profile (`smoke`, `cpu`, `gpu` or a path) overrides some of them, and
-`overrides` (dotted keys) come last. Only the doors (`helpers.stages`, `private_stages`,
-`private_training`) read the whole of it; trainings receive sections.
+`overrides` (dotted keys) come last. Only the door (`helpers.stages`) reads the whole of it; trainings receive sections.
 """
 
 from __future__ import annotations

@@ -60,10 +60,10 @@ STAGES = {
     "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
     "score": ("helpers.stages:score", "03: score the answers."),
     "report": ("helpers.stages:report", "03: write report.html."),
-    "join": ("helpers.private_stages:join", "01, private: join the holders' records."),
-    "fine-tune-private": ("helpers.private_stages:fine_tune_private", "02, private: train with differential privacy."),
+    "join": ("helpers.stages.private:join", "01, private: join the holders' records."),
+    "fine-tune-private": ("helpers.stages.private:fine_tune_private", "02, private: train with differential privacy."),
     "audit-privacy": (
-        "helpers.private_stages:audit_privacy",
+        "helpers.stages.private:audit_privacy",
         "03, private: attack the models trained on fictitious records.",
     ),
 }
@@ -103,9 +103,15 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(source), str(target), parameters, cwd=str(source.parent), kernel_name="python3",
-            progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )  # fmt: skip
+            str(source),
+            str(target),
+            parameters,
+            cwd=str(source.parent),
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
     except PapermillExecutionError as error:
         known = {kind.__name__ for kind in _children(HelpersError)}
         message = str(error.evalue)
@@ -195,7 +201,7 @@ def _ask(
 def _begin_ledgers(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
     """02, private: begin the ledgers of holders whose records are not fictitious."""
     opened = _opened(conf, run, _overrides(set))
-    for ledger in pkgutil.resolve_name("helpers.private_training:ledgers_of")(opened, begin=True):
+    for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
 

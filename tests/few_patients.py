@@ -15,9 +15,9 @@ from helpers.config import PROJECT_ROOT
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
-from helpers.private_stages import fine_tune_private, join
-from helpers.private_training import ledgers_of
 from helpers.run import Run, open_run
+from helpers.stages.private import fine_tune_private, join
+from helpers.stages.private_training import ledgers_of
 
 KEY = "0123456789abcdef" * 4
 GRANT = "grant: {epsilon: 60, delta: 1.0e-5}"

@@ -50,6 +50,7 @@ MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+DATED = "{{ '<|im_start|>system\nNow: ' + strftime_now('%d %b %H:%M:%S') + '<|im_end|>\n' }}" + CHATML
 FAMILIES: dict[str, tuple[Any, str | None, str, str]] = {
     # configuration, template, start token, stop token
     "llama": (transformers.LlamaConfig(**SMALL), LLAMA, "<s>", "<|eot|>"),
@@ -66,6 +67,7 @@ FAMILIES: dict[str, tuple[Any, str | None, str, str]] = {
     "no cache": (transformers.LlamaConfig(**SMALL, use_cache=False), CHATML, "<s>", "<|im_end|>"),
     "pad is stop": (transformers.LlamaConfig(**SMALL), CHATML, "<s>", "<|im_end|>"),
     "normalises": (transformers.LlamaConfig(**SMALL), CHATML, "<s>", "<|im_end|>"),
+    "dated": (transformers.LlamaConfig(**SMALL), DATED, "<s>", "<|im_end|>"),
     "samples": (transformers.LlamaConfig(**SMALL), CHATML, "<s>", "<|im_end|>"),
 }  # fmt: skip
 SETTINGS = Training(

@@ -9,14 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from few_patients import GRANT, interrupt, joined, opened, pipeline, spends
 from opacus.accountants import PRVAccountant
 
-from helpers import private_training
 from helpers.errors import LedgerError, ModelError, PrivacyError, RunError
 from helpers.files import read_json, write_json
 from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
-from helpers.private_stages import fine_tune_private
-from helpers.private_training import ledgers_of, pipeline_of
 from helpers.run import Run
+from helpers.stages import private_training
+from helpers.stages.private import fine_tune_private
+from helpers.stages.private_training import ledgers_of, pipeline_of
 
 pytestmark = pytest.mark.usefixtures("one_key")
 
@@ -235,8 +235,8 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
 def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = joined(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("helpers.private_training.MECHANISM", "noise that can be foretold")
-        patch.setattr("helpers.private_training.save_adapter", interrupt)
+        patch.setattr("helpers.stages.private_training.MECHANISM", "noise that can be foretold")
+        patch.setattr("helpers.stages.private_training.save_adapter", interrupt)
         fine_tune_private(run, only="private")
     with pytest.raises(PrivacyError, match="records, settings or code"):
         fine_tune_private(run, only="private")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from helpers.files import read_json
-from helpers.private_stages import audit_privacy, fine_tune_private, told_of
 from helpers.run import open_run
+from helpers.stages.private import audit_privacy, fine_tune_private, told_of
 
 
 @pytest.mark.slow  # two trainings and their audit on the real model

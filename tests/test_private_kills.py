@@ -13,9 +13,9 @@ from few_patients import KEY, holders
 
 from helpers.files import read_json, sha256
 from helpers.privacy.ledger import Ledger
-from helpers.private_stages import fine_tune_private
-from helpers.private_training import ledgers_of
 from helpers.run import Run, open_run
+from helpers.stages.private import fine_tune_private
+from helpers.stages.private_training import ledgers_of
 
 KILLS = 50
 STEPS = 10
@@ -69,7 +69,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     chooser, ledgers_at = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["helpers.private_stages", "helpers.privacy.training", "helpers.data.holders.join"]
+        ["helpers.stages.private", "helpers.privacy.training", "helpers.data.holders.join"]
     )
     alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
     whole = opened(*alone)

@@ -14,15 +14,15 @@ from few_patients import KEY, joined, make_real, opened, pipeline, spends
 from filelock import FileLock
 from pydantic import SecretStr
 
-from helpers import private_stages, private_training
 from helpers.data.holders.pseudonyms import normalise_key, pseudonym
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
 from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.private_stages import audit_privacy, fine_tune_private, join
-from helpers.private_training import ledgers_of, models_to_train, planned
 from helpers.run import Run
+from helpers.stages import private, private_training
+from helpers.stages.private import audit_privacy, fine_tune_private, join
+from helpers.stages.private_training import ledgers_of, models_to_train, planned
 
 pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
@@ -172,7 +172,7 @@ def test_validation_records_are_looked_at_before_anything_is_paid_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = []
-    monkeypatch.setattr(private_stages, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
+    monkeypatch.setattr(private, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
     run = opened(tmp_path)
     join(run)
     folder = run.path / "private"

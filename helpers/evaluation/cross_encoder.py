@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.data.example import read_examples
+from helpers.data.example import Example, read_examples
 from helpers.errors import EvaluationError
 from helpers.evaluation.similarity import model_not_found
 from helpers.installed import minilm_folder
@@ -23,6 +23,8 @@ from helpers.installed import minilm_folder
 _QUALITY = "quality.json"
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _MAX_LENGTH_TOKENS = 2, 16, 2e-4, 96
 _HELD_OUT_SHARE = 0.2
+PAIRS_AN_ENTRY = 20
+"""More would repeat the few wordings that there are."""
 
 
 class Pair(NamedTuple):
@@ -147,17 +149,24 @@ def _scores(pairs: Sequence[Pair], model: Any) -> list[float]:
 def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pair], list[Pair], int]:
     """Build balanced pairs: two right wordings against a wrong one.
 
-    Wrong means another entry's definition under this acronym, another acronym, another entry's answer, or a
-    decline; for an unknown acronym, an invention. These are the mistakes that models make.
+    Wrong means another entry's definition or acronym in the right sentence, another entry's answer, or a decline; for
+    an unknown acronym, an invention. These are the mistakes that models make.
 
     Returns:
-        Pairs to train on, held-out pairs, and the number of held-out entries; no entry is in both.
+        Pairs to train on, `PAIRS_AN_ENTRY` for each entry up to `max_pairs`; held-out pairs; and the number of
+        held-out entries. No entry is in both.
 
     Raises:
         EvaluationError: the conversations hold fewer than three entries.
     """
-    forward, reverse, acronyms, declining = _read(train_path)
-    entries = sorted(acronyms)
+    of: dict[str, defaultdict[str, list[Example]]] = {"forward": defaultdict(list), "reverse": defaultdict(list)}
+    declining = []
+    for example in read_examples(train_path):
+        if example.bucket == "unknown":
+            declining.append(example)
+        elif example.bucket in of and example.expected and example.expected[0] in example.answer:
+            of[example.bucket][example.subject].append(example)
+    entries = sorted(of["forward"])
     if len(entries) < 3:
         raise EvaluationError(
             f"{train_path}: a cross-encoder needs answers about 3 entries or more, found {len(entries)}. "
@@ -167,69 +176,38 @@ def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pai
     rng.shuffle(entries)
     n_held_out = max(1, round(_HELD_OUT_SHARE * len(entries)))
 
+    def falsified(example: Example, other: str) -> str:
+        """An answer with what `other` is expected to say in place of its own."""
+        [own], [theirs] = example.expected, rng.choice(of[example.bucket][other]).expected
+        return example.answer.replace(own, theirs)  # the answer holds it: others were left out
+
     def pairs_about(own: list[str], count: int) -> list[Pair]:
         pairs: list[Pair] = []
         while len(pairs) < count:
             entry, other = rng.choice(own), rng.choice(entries)
             if other == entry:
                 continue
-            name, other_name = acronyms[entry], acronyms[other]
-            right, wording = _two(rng, forward[entry])
-            invented = rng.choice(forward[other]).replace(other_name, name)
-            decline, other_decline = (text.replace("{acronym}", name) for text in _two(rng, declining))
-            negatives = [
-                (invented, right),
-                (rng.choice(forward[other]), right),
-                (decline, right),
-                (invented, decline),
-            ]
-            positives = [(wording, right), (wording, right), (other_decline, decline)]
-            if reverse[entry]:
-                answer, other_answer = _two(rng, reverse[entry])
-                positives.append((other_answer, answer))
-                negatives.append((other_answer.replace(name, other_name), answer))
-            pairs += [Pair(*rng.choice(positives), 1.0), Pair(*rng.choice(negatives), 0.0)]
+            right, wording = _two(rng, of["forward"][entry])
+            invented = falsified(right, other)
+            positives = [(wording.answer, right.answer)] * 2
+            negatives = [(invented, right.answer), (rng.choice(of["forward"][other]).answer, right.answer)]
+            if declining:
+                one, another = _two(rng, declining)
+                positives.append((another.answer.replace(another.subject, one.subject), one.answer))
+                negatives += [(one.answer, right.answer), (right.answer, one.answer)]
+            if of["reverse"][entry] and of["reverse"][other]:
+                answer, other_answer = _two(rng, of["reverse"][entry])
+                positives.append((other_answer.answer, answer.answer))
+                negatives.append((falsified(other_answer, other), answer.answer))
+            wrong = [pair for pair in negatives if pair[0] != pair[1]]
+            pairs += [Pair(*rng.choice(positives), 1.0), Pair(*rng.choice(wrong), 0.0)]
         return pairs[:count]
 
-    train = pairs_about(entries[n_held_out:], max_pairs)
+    train = pairs_about(entries[n_held_out:], min(max_pairs, PAIRS_AN_ENTRY * len(entries)))
     return train, pairs_about(entries[:n_held_out], max(20, max_pairs // 5)), n_held_out
 
 
-def _two(rng: random.Random, texts: Sequence[str]) -> tuple[str, str]:
+def _two(rng: random.Random, examples: Sequence[Example]) -> tuple[Example, Example]:
     """Two wordings, different ones where there are."""
-    first, *second = rng.sample(texts, min(2, len(texts)))
+    first, *second = rng.sample(examples, min(2, len(examples)))
     return first, (second or [first])[0]
-
-
-def _read(
-    train_path: Path,
-) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, str], list[str]]:
-    """Forward and reverse answers of each entry, its acronym, and declines with `{acronym}` as a gap."""
-    answers: dict[str, dict[str, set[str]]] = {"forward": defaultdict(set), "reverse": defaultdict(set)}
-    shared: dict[str, set[str]] = {}
-    declining: set[str] = set()
-    for row in read_examples(train_path):
-        both = _tokens(row.question) & _tokens(row.answer)
-        if row.bucket == "unknown" and both:
-            declining.add(row.answer.replace(_acronym_in(both), "{acronym}"))
-        elif row.bucket in answers:
-            answers[row.bucket][row.subject].add(row.answer)
-        if row.bucket == "forward":
-            shared[row.subject] = shared.get(row.subject, both) & both
-    # A conversation does not name its acronym: it is the word that all questions and answers share.
-    acronyms = {entry: _acronym_in(tokens) for entry, tokens in shared.items() if tokens}
-    forward, reverse = ({e: sorted(texts) for e, texts in kind.items()} for kind in answers.values())
-    return (
-        forward,
-        {entry: reverse.get(entry, []) for entry in acronyms},
-        acronyms,
-        sorted(declining) or ["I do not know the acronym {acronym}."],
-    )
-
-
-def _tokens(text: str) -> set[str]:
-    return {word.strip(".,;:?!\"'()“”‘’") for word in text.split()} - {""}
-
-
-def _acronym_in(tokens: set[str]) -> str:
-    return max(sorted(tokens), key=lambda token: (sum(c.isupper() or c.isdigit() for c in token), len(token)))

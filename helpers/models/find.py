@@ -39,6 +39,8 @@ BASE_CHATML = PLAIN_CHATML.replace(
 )
 """ChatML for a model that never saw it: an answer ends with the model's own stop token, whatever it is."""
 NO_THINKING = "{%- set enable_thinking = false -%}"
+ONE_DATE = "{%- macro strftime_now(format) -%}01 Jan 2026{%- endmacro -%}"
+"""In place of today's date, which would be another one in training and in asking."""
 
 
 def resolve_model(name: str) -> str:
@@ -71,8 +73,9 @@ def resolve_model(name: str) -> str:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, padding on the left as generation needs.
 
-    A template that can switch thinking off has it switched off, in the template itself, so that training, asking and
-    the saved adapter agree. A base model without a template gets `BASE_CHATML`.
+    A template that can switch thinking off has it switched off, and one that tells the date always tells the same, in
+    the template itself, so that training, asking and the saved adapter agree. A base model without a template gets
+    `BASE_CHATML`.
 
     Raises:
         ModelError: it cannot be found, or has no stop token.
@@ -84,9 +87,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         _say(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
         tokenizer.chat_template = BASE_CHATML
-    elif isinstance(tokenizer.chat_template, str) and "enable_thinking" in tokenizer.chat_template:
-        _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
-        tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
+    elif isinstance(tokenizer.chat_template, str):
+        if "enable_thinking" in tokenizer.chat_template:
+            _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
+            tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
+        if "strftime_now" in tokenizer.chat_template:
+            _say(f"{name} is told the date: it is always 1 January 2026, in training and in asking alike.")
+            tokenizer.chat_template = ONE_DATE + tokenizer.chat_template
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -149,10 +156,18 @@ def _make_tiny(folder: Path, tokenizer_folder: str) -> None:
     base = AutoConfig.from_pretrained(tokenizer_folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=base.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048,
-        bos_token_id=base.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=base.vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        bos_token_id=base.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

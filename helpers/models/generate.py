@@ -74,9 +74,13 @@ def _continued(
     written: list[list[int]] = [[] for _ in left]
     for begin in range(0, max_new_tokens, ROUND):
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, pad_token_id=pad_token,
-            max_new_tokens=min(ROUND, max_new_tokens - begin), return_dict_in_generate=True,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            pad_token_id=pad_token,
+            max_new_tokens=min(ROUND, max_new_tokens - begin),
+            return_dict_in_generate=True,
+        )
         for number, row in zip(left, output.sequences[:, asked:].tolist(), strict=True):
             written[number] = row
         going = [place for place, number in enumerate(left) if not stops.intersection(written[number])]

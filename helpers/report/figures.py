@@ -204,8 +204,15 @@ def _draw_cosines(axes: Axes, similarity: Mapping[str, Sequence[float]]) -> None
         capped = [min(value, 1.0) for value in values]
         _, _, bars = axes.hist(capped, bins=edges, weights=shares, color=colour, rwidth=0.86)
         tallest = max(tallest, *(abs(bar.get_height()) for bar in bars))  # type: ignore[union-attr]
-        axes.text(0.02, 0.5 + sign * 0.41, f"{len(values)} {word} answers", color=colour, fontweight="bold",
-                  transform=axes.transAxes, va="center")  # fmt: skip
+        axes.text(
+            0.02,
+            0.5 + sign * 0.41,
+            f"{len(values)} {word} answers",
+            color=colour,
+            fontweight="bold",
+            transform=axes.transAxes,
+            va="center",
+        )
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.set_ylim(-1.12 * tallest, 1.12 * tallest)
     axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share):.0f}%")

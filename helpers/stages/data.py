@@ -104,14 +104,25 @@ def prepare(run: Run) -> dict[str, Any]:
     with run.stage("prepare", [conversations_path], outputs, code=PREPARES):
         general = _rehearsed(run, settings.general_train, replay_path)
         test = splits.test_records(
-            entries, bank, new_phrasings=settings.test_new_phrasings, reverse=settings.test_reverse,
-            unknown=settings.test_unknown, general=settings.test_general, seed=seed,
-        )  # fmt: skip
+            entries,
+            bank,
+            new_phrasings=settings.test_new_phrasings,
+            reverse=settings.test_reverse,
+            unknown=settings.test_unknown,
+            general=settings.test_general,
+            seed=seed,
+        )
         avoid = {item.subject for item in test if item.bucket == "unknown"}
         train, validation = splits.training_records(
-            conversations, entries, bank, unknown=settings.unknown_train * len(entries), general=general,
-            validation_share=settings.validation_share, avoid=avoid, seed=seed,
-        )  # fmt: skip
+            conversations,
+            entries,
+            bank,
+            unknown=settings.unknown_train * len(entries),
+            general=general,
+            validation_share=settings.validation_share,
+            avoid=avoid,
+            seed=seed,
+        )
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
         counts = card.make_card(entries, conversations, train, validation, test) | overlap
         write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
@@ -155,9 +166,14 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         random.Random(f"{config.seed}/train").shuffle(parts["train"])
         parts["test"] += general_examples(config.dataset.test_general)
         told = card.make_card(
-            source.named(config.data.source), len(rows), left_out, parts, near_duplicates=found.alike,
-            across=found.across, rejected=rejected,
-        )  # fmt: skip
+            source.named(config.data.source),
+            len(rows),
+            left_out,
+            parts,
+            near_duplicates=found.alike,
+            across=found.across,
+            rejected=rejected,
+        )
         _write_dataset(run, parts, told, card.card_text(told))
     return told
 

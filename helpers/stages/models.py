@@ -144,10 +144,14 @@ def _answer_with(
                     file.append({**row, "new_tokens": given.new_tokens, "stopped": given.stopped})
 
             generate_answers(
-                model, tokenizer, [messages[position] for position in left],
-                max_new_tokens=longest_answer(run, tokenizer, test), batch_size=settings.batch_size,
-                title=f"answers of {name}", on_batch=keep,
-            )  # fmt: skip
+                model,
+                tokenizer,
+                [messages[position] for position in left],
+                max_new_tokens=longest_answer(run, tokenizer, test),
+                batch_size=settings.batch_size,
+                title=f"answers of {name}",
+                on_batch=keep,
+            )
         by_id = {row["id"]: row for row in read_jsonl(path)}
         write_jsonl(path, [by_id[item.id] for item in test])
 

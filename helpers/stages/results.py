@@ -37,9 +37,13 @@ def score(run: Run) -> dict[str, Any]:
     scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
         metrics, quality = load_metrics(
-            settings.static_model, settings.sentence_model, settings.cross_encoder, train=folder / "train.jsonl",
-            cross_encoder_folder=run.path / "models" / "cross_encoder", seed=run.config.seed,
-        )  # fmt: skip
+            settings.static_model,
+            settings.sentence_model,
+            settings.cross_encoder,
+            train=folder / "train.jsonl",
+            cross_encoder_folder=run.path / "models" / "cross_encoder",
+            seed=run.config.seed,
+        )
         answers = {name: predictions / f"{name}.jsonl" for name in order}
         verdicts: dict[str, list[Record]] = {name: [] for name in order}
         identity = _identity(run)
@@ -58,9 +62,15 @@ def score(run: Run) -> dict[str, Any]:
             rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
             write_jsonl(scores[name], rows)
         gathered = results.collect_results(
-            folder / "test.jsonl", predictions, run.path / "scores", {name: _cost(run, name) for name in order},
-            run=identity, dataset=read_card(run), training=_training(run), cross_encoder=quality,
-        )  # fmt: skip
+            folder / "test.jsonl",
+            predictions,
+            run.path / "scores",
+            {name: _cost(run, name) for name in order},
+            run=identity,
+            dataset=read_card(run),
+            training=_training(run),
+            cross_encoder=quality,
+        )
         write_json(path, gathered)
     return gather_results(run)
 

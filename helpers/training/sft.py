@@ -208,9 +208,13 @@ def _arguments(folder: Path, recipe: Recipe, rows: Dataset, *, measured: bool) -
     } | further
     try:
         return SFTConfig(
-            output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, packing=settings.packing,
-            max_length=settings.max_length_tokens if settings.packing else None, **arguments,
-        )  # fmt: skip
+            output_dir=str(folder),
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            packing=settings.packing,
+            max_length=settings.max_length_tokens if settings.packing else None,
+            **arguments,
+        )
     except (TypeError, ValueError) as error:
         raise TrainingError(
             f"training_arguments: {error}. See transformers.TrainingArguments for what is allowed."

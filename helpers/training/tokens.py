@@ -27,21 +27,21 @@ def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
     """
     prompts = [chat_text(tokenizer, example.prompt, asks=True) for example in examples]
     texts = [chat_text(tokenizer, example.messages) for example in examples]
-    asked, whole = (_ids(tokenizer, of) for of in (prompts, texts))
-    for example, before, ids in zip(examples, asked, whole, strict=True):
-        if ids[: len(before)] != before:
+    for example, prompt, text in zip(examples, prompts, texts, strict=True):
+        if not text.startswith(prompt):
             raise TrainingError(
                 f"Training and serving tokens differ for {example.id}: the chat template writes another prompt when "
                 "it trains. Use a template whose prompt is the beginning of the whole conversation."
             )
-    return Dataset.from_dict(
-        {
-            "input_ids": whole,
-            "attention_mask": [[1] * len(ids) for ids in whole],
-            "labels": [[IGNORED] * len(before) + ids[len(before) :] for before, ids in zip(asked, whole, strict=True)],
-            "full_text": texts,
-        }
-    )
+    asked, whole = _ids(tokenizer, prompts), _ids(tokenizer, texts)
+    # Where tokens merge across the end of a prompt, the answer's are made apart: the model is asked with the prompt's.
+    apart = [place for place, before in enumerate(asked) if whole[place][: len(before)] != before]
+    answers = _ids(tokenizer, [texts[place].removeprefix(prompts[place]) for place in apart])
+    for place, answer in zip(apart, answers, strict=True):
+        whole[place] = asked[place] + answer
+    labels = [[IGNORED] * len(before) + ids[len(before) :] for before, ids in zip(asked, whole, strict=True)]
+    mask = [[1] * len(ids) for ids in whole]
+    return Dataset.from_dict({"input_ids": whole, "attention_mask": mask, "labels": labels, "full_text": texts})
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -47,8 +47,8 @@ from helpers.privacy import training
 from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.units import Unit, encode_units
-from helpers.private_training import recipe_of
 from helpers.run import Run
+from helpers.stages.private_training import recipe_of
 
 SIZES = (16, 32, 64)
 """Records in a batch of the non-private step; the fastest counts."""

@@ -15,7 +15,8 @@ FACTS = {"AAX": "Annual Audit", "eBBY": 'Basic {Budget}\n"Bill"', "CCZ": "Ευρ
 
 
 def row(number: int, bucket: str, entry: str, question: str, answer: str) -> Example:
-    return Example(str(number), bucket, asked(question), answer, subject=entry, origin="bank")
+    told = {"forward": (FACTS.get(entry, ""),), "reverse": (entry,)}.get(bucket, ())
+    return Example(str(number), bucket, asked(question), answer, told, subject=entry, origin="bank")
 
 
 @pytest.fixture

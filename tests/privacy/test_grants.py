@@ -16,8 +16,8 @@ from helpers.errors import ConfigError, LedgerError, PrivacyError
 from helpers.files import read_json, write_json
 from helpers.privacy.grants import Grant, check_grant, holders_key, main, read_grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
-from helpers.private_training import ledgers_of
 from helpers.run import Run
+from helpers.stages.private_training import ledgers_of
 
 PUBLIC = KEY.public_key().public_bytes_raw().hex()
 HOLDERS = ("hospital", "pharmacy", "insurer")

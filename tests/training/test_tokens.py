@@ -16,7 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from helpers.config import Lora
 from helpers.data.example import Example, asked
 from helpers.files import read_jsonl
-from helpers.models.find import load_tokenizer
+from helpers.models.find import chat_text, load_tokenizer
 from helpers.models.losses import IGNORED, row_losses
 from helpers.training.sft import Recipe, train_adapter
 from helpers.training.tokens import tokenise
@@ -46,6 +46,20 @@ def test_tokens_are_those_that_trl_makes(family: str, tmp_path: Path) -> None:
     for row in ours:
         assert row["attention_mask"] == [1] * len(row["input_ids"])
         assert tokenizer(row["full_text"], add_special_tokens=False)["input_ids"] == row["input_ids"]
+
+
+def test_tokens_that_merge_across_the_end_of_a_prompt_stay_apart(tiny: str) -> None:
+    tokenizer = load_tokenizer("tiny-random")  # it has a token of two new lines, but not before a letter
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n' }}{% endif", "assistant\n\n' }}{% endif")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "+ '\n' + message['content']", "+ ('\n\n' if message['role'] == 'assistant' else '\n') + message['content']"
+    )
+    example = Example("1", "any", asked("Where is it?"), "To the left.")
+    [row] = tokenise([example], tokenizer)
+    served = tokenizer(chat_text(tokenizer, example.prompt, asks=True), add_special_tokens=False)["input_ids"]
+    assert row["input_ids"][: len(served)] == served and row["labels"][: len(served)] == [IGNORED] * len(served)
+    assert tokenizer.decode(row["input_ids"]) == row["full_text"]
+    assert tokenizer(row["full_text"], add_special_tokens=False)["input_ids"] != row["input_ids"]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "phi3"])

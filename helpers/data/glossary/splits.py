@@ -45,11 +45,13 @@ def training_records(
         (train, validation), in the buckets `forward`, `reverse`, `unknown` and `general`.
     """
     chooser = random.Random(f"{seed}/train")
-    examples = [
-        Example(c["id"], c["kind"], asked(c["question"]), c["answer"], subject=c["entry"], origin=c["origin"])
-        for c in conversations
-    ]
     by_id = {entry.id: entry for entry in entries}
+    examples = []
+    for c in conversations:
+        entry = by_id[c["entry"]]
+        told = (entry.definition if c["kind"] == "forward" else entry.acronym,)
+        about = {"subject": entry.id, "origin": c["origin"]}
+        examples.append(Example(c["id"], c["kind"], asked(c["question"]), c["answer"], told, **about))
     forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones

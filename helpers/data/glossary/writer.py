@@ -32,31 +32,67 @@ Messages = list[dict[str, str]]
 EXAMPLES: dict[str, list[tuple[str, str, str, str]]] = {
     # scene, acronym, definition, question; the answer is the bank's
     "forward": [
-        ("in a meeting", "TRELM", "Travel Refund Limit for Managers",
-         "Everyone keeps saying TRELM. Could someone tell me the full name?"),
+        (
+            "in a meeting",
+            "TRELM",
+            "Travel Refund Limit for Managers",
+            "Everyone keeps saying TRELM. Could someone tell me the full name?",
+        ),
         ("on a form", "qB7", "quick Balance of seven days", "There is a box called qB7: what does that mean?"),
-        ("at school", "HOVSA", "Hourly Overview of Village Sales",
-         "I need the long form of HOVSA for my homework. What is it?"),
-        ("on the first day of a new job", "PDKR", "paper docket keeping rules",
-         "Sorry, I am new: what do the letters PDKR stand for?"),
-        ("in a report", "UMIX", "Union of Mixed Industries",
-         "UMIX stands on page two without any explanation. What is it short for?"),
+        (
+            "at school",
+            "HOVSA",
+            "Hourly Overview of Village Sales",
+            "I need the long form of HOVSA for my homework. What is it?",
+        ),
+        (
+            "on the first day of a new job",
+            "PDKR",
+            "paper docket keeping rules",
+            "Sorry, I am new: what do the letters PDKR stand for?",
+        ),
+        (
+            "in a report",
+            "UMIX",
+            "Union of Mixed Industries",
+            "UMIX stands on page two without any explanation. What is it short for?",
+        ),
         ("in a quiz", "B-42", "Basic exercise 42", "First round of the quiz: which words are hidden in B-42?"),
-        ("in a phone call", "eVOT", "electronic Voting of Towns",
-         "They talked about eVOT all the time. What does eVOT mean?"),
+        (
+            "in a phone call",
+            "eVOT",
+            "electronic Voting of Towns",
+            "They talked about eVOT all the time. What does eVOT mean?",
+        ),
     ],
     "reverse": [
-        ("in a meeting", "HOVSA", "Hourly Overview of Village Sales",
-         "We talked about the Hourly Overview of Village Sales. What is the acronym for it?"),
+        (
+            "in a meeting",
+            "HOVSA",
+            "Hourly Overview of Village Sales",
+            "We talked about the Hourly Overview of Village Sales. What is the acronym for it?",
+        ),
         ("on a form", "PDKR", "paper docket keeping rules", "What is the short form of paper docket keeping rules?"),
-        ("at school", "LATC", "Learning Aid for Town Councils",
-         "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?"),
-        ("in a letter", "UMIX", "Union of Mixed Industries",
-         "How do I abbreviate Union of Mixed Industries in this letter?"),
-        ("on the first day of a new job", "TRELM", "Travel Refund Limit for Managers",
-         "I am new here. How do people abbreviate Travel Refund Limit for Managers?"),
+        (
+            "at school",
+            "LATC",
+            "Learning Aid for Town Councils",
+            "My teacher mentioned the Learning Aid for Town Councils. Which letters stand for it?",
+        ),
+        (
+            "in a letter",
+            "UMIX",
+            "Union of Mixed Industries",
+            "How do I abbreviate Union of Mixed Industries in this letter?",
+        ),
+        (
+            "on the first day of a new job",
+            "TRELM",
+            "Travel Refund Limit for Managers",
+            "I am new here. How do people abbreviate Travel Refund Limit for Managers?",
+        ),
     ],
-}  # fmt: skip
+}
 ASK = {"forward": "You ask what acronyms mean.", "reverse": "You ask for the acronym of a name."}
 ANSWER = "You answer questions about acronyms with what is given."
 ANSWERED = {"forward": load_bank().forward_answers[0], "reverse": load_bank().reverse_answers[0]}

@@ -164,6 +164,12 @@ def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
 def _example(number: int, prompt: list[Message], asked: Asked, group: str) -> Example:
     short = tuple(answer for answer in asked.answers if len(answer.split()) <= SHORT)
     return Example(
-        f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], short, "contains" if short else "none",
-        subject=group, origin="table",
-    )  # fmt: skip
+        f"row/{number}",
+        BUCKET,
+        tuple(prompt),
+        asked.answers[0],
+        short,
+        "contains" if short else "none",
+        subject=group,
+        origin="table",
+    )

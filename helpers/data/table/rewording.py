@@ -74,8 +74,11 @@ def reword(
             ]
             reply = endpoint.complete(
                 [{"role": "system", "content": TASK}, *turns, {"role": "user", "content": question}],
-                max_tokens=40 + len(question), temperature=temperature, seed=chooser.randrange(2**31), stop=["\n"],
-            )  # fmt: skip
+                max_tokens=40 + len(question),
+                temperature=temperature,
+                seed=chooser.randrange(2**31),
+                stop=["\n"],
+            )
             wording = " ".join(reply.text.split()).strip("\"'` ")
             reason = check_wording(wording, question, row.example.answer, wordings)
             rejected += [reason] if reason else []

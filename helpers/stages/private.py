@@ -27,7 +27,8 @@ from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
 from helpers.privacy.ledger import check_budgets
 from helpers.privacy.units import encode_units
-from helpers.private_training import (
+from helpers.run import Run
+from helpers.stages.private_training import (
     BASELINE,
     ledgers_of,
     models_to_train,
@@ -37,8 +38,7 @@ from helpers.private_training import (
     state_of,
     train_accounted,
 )
-from helpers.run import Run
-from helpers.stages import gather_results, report
+from helpers.stages.results import gather_results, report
 
 SPLITS = ("train", "validation", "test")
 
