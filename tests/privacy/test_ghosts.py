@@ -121,15 +121,20 @@ def p_value(ghosts: Ghosts) -> float:
     return float(audit(ghosts)["p_value"])
 
 
-def test_the_claimed_training_passes() -> None:
-    found = [audit(trained(key)) for key in range(20)]
-    assert sum(each["p_value"] >= 0.05 for each in found) >= 19
+FEW_OR_MANY = pytest.mark.parametrize("keys", [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)])
+
+
+@FEW_OR_MANY
+def test_the_claimed_training_passes(keys: range) -> None:
+    found = [audit(trained(key)) for key in keys]
+    assert sum(each["p_value"] >= 0.05 for each in found) >= len(keys) - 1
     assert min(each["noise_p_value"] for each in found) > 1e-4
 
 
 @pytest.mark.parametrize("broken", [HalfTheNoise, ClipsRecords, ClipsNothing, AddsTwice, AddsTheStepBeforeAgain])
-def test_a_broken_mechanism_is_told_every_time(broken: type[PrivateOptimizer]) -> None:
-    assert max(p_value(trained(key, broken)) for key in range(20)) < CAUGHT_BELOW
+@FEW_OR_MANY
+def test_a_broken_mechanism_is_told_every_time(broken: type[PrivateOptimizer], keys: range) -> None:
+    assert max(p_value(trained(key, broken)) for key in keys) < CAUGHT_BELOW
 
 
 @pytest.mark.parametrize("broken", [SameNoise, SubtractsTheNoiseBefore])

@@ -18,10 +18,13 @@ from helpers.privacy.self_checks import check_batch_composition
 from helpers.privacy.units import Unit
 
 
+@pytest.mark.parametrize("compositions", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
-def test_nobody_else_changes_a_bit_of_a_patients_gradient(small: str, dtype: torch.dtype, quantisation: str) -> None:
+def test_nobody_else_changes_a_bit_of_a_patients_gradient(
+    small: str, dtype: torch.dtype, quantisation: str, compositions: int
+) -> None:
     patients = PatientGradients(adapted(small, dtype, quantisation), dtype)
-    check_batch_composition(patients.gradients, longest=32, compositions=200)
+    check_batch_composition(patients.gradients, longest=32, compositions=compositions)
 
 
 @pytest.mark.parametrize(("dtype", "quantisation"), FORMATS)
