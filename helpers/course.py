@@ -27,10 +27,11 @@ from helpers.files import read_json
 from helpers.run import Run, open_run, reopen_run
 
 AUDIT = "03-test/04-audit_privacy.ipynb"
+BREAKS = "02-fine_tune/04-break_privacy.ipynb"
 PRIVATE_NOTEBOOKS = (
     "01-create_dataset/03-join_private_records.ipynb",
     "02-fine_tune/03-train_privately.ipynb",
-    "02-fine_tune/04-break_privacy.ipynb",
+    BREAKS,
     AUDIT,
 )
 GLOSSARY_NOTEBOOKS = (
@@ -161,7 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.")]
+
+
+def _from_here(conf: str) -> str:
+    """A file's path from where the command was given: notebooks run elsewhere."""
+    return str(Path(conf).resolve()) if Path(conf).is_file() else conf
+
+
+Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.", callback=_from_here)]
 Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
 Table = Annotated[
     str | None, typer.Option(help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address.")
@@ -253,8 +261,8 @@ def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
     if command == "run" and run.config.data.source is not None:
         chosen = TABLE_NOTEBOOKS
     if AUDIT in chosen and not load_pipeline(run.config.private.pipeline).fictitious:
-        print(f"{AUDIT} is left out: it attacks secrets planted in fictitious records, and these are real.")
-        return [name for name in chosen if name != AUDIT]
+        print(f"{BREAKS} and {AUDIT} are left out: they attack made-up patients and planted secrets, these are real.")
+        return [name for name in chosen if name not in (BREAKS, AUDIT)]
     return list(chosen)
 
 

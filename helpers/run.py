@@ -9,19 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from dotenv import load_dotenv
 from filelock import BaseFileLock, FileLock
@@ -30,24 +24,14 @@ from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.config_layers import OWN_KEYS
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
+from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, resolve_endpoint
 from helpers.threads import wait_politely
 
 KEY = ("inputs", "code")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
-HELPERS = Path(__file__).parent
 PRIVATE_MANIFEST = Path("private", "manifest.json")
-TRACKED = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "datasets",
-    "sentence-transformers",
-    "openai",
-)
 
 
 class Run:
@@ -123,7 +107,7 @@ class Run:
             write_json(self.path / "manifest.json", manifest)
 
     def _key(self, inputs: Sequence[Path], code: Sequence[str]) -> dict[str, Any]:
-        return {"inputs": self._hashes(inputs), "code": {name: _code_digest(name) for name in code}}
+        return {"inputs": self._hashes(inputs), "code": {name: code_digest(name) for name in code}}
 
     def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path]) -> None:
         """Enter what a stage begins with, and remove what it wrote when it began with something else."""
@@ -282,43 +266,11 @@ def _new_manifest(path: Path, config: Config) -> dict[str, Any]:
         "fingerprint": config.fingerprint(),
         "seed": config.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "code_revision": _code_revision(),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: _version(name) for name in TRACKED},
+        **surroundings(),
         "from_example_data": [],
         "begun": {},
         "stages": {},
     }
-
-
-@cache
-def _code_digest(name: str) -> str:
-    """Twelve hex digits of a module or package of `helpers`."""
-    path = HELPERS / name
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _code_revision() -> str | None:
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip() or None
 
 
 def _point_latest(path: Path) -> None:
@@ -329,26 +281,3 @@ def _point_latest(path: Path) -> None:
         temporary.replace(link)
     except OSError:  # a file system without symbolic links: the printed path has to do
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def measured() -> Iterator[dict[str, float]]:
-    """Measure a block: fills `seconds` and `peak_memory_mb` (resident memory of this process, sampled)."""
-    cost: dict[str, float] = {}
-    process, stop = psutil.Process(), threading.Event()
-    peak = [process.memory_info().rss]
-
-    def watch() -> None:
-        while not stop.wait(0.05):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    started = time.monotonic()
-    watcher.start()
-    try:
-        yield cost
-    finally:
-        stop.set()
-        watcher.join()
-        cost["seconds"] = round(time.monotonic() - started, 2)
-        cost["peak_memory_mb"] = round(peak[0] / 2**20, 1)

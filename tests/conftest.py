@@ -46,6 +46,11 @@ from talker import Talker  # noqa: E402
 from helpers.run import Run, open_run  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(autouse=True)
 def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep stages from reading the developer's .env into this process."""

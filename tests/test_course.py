@@ -274,6 +274,7 @@ def test_every_stage_is_a_command(whole_course: Callable[[str], Path], capsys: p
     assert all(stage["outputs"] for stage in manifest["stages"].values())
 
 
+@pytest.mark.first
 def test_real_records_are_learnt_privately_and_none_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,7 +286,7 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     assert main(["begin-ledgers", *given]) == main(["run-private", *given]) == 0
     told = capsys.readouterr().out
     assert f"hospital: {tmp_path / 'ledgers' / 'hospital.jsonl'}" in told
-    assert "04-audit_privacy.ipynb is left out" in told and "models/private/privacy_report.html" in told
+    assert "04-audit_privacy.ipynb are left out" in told and "models/private/privacy_report.html" in told
     cells = [c for path in (tmp_path / "run" / "notebooks").iterdir() for c in nbformat.read(path, 4).cells]
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     shown = html.unescape("".join([told, *map(str, chain.from_iterable(output.values() for output in outputs))]))

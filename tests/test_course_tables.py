@@ -109,6 +109,14 @@ def test_a_changed_writer_or_judge_is_noticed(
     assert page.count(second.base_url) == 2 and first.base_url in page
 
 
+def test_a_configuration_is_found_from_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.yaml").write_text("data: {source: nowhere.csv, split: {test: 2}}\n")
+    monkeypatch.chdir(tmp_path)
+    assert "data.split.test" in refused(capsys, ["prepare", "--conf", "my.yaml"])
+
+
 def test_a_glossary_given_as_a_table_is_taken_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "words.json"
     path.write_text('[{"acronym": "A", "definition": "b"}, {"acronym": "A", "definition": "c"}]')

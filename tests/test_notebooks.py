@@ -41,6 +41,7 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
     )
 
 
+@pytest.mark.first
 def test_the_notebooks_run_in_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for path in NOTEBOOKS:

@@ -118,7 +118,7 @@ def test_page_is_whole_and_stands_alone(results: dict[str, Any], tmp_path: Path)
     assert len(identities) == len(set(identities))
     for text in ("95% of new phrasings", "19 of 20", "not asked", "make run CONF=cpu RUN=r1", "4,884,480", "undefined"):
         assert text in html, text
-    assert "Of 4 wrong answers about glossary entries, 50% reach a cosine of 0.8" in html
+    assert "Of 4 wrong answers with a right term to compare with, 50% reach a cosine of 0.8" in html
     assert "would misjudge 14% of all answers" in html  # One of seven (the right one at 0.7), at a threshold of 0.9.
 
 

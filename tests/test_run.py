@@ -156,7 +156,7 @@ def test_manifest_says_what_was_run(smoke_run: SmokeRun) -> None:
 
 
 MEASURE = """
-from helpers.run import measured
+from helpers.provenance import measured
 with measured() as small:
     pass
 with measured() as cost:

@@ -226,8 +226,8 @@ def _blindness(results: Results) -> str:
     mistakes = min(sum(v >= cut for v in wrong) + sum(v < cut for v in right) for cut in cuts)
     misjudged = mistakes / (len(right) + len(wrong))
     return (
-        f"Of {len(wrong)} wrong answers about glossary entries, {percent(alike)} reach a cosine of {_ALIKE} or "
-        "more with the right answer: a wrong term in an otherwise right sentence scores high, another sentence low. "
+        f"Of {len(wrong)} wrong answers with a right term to compare with, {percent(alike)} reach a cosine of {_ALIKE} "
+        "or more with the right answer: a wrong term in an otherwise right sentence scores high, another sentence low. "
         f"Even the best threshold, chosen with hindsight, would misjudge {percent(misjudged)} of all answers; "
         "this report counts the term itself."
     )

@@ -24,7 +24,8 @@ from helpers.privacy.accounting import Cost, plan
 from helpers.privacy.grants import Grant, check_grant, read_grant
 from helpers.privacy.ledger import Ledger, open_ledger
 from helpers.privacy.training import MECHANISM, Recipe, Training
-from helpers.run import Run, measured
+from helpers.provenance import measured
+from helpers.run import Run
 
 BASELINE = "non_private"
 

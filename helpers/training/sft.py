@@ -27,7 +27,7 @@ from helpers.files import Record, write_atomic, write_json, write_jsonl
 from helpers.models.find import load_tokenizer
 from helpers.models.load import add_adapter, load_base, save_adapter
 from helpers.models.precision import best_device, compute_dtype
-from helpers.run import measured
+from helpers.provenance import measured
 from helpers.training.copies import Copies
 from helpers.training.preflight import audit
 from helpers.training.progress import ProgressBar, Watcher

@@ -1,0 +1,92 @@
+"""What a stage was made with and what it cost: versions, code, machine, time and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HELPERS = Path(__file__).parent
+TRACKED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "sentence-transformers",
+    "openai",
+)
+
+
+def surroundings() -> dict[str, Any]:
+    """Revision of the code, Python, machine and versions of the libraries that matter."""
+    return {
+        "code_revision": _code_revision(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: _version(name) for name in TRACKED},
+    }
+
+
+@cache
+def code_digest(name: str) -> str:
+    """Twelve hex digits of a module or package of `helpers`."""
+    path = HELPERS / name
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _code_revision() -> str | None:
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=HELPERS,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+@contextmanager
+def measured() -> Iterator[dict[str, float]]:
+    """Measure a block: fills `seconds` and `peak_memory_mb` (resident memory of this process, sampled)."""
+    cost: dict[str, float] = {}
+    process, stop = psutil.Process(), threading.Event()
+    peak = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    started = time.monotonic()
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        stop.set()
+        watcher.join()
+        cost["seconds"] = round(time.monotonic() - started, 2)
+        cost["peak_memory_mb"] = round(peak[0] / 2**20, 1)
