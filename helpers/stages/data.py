@@ -180,12 +180,13 @@ def _prepare_table(run: Run) -> dict[str, Any]:
 
 def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
     """Write each part as messages and as tokens, the card, and a picture of the lengths."""
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars
 
     from helpers.models.find import load_tokenizer
     from helpers.report.figures import draw_lengths, to_png
     from helpers.training.tokens import tokenise
 
+    disable_progress_bars()  # of writing, which takes a moment
     folder, tokenizer = run.path / "dataset", load_tokenizer(run.config.base_model)
     for name, examples in parts.items():
         write_examples(folder / f"{name}.jsonl", examples)
