@@ -152,7 +152,7 @@ class Training(Section):
     def _addresses(self) -> Training:
         for path in self.additional_output_paths:
             if isinstance(path, dict) and not isinstance(path.get("address"), str):
-                raise ValueError(f"additional_output_paths: expected an address, or {{address: ..., options}}: {path}")
+                raise ValueError("additional_output_paths: expected an address, or {address: ..., and its options}")
         return self
 
     @model_validator(mode="after")

@@ -84,7 +84,7 @@ def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(layer, Mapping):
         for key, value in layer.items():
             yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(layer, list):
+    elif isinstance(layer, list | tuple):
         for value in layer:
             yield from _walk(value, prefix)
     else:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,8 @@ GLOSSARY_NOTEBOOKS = (
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
 )
+EVERYTHING = (".",)
+"""Code that decides what a notebook shows."""
 NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
 TABLE_NOTEBOOKS = (
     "00-set_up/check_environment.ipynb",
@@ -83,16 +86,20 @@ def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: 
     Raises:
         HelpersError: a notebook stopped; the message is the one its cell raised.
     """
+    asked = ""
+    with suppress(ConfigError):  # told by the stage that asks it
+        asked = run.server().name(run.server().model or "")
     for number, name in enumerate(notebooks, start=1):
         source = PROJECT_ROOT / name
         target = run.path / "notebooks" / name.replace("/", "-")
         title = f"[{number}/{len(notebooks)}] {name}"
-        if run.finished(f"notebook {name}", [source]):
+        if run.finished(f"notebook {name}", [source], EVERYTHING, asked):
             print(f"{title}: done before", flush=True)
             continue
         print(f"{title} ...", flush=True)
         started = time.monotonic()
-        with run.stage(f"notebook {name}", [source], [target], private=name in PRIVATE_NOTEBOOKS):
+        private = name in PRIVATE_NOTEBOOKS
+        with run.stage(f"notebook {name}", [source], [target], code=EVERYTHING, asked=asked, private=private):
             _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
         print(f"{title}: {_duration(time.monotonic() - started)}", flush=True)
 

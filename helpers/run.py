@@ -28,7 +28,7 @@ from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, resolve_endpoint
 from helpers.threads import wait_politely
 
-KEY = ("inputs", "code")
+KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
 PRIVATE_MANIFEST = Path("private", "manifest.json")
@@ -54,10 +54,10 @@ class Run:
         settings = self.config.endpoint
         return resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
 
-    def finished(self, stage: str, inputs: Sequence[Path] = (), code: Sequence[str] = ()) -> bool:
-        """Whether the stage ended, with these same inputs and code, and its outputs are still what it wrote."""
+    def finished(self, stage: str, inputs: Sequence[Path] = (), code: Sequence[str] = (), asked: str = "") -> bool:
+        """Whether the stage ended, with these same inputs, code and server, and its outputs are what it wrote."""
         record = {**self.manifest["stages"], **self._private_stages}.get(stage)
-        if record is None or {key: record.get(key) for key in KEY} != self._key(inputs, code):
+        if record is None or {key: record.get(key) for key in KEY} != self._key(inputs, code, asked):
             return False
         return all(
             (self.path / name).exists() and sha256(self.path / name) == digest
@@ -72,28 +72,30 @@ class Run:
         outputs: Sequence[Path] = (),
         *,
         code: Sequence[str] = (),
+        asked: str = "",
         private: bool = False,
-    ) -> Iterator[None]:
+    ) -> Iterator[bool]:
         """Measure a stage and write it into the manifest once its outputs are there.
 
-        What it had written from other inputs, or by other code, is removed first: it goes on with its own alone.
+        Gives whether a part of its outputs may be gone on with: not where it was made from other inputs, by other code
+        or by another server.
 
         Args:
             name: of the stage.
             inputs: files and folders that decide its outputs.
             outputs: what it writes.
             code: modules and packages of `helpers` that decide them too, such as `models`.
+            asked: the chat server that does.
             private: the record stays in private/.
 
         The record of a stage that reads or writes private/, or is `private`, stays there too: digests and times tell
         of who is in it.
         """
-        key = self._key(inputs, code)
+        key = self._key(inputs, code, asked)
         private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
-        if not private:
-            self._begin(name, key, outputs)
+        own = private or self._begin(name, key)
         with measured() as cost:
-            yield
+            yield own
         record = {**cost, **key, "outputs": self._hashes(outputs)}
         if private:
             (self.path / "private").mkdir(mode=0o700, exist_ok=True)
@@ -103,22 +105,25 @@ class Run:
         with self._alone():
             manifest = self.manifest
             manifest["stages"][name] = record
-            del manifest["begun"][name]
+            manifest["begun"].pop(name, None)  # two may end at once
             write_json(self.path / "manifest.json", manifest)
 
-    def _key(self, inputs: Sequence[Path], code: Sequence[str]) -> dict[str, Any]:
-        return {"inputs": self._hashes(inputs), "code": {name: code_digest(name) for name in code}}
+    def _key(self, inputs: Sequence[Path], code: Sequence[str], asked: str) -> dict[str, Any]:
+        of_code = {name: code_digest(name) for name in code} or None  # older records have neither
+        return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
 
-    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path]) -> None:
-        """Enter what a stage begins with, and remove what it wrote when it began with something else."""
+    def _begin(self, name: str, key: dict[str, Any]) -> bool:
+        """Enter what a stage begins with; whether that is what it began with before, if it did."""
         with self._alone():
             manifest = self.manifest
-            before = manifest.setdefault("begun", {}).get(name) or manifest["stages"].get(name)
-            if before and {of: before.get(of) for of in KEY} != key:
-                for path in outputs:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            ended = manifest["stages"].get(name)
+            before = manifest.setdefault("begun", {}).get(name) or ended
+            same = before is None or all(before.get(of) == key[of] for of in KEY)
             manifest["begun"][name] = key
             write_json(self.path / "manifest.json", manifest)
+        if ended and not same and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
+            print(f"{name}: the code of the course has changed since it was made. It is made anew.")
+        return same
 
     def _alone(self) -> BaseFileLock:
         """Held while a manifest is changed, so that two stages that end at once do not undo each other's line."""

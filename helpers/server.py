@@ -30,8 +30,8 @@ class Server(NamedTuple):
         """Its address without a user's name or password, or `embedded`."""
         if self.base_url is None:
             return "embedded"
-        address = urlsplit(self.base_url)
-        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}"
+        before, _, rest = self.base_url.rpartition("@")
+        return f"{before.partition('://')[0]}://{rest}".rstrip("/") if before else self.base_url.rstrip("/")
 
     def name(self, model: str) -> str:
         """What files call a model of this server; the embedded one's is a file."""
@@ -85,4 +85,9 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
         )
-    return Server(url, model, SecretStr(key) if key else None)
+    server = Server(url, model, SecretStr(key) if key else None)
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"The endpoint's address {server.place} cannot be read: {error}.") from None
+    return server

@@ -28,13 +28,14 @@ def fetch(address: str, options: Mapping[str, Any]) -> bytes:
         raise DataError(f"{_without_query(address)} cannot be read ({_reason(error)}).") from None
 
 
-def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
-    """Make the folder at an address hold the same files as a folder here; others that lie there are deleted.
+def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passing: str) -> None:
+    """Copy a folder's files to an address. Others that lie there stay, but for those of `passing`.
 
     Args:
         folder: what is copied; files in a state of being written, whose names begin with a dot, are not.
         address: of the copy; missing folders are made, a missing bucket is not.
         options: as in `fetch`.
+        passing: a folder below, whose files are deleted there when they are gone here.
 
     Raises:
         DataError: a file cannot be written.
@@ -51,7 +52,7 @@ def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
                 system.makedirs(target.rpartition("/")[0], exist_ok=True)
             system.put_file(str(path), target)
         system.invalidate_cache()
-        for other in {*system.find(root)} - {*targets}:
+        for other in {*system.find(f"{root}/{passing}")} - {*targets}:
             system.rm_file(other)
     except Exception as error:
         raise DataError(f"{_without_query(address)} cannot be written ({_reason(error)}).") from None

@@ -40,6 +40,14 @@ def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert likeness["n"] == card["test"]["test"] and likeness["rouge_l"] is not None
     page = (run / "report.html").read_text("utf-8")
     assert "Likeness to the reference" in page and "only 2 items" in page
+    for name in ("base", "in_context"):  # answers to other questions are not taken for new ones
+        assert len(read_jsonl(run / "predictions" / f"{name}.jsonl")) == len(read_jsonl(run / "dataset" / "test.jsonl"))
+    test = run / "dataset" / "test.jsonl"
+    test.write_text(test.read_text("utf-8").replace("What does", "Tell me what does"), "utf-8")
+    before = (run / "predictions" / "base.jsonl").stat().st_mtime_ns
+    assert main(["answer", *more]) == 0
+    assert (run / "predictions" / "base.jsonl").stat().st_mtime_ns > before
+    assert [row["id"] for row in read_jsonl(run / "predictions" / "lora.jsonl")] == [r["id"] for r in read_jsonl(test)]
     capsys.readouterr()
     assert main(["ask", str(run), "What does pool cost?"]) == 0
     assert capsys.readouterr().out.startswith("lora: ")

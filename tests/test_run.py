@@ -12,7 +12,6 @@ from fixture_types import GlossaryFile, SmokeRun
 from helpers import run as run_module
 from helpers.config import load_config
 from helpers.errors import RunError
-from helpers.files import write_atomic
 from helpers.run import _usual_folder, open_run
 
 ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
@@ -75,28 +74,36 @@ def test_finished_follows_inputs_and_outputs(smoke_run: SmokeRun, tmp_path: Path
     assert not run.finished("copy", [source])
 
 
-def test_a_stage_goes_on_with_its_own_outputs_only(smoke_run: SmokeRun, tmp_path: Path) -> None:
+def test_a_stage_says_whether_it_may_go_on_with_what_is_there(
+    smoke_run: SmokeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = smoke_run()
-    source, target = tmp_path / "in.txt", run.path / "out" / "part.txt"
+    source = tmp_path / "in.txt"
 
-    def killed(code: tuple[str, ...] = ("models",)) -> bool:
-        """Whether what an earlier, killed call had written was still there."""
-        with pytest.raises(KeyboardInterrupt), run.stage("copy", [source], [target.parent], code=code):
-            found = target.exists()
-            write_atomic(target, "half")
+    def killed(code: tuple[str, ...] = ("models",), asked: str = "") -> bool:
+        with pytest.raises(KeyboardInterrupt), run.stage("copy", [source], code=code, asked=asked) as own:
             raise KeyboardInterrupt
-        return found
+        return bool(own)
 
     source.write_text("1")
-    assert [killed(), killed()] == [False, True]
+    assert [killed(), killed()] == [True, True]  # the first finds what a reader put there
     source.write_text("2")
     assert [killed(), killed()] == [False, True]
     assert [killed(("models", "training")), killed(("models", "training"))] == [False, True]
-    with run.stage("copy", [source], [target.parent], code=("models",)):
-        write_atomic(target, "whole")
+    with run.stage("copy", [source], code=("models",)):
+        pass
     assert run.finished("copy", [source], ("models",)) and not run.finished("copy", [source], ("training",))
-    source.write_text("3")
-    assert killed() is False
+    assert killed() and not killed(asked="a server")
+    assert "the code of the course has changed" not in capsys.readouterr().out
+    assert not killed(("training",))
+    assert "copy: the code of the course has changed" in capsys.readouterr().out
+
+
+def test_two_of_one_stage_may_end_at_once(smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    with run.stage("one"), run.stage("one"):
+        pass
+    assert run.finished("one")
 
 
 def test_another_chat_server_has_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:

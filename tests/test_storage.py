@@ -14,10 +14,10 @@ from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file
 
 from helpers.course import main
-from helpers.errors import DataError
+from helpers.errors import ConfigError, DataError
 from helpers.files import read_json, write_atomic
 from helpers.storage import fetch
-from helpers.training.copies import Copies
+from helpers.training.copies import Copies, copy_model
 
 
 @pytest.fixture
@@ -111,3 +111,25 @@ def test_s3_without_credentials_says_what_to_do(s3: Any, monkeypatch: pytest.Mon
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(DataError, match="AWS_ACCESS_KEY_ID"):
         fetch("s3://bucket/faq.csv", {"endpoint_url": address})
+
+
+def test_a_copy_destroys_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "models" / "a"
+    write_atomic(tmp_path / "copies" / "run" / "a" / "adapter_model.safetensors", "of an earlier run")
+    write_atomic(folder / "checkpoints" / "data.sha256", "1")
+    Copies(folder, [f"{tmp_path}/copies/"]).on_train_begin()
+    assert (tmp_path / "copies" / "run" / "a" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "copies" / "run" / "a" / "checkpoints" / "data.sha256").exists()
+    for address in ("", "/", str(tmp_path), str(folder), f"{tmp_path}/mine::copies"):
+        with pytest.raises(ConfigError, match="additional_output_paths"):
+            copy_model(folder, [address])
+
+
+def test_an_address_is_read_anew(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    more = ["--conf", "smoke", "--run", str(tmp_path / "run"), "--data", f"file://{table}"]
+    for price in ("low", "high"):
+        table.write_text("question,answer\n" + "".join(f"What costs {n}?,{price} {n}\n" for n in range(12)))
+        assert main(["prepare", *more, "--set", "data.split.validation=0"]) == 0
+        assert price in (tmp_path / "run" / "dataset" / "train.jsonl").read_text()
+    assert {*load_from_disk(tmp_path / "run" / "dataset" / "tokenised")} == {"train", "test"}

@@ -80,18 +80,21 @@ class ChatEndpoint:
         max_wait_s: float = 60,
         parallel_requests: int = 8,
     ) -> None:
+        server = Server(base_url, model, api_key)
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise ConfigError(f"The endpoint's address is {base_url!r}; expected one such as http://127.0.0.1:8080/v1.")
+            raise ConfigError(
+                f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1."
+            )
         key = api_key.get_secret_value() if api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
         self.base_url = base_url.rstrip("/")
         self.model = model
-        self.name = Server(base_url, model, api_key).name(model or "its first model")
+        self.name = server.name(model or "its first model")
         self.max_wait_s = max_wait_s
         self.parallel_requests = parallel_requests
-        self._failures = Failures(self.base_url, key, timeout_s, max_attempts, max_wait_s)
+        self._failures = Failures(server.place, key, timeout_s, max_attempts, max_wait_s)
         self._request = threading.local()  # .give_up_at: when the request of this thread runs out of time
         self._probing = threading.Lock()
         self._json_format: JsonFormat | None = None

@@ -19,6 +19,7 @@ from helpers.data.example import Example, read_examples
 from helpers.errors import EvaluationError
 from helpers.evaluation.similarity import model_not_found
 from helpers.installed import minilm_folder
+from helpers.provenance import code_digest
 
 _QUALITY = "quality.json"
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _MAX_LENGTH_TOKENS = 2, 16, 2e-4, 96
@@ -52,7 +53,8 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
         EvaluationError: the conversations hold fewer than three entries.
     """
     source = hashlib.sha256(train_path.read_bytes()).hexdigest()
-    made_from = {"train_sha256": source, "seed": seed, "max_pairs": max_pairs}
+    code = code_digest("evaluation/cross_encoder")
+    made_from = {"train_sha256": source, "seed": seed, "max_pairs": max_pairs, "code": code}
     quality_path = folder / _QUALITY
     if quality_path.is_file():
         kept: dict[str, Any] = json.loads(quality_path.read_text(encoding="utf-8"))
@@ -178,7 +180,7 @@ def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pai
 
     def falsified(example: Example, other: str) -> str:
         """An answer with what `other` is expected to say in place of its own."""
-        [own], [theirs] = example.expected, rng.choice(of[example.bucket][other]).expected
+        own, theirs = (each.expected[0] for each in (example, rng.choice(of[example.bucket][other])))
         return example.answer.replace(own, theirs)  # the answer holds it: others were left out
 
     def pairs_about(own: list[str], count: int) -> list[Pair]:
@@ -200,6 +202,8 @@ def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pai
                 positives.append((other_answer.answer, answer.answer))
                 negatives.append((falsified(other_answer, other), answer.answer))
             wrong = [pair for pair in negatives if pair[0] != pair[1]]
+            if not wrong:
+                raise EvaluationError(f"{train_path}: answers about different entries are the same.")
             pairs += [Pair(*rng.choice(positives), 1.0), Pair(*rng.choice(wrong), 0.0)]
         return pairs[:count]
 

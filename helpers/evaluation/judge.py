@@ -4,6 +4,7 @@ A judge must show its agreement before it is believed. A reply that cannot be re
 with the reason; it never counts as wrong.
 """
 
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,8 +69,8 @@ def judge_answers(
 ) -> list[dict[str, Any]]:
     """Have a model judge answers, and keep each verdict as soon as it is there.
 
-    A call with the same path goes on where a killed one stopped: an item is asked again only if its answer or the
-    judge has changed, or the judge's reply could not be read.
+    A call with the same path goes on where a killed one stopped: an item is asked again only if what the judge reads or
+    the judge has changed, or its reply could not be read.
 
     Args:
         items: `{"id", "question", "reference", "answer"}` each.
@@ -78,8 +79,9 @@ def judge_answers(
         seed: for servers that honour it.
 
     Returns:
-        `{"id", "answer", "judge", "verdict", "reason"}` for each item, in their order; `verdict` is `correct`,
-        `incorrect`, or None where the judge's reply could not be read, which the reason explains.
+        `{"id", "case", "answer", "judge", "verdict", "reason"}` for each item, in their order; `case` is a digest of
+        what was read; `verdict` is `correct`, `incorrect`, or None where the judge's reply could not be read, which
+        the reason explains.
 
     Raises:
         EndpointError: the server failed; finished verdicts stay in the file.
@@ -89,22 +91,30 @@ def judge_answers(
         items,
         lambda item, _: [_judge_one(item, endpoint, seed)],
         path=path,
-        keys=lambda item: [(item["id"], item["answer"])],
-        key=lambda row: (row["id"], row["answer"]),
+        keys=lambda item: [(item["id"], _digest(item))],
+        key=lambda row: (row["id"], row.get("case")),
         parallel=endpoint.parallel_requests,
         title=f"judge {path.stem}",
         keep=lambda row: row["verdict"] is not None and row.get("judge") == endpoint.name,
     )
 
 
+def _case(item: Mapping[str, str]) -> str:
+    return f"Question: {item['question']}\nReference: {item['reference']}\nAnswer: {item['answer'] or '(empty)'}"
+
+
+def _digest(item: Mapping[str, str]) -> str:
+    """Of everything that the judge reads, so that a verdict on something else is not taken for one on this."""
+    return hashlib.sha256(f"{RUBRIC}\n{_case(item)}".encode()).hexdigest()[:12]
+
+
 def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> dict[str, Any]:
-    case = f"Question: {item['question']}\nReference: {item['reference']}\nAnswer: {item['answer'] or '(empty)'}"
-    messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": case}]
+    messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
     except UnreadableReply as error:
         reply = {"verdict": None, "reason": str(error)}
-    told = {"id": item["id"], "answer": item["answer"], "judge": endpoint.name}
+    told = {"id": item["id"], "case": _digest(item), "answer": item["answer"], "judge": endpoint.name}
     return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}
 
 

@@ -84,10 +84,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where, token=hub_token()), name)
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer of {name} has no stop token (eos_token), so answers would never end.")
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.get_chat_template()  # the one called default
     if not tokenizer.chat_template:
         _say(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
         tokenizer.chat_template = BASE_CHATML
-    elif isinstance(tokenizer.chat_template, str):
+    else:
         if "enable_thinking" in tokenizer.chat_template:
             _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
             tokenizer.chat_template = NO_THINKING + tokenizer.chat_template

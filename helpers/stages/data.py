@@ -48,21 +48,22 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
         yield endpoint
 
 
-def refuse_other_server(run: Run, path: Path, by: str) -> None:
+def refuse_other_server(run: Run, path: Path, by: str, name: str = "") -> None:
     """Raise RunError where rows of `path` were made by another server than the one that is configured now.
 
     Args:
         run: its configuration and the environment say which that is.
         path: JSON lines, which may be missing.
         by: the column that names the server, such as `writer`.
+        name: of the server's model, where that is known already.
     """
     names = {str(row.get(by) or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
     server = run.server() if names else None
-    if server and (others := [name for name in names if not server.is_called(name)]):
+    if server and (others := [each for each in names if each != name and (name or not server.is_called(each))]):
         raise RunError(
             f"{path} was made by {others[0]}; configured now, in .env for instance, is "
-            f"{server.name(server.model or 'a model')}. Choose another RUN folder, configure the former again, or "
-            f"delete {path.name}."
+            f"{name or server.name(server.model or 'a model')}. Choose another RUN folder, configure the former "
+            f"again, or delete {path.name}."
         )
 
 
@@ -77,6 +78,7 @@ def create(run: Run) -> list[Record]:
         return read_jsonl(path)
     entries = glossary_entries(run)
     with run.stage("create", inputs, [path]), chat_endpoint(run) as endpoint:
+        refuse_other_server(run, path, "writer", endpoint.name)  # a server may offer another model first
         conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
         write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return conversations
@@ -96,12 +98,14 @@ def prepare(run: Run) -> dict[str, Any]:
     if not conversations_path.exists():
         return read_card(run)
     outputs = [folder / f"{name}.jsonl" for name in ("train", "validation", "test", "rejected")]
-    outputs += [folder / name for name in (*CARD, "tokenised")] + [replay_path]
+    outputs += [*(folder / name for name in CARD), replay_path]
     if run.finished("prepare", [conversations_path], PREPARES):
         return read_card(run)
     entries = glossary_entries(run)
     conversations = read_jsonl(conversations_path)
-    with run.stage("prepare", [conversations_path], outputs, code=PREPARES):
+    with run.stage("prepare", [conversations_path], outputs, code=PREPARES) as own:
+        if not own:
+            replay_path.unlink(missing_ok=True)
         general = _rehearsed(run, settings.general_train, replay_path)
         test = splits.test_records(
             entries,
@@ -146,15 +150,20 @@ def _prepare_table(run: Run) -> dict[str, Any]:
     from helpers.models.find import chat_tokens, load_tokenizer
 
     config, folder = run.config, run.path / "dataset"
-    replay_path, inputs = folder / "general_answers.jsonl", [config.table] if config.table else []
-    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "tokenised", *CARD)]
+    replay_path, inputs, rows = folder / "general_answers.jsonl", [config.table or folder / "rows.sha256"], None
+    if config.table is None:  # what lies elsewhere may have changed
+        rows = source.read_table(config.data)
+        write_atomic(inputs[0], source.digest(rows))
+    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", *CARD)]
     if run.finished("prepare", inputs, PREPARES):
         return read_card(run)
-    with run.stage("prepare", inputs, [*outputs, replay_path], code=PREPARES):
+    with run.stage("prepare", inputs, [*outputs, replay_path], code=PREPARES) as own:
+        if not own:
+            replay_path.unlink(missing_ok=True)
         tokenizer = load_tokenizer(config.base_model)
         tokens = partial(chat_tokens, tokenizer)
         limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
-        rows = source.read_table(config.data)
+        rows = rows or source.read_table(config.data)
         kept, left_out = make_examples(rows, config.data, limits)
         found = split_rows(kept, config.data.split, seed=config.seed)
         parts = {name: [row.example for row in of] for name, of in found.rows.items()}
@@ -190,7 +199,7 @@ def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, An
     folder, tokenizer = run.path / "dataset", load_tokenizer(run.config.base_model)
     for name, examples in parts.items():
         write_examples(folder / f"{name}.jsonl", examples)
-    tokens = DatasetDict({name: tokenise(examples, tokenizer) for name, examples in parts.items()})
+    tokens = DatasetDict({name: tokenise(examples, tokenizer) for name, examples in parts.items() if examples})
     shutil.rmtree(folder / "tokenised", ignore_errors=True)
     tokens.save_to_disk(folder / "tokenised")
     lengths = sorted(len(ids) for of in tokens.values() for ids in of["input_ids"])
@@ -217,6 +226,7 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
         )
     refuse_other_server(run, path, "writer")
     with chat_endpoint(run) as endpoint:
+        refuse_other_server(run, path, "writer", endpoint.name)
         wordings, rejected = reword(
             rows,
             endpoint,

@@ -57,8 +57,9 @@ def fine_tune(
                     )
                     train, validation = map(read_examples, inputs)
                     train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
-            copy_model(folder, settings.additional_output_paths)
             summaries[name] = read_json(folder / "training.json")
+    for name in summaries:  # when all are trained: a copy that fails stops none of them
+        copy_model(run.path / "models" / name, settings.additional_output_paths)
     return summaries
 
 
@@ -77,7 +78,9 @@ def answer(run: Run) -> dict[str, Path]:
         print(f"The adapter {name} is not trained in this run: left out. {TRAIN} trains it.")
     models = ["base", "in_context", *trained]
     paths = {name: run.path / "predictions" / f"{name}.jsonl" for name in models}
-    inputs = {name: [dataset / "test.jsonl", *([folders[name]] if name in trained else [])] for name in models}
+    shown = run.config.glossary if run.config.data.source is None else dataset / "train.jsonl"
+    of = {"base": [], "in_context": [shown]} | {name: [folder] for name, folder in trained.items()}
+    inputs = {name: [dataset / "test.jsonl", *of[name]] for name in models}
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
     plain = plain_messages(test)
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
@@ -132,10 +135,12 @@ def _answer_with(
 ) -> None:
     from helpers.models.generate import Generated, generate_answers
 
-    done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
-    left = [position for position, item in enumerate(test) if item.id not in done]
     settings = run.config.answer
-    with run.stage(f"answer {name}", inputs, [path], code=ANSWERS):
+    with run.stage(f"answer {name}", inputs, [path], code=ANSWERS) as own:
+        if not own:  # answers of another model, or to other questions
+            path.unlink(missing_ok=True)
+        done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
+        left = [position for position, item in enumerate(test) if item.id not in done]
         with JsonLines(path) as file:
 
             def keep(positions: list[int], answers: list[Generated]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from helpers.errors import DataError
+from helpers.config import PROJECT_ROOT
+from helpers.errors import ConfigError, DataError
 from helpers.storage import copy_folder
 
 Address = str | dict[str, Any]
@@ -17,11 +18,28 @@ Address = str | dict[str, Any]
 
 
 def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
-    """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address. Raises DataError where that fails."""
+    """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address.
+
+    Raises:
+        ConfigError: an address is none, or lies in the run folder.
+        DataError: it cannot be written.
+    """
+    run = folder.absolute().parents[1]
     for given in addresses:
         options = {"address": given} if isinstance(given, str) else dict(given)
-        address = f"{options.pop('address').rstrip('/')}/{folder.absolute().parents[1].name}/{folder.name}"
-        copy_folder(folder, address, options)
+        address = str(options.pop("address")).strip().rstrip("/")
+        if not address or "::" in address:
+            raise ConfigError(
+                f"training.additional_output_paths: {address!r} is no address; give one such as s3://bucket/models."
+            )
+        if "://" not in address:
+            address = str((PROJECT_ROOT / Path(address).expanduser()).resolve())
+            if Path(address, run.name, folder.name).is_relative_to(run):
+                raise ConfigError(
+                    f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "
+                    "another folder."
+                )
+        copy_folder(folder, f"{address}/{run.name}/{folder.name}", options, passing="checkpoints")
 
 
 class Copies(TrainerCallback):  # type: ignore[misc]

@@ -43,13 +43,7 @@ def audit(
     Raises:
         TrainingError: naming the first fault found.
     """
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    too_long = [each.id for each, length in zip(examples, lengths, strict=True) if length > max_length_tokens]
-    if too_long:
-        raise TrainingError(
-            f"{len(too_long)} conversation(s) are longer than max_length_tokens = {max_length_tokens} (longest "
-            f"{max(lengths)}): {', '.join(too_long[:5])}. Raise it, or shorten them; none is cut in silence."
-        )
+    lengths = check_lengths(rows, examples, max_length_tokens)
     check_labels(rows, examples, tokenizer, stop_tokens(trainer.model, tokenizer))
     learnt = check_batches(trainer, rows)
     adapters, flowing = check_gradients(trainer)
@@ -60,6 +54,18 @@ def audit(
         "adapter_tensors": adapters,
         "gradient_tensors": flowing,
     }
+
+
+def check_lengths(rows: Dataset, examples: Sequence[Example], longest: int) -> list[int]:
+    """The tokens of each conversation. Raises TrainingError where one has more than `longest`."""
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    too_long = [each.id for each, length in zip(examples, lengths, strict=True) if length > longest]
+    if too_long:
+        raise TrainingError(
+            f"{len(too_long)} conversation(s) are longer than max_length_tokens = {longest} (longest {max(lengths)}): "
+            f"{', '.join(too_long[:5])}. Raise it, or shorten them; none is cut in silence."
+        )
+    return lengths
 
 
 def check_labels(

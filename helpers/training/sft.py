@@ -29,7 +29,7 @@ from helpers.models.load import add_adapter, load_base, save_adapter
 from helpers.models.precision import best_device, compute_dtype
 from helpers.provenance import measured
 from helpers.training.copies import Copies
-from helpers.training.preflight import audit
+from helpers.training.preflight import audit, check_lengths
 from helpers.training.progress import ProgressBar, Watcher
 from helpers.training.tokens import tokenise
 from helpers.training.trainer import CompletionTrainer
@@ -98,13 +98,15 @@ def train_adapter(
         tokenizer = load_tokenizer(recipe.base_name)
         base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads)
         model = add_adapter(base, _lora(recipe), recipe.base_name)
-        rows = tokenise(train, tokenizer)
+        rows, watched = tokenise(train, tokenizer), tokenise(validation, tokenizer) if validation else None
+        if watched:
+            check_lengths(watched, validation, recipe.settings.max_length_tokens)
         arguments = _arguments(folder / "checkpoints", recipe, rows, measured=bool(validation))
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
             train_dataset=rows,
-            eval_dataset=tokenise(validation, tokenizer) if validation else None,
+            eval_dataset=watched,
             processing_class=tokenizer,
             callbacks=[
                 ProgressBar(folder.name),

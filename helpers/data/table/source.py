@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import pkgutil
@@ -46,6 +47,14 @@ def read_table(data: Data) -> list[Record]:
     if not rows:
         raise DataError(f"data.source: {named(source)} has no rows.")
     return rows
+
+
+def digest(rows: Iterable[Record]) -> str:
+    """SHA-256 of rows."""
+    told = hashlib.sha256()
+    for row in rows:
+        told.update(json.dumps(row, default=str, sort_keys=True).encode())
+    return told.hexdigest()
 
 
 def named(source: Any) -> str:
