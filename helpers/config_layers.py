@@ -97,7 +97,7 @@ def refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
         named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
         if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
             name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
-            if key.startswith("data."):
+            if key.startswith(("data.", "training.additional_output_paths")):
                 name = "AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY (of other file systems their own names)"
             if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
                 name = "PSEUDONYM_KEY"

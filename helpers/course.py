@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,9 +85,7 @@ def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: 
     Raises:
         HelpersError: a notebook stopped; the message is the one its cell raised.
     """
-    asked = ""
-    with suppress(ConfigError):  # told by the stage that asks it
-        asked = run.server().name(run.server().model or "")
+    asked = run.asked()
     for number, name in enumerate(notebooks, start=1):
         source = PROJECT_ROOT / name
         target = run.path / "notebooks" / name.replace("/", "-")
@@ -268,7 +265,7 @@ def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
     if command == "run" and run.config.data.source is not None:
         chosen = TABLE_NOTEBOOKS
     if AUDIT in chosen and not load_pipeline(run.config.private.pipeline).fictitious:
-        print(f"{BREAKS} and {AUDIT} are left out: they attack made-up patients and planted secrets, these are real.")
+        print(f"{BREAKS} and {AUDIT} are left out: they work only on made-up patients and planted secrets.")
         return [name for name in chosen if name not in (BREAKS, AUDIT)]
     return list(chosen)
 

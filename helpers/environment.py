@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from dotenv import load_dotenv
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -59,7 +58,6 @@ def check_environment(config: Config) -> list[Check]:
     Returns:
         One check for each thing, in the order a reader would repair them.
     """
-    load_dotenv(PROJECT_ROOT / ".env")
     return [
         _python(sys.version_info[:2]),
         check_packages(requires("helpers") or [], read_pins(CONSTRAINTS)),

@@ -42,9 +42,11 @@ def surroundings() -> dict[str, Any]:
 
 @cache
 def code_digest(name: str) -> str:
-    """Twelve hex digits of a module or package of `helpers`."""
+    """Twelve hex digits of a module or package of `helpers`, its YAML and HTML included."""
     path = HELPERS / name
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    files = [path.with_suffix(".py")]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.*") if file.suffix in (".py", ".yaml", ".html"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

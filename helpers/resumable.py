@@ -32,10 +32,10 @@ def resumable_map(
     Args:
         items: what is worked on.
         work: called in threads with an item and all results so far; gives the results that the item misses, one after
-            the other. Where it raises, none is asked for any more; those under way are kept.
+            the other. If it raises, no further result is begun; those being made are still kept.
         path: JSON lines of results, one appended as soon as it is given.
-        keys: what the results of an item are found by; items of one key share its result.
-        key: the same of a result.
+        keys: gives the keys of an item's results; items with the same key share one result.
+        key: gives the key of a result.
         parallel: items under way at once, 1 or more.
         title: of the progress bar.
         keep: whether a result of an earlier call counts.

@@ -54,6 +54,13 @@ class Run:
         settings = self.config.endpoint
         return resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
 
+    def asked(self) -> str:
+        """The configured chat server's name; empty where it is the embedded one, or where the stage has to complain."""
+        with suppress(ConfigError):
+            server = self.server()
+            return server.name() if server.base_url else ""
+        return ""
+
     def finished(self, stage: str, inputs: Sequence[Path] = (), code: Sequence[str] = (), asked: str = "") -> bool:
         """Whether the stage ended, with these same inputs, code and server, and its outputs are what it wrote."""
         record = {**self.manifest["stages"], **self._private_stages}.get(stage)
@@ -77,8 +84,8 @@ class Run:
     ) -> Iterator[bool]:
         """Measure a stage and write it into the manifest once its outputs are there.
 
-        Gives whether a part of its outputs may be gone on with: not where it was made from other inputs, by other code
-        or by another server.
+        Yields whether outputs that are already there may be continued: not those made from other inputs, by other code
+        or by another server, nor those of example_data/. Private stages check this themselves.
 
         Args:
             name: of the stage.
@@ -93,7 +100,7 @@ class Run:
         """
         key = self._key(inputs, code, asked)
         private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
-        own = private or self._begin(name, key)
+        own = private or self._begin(name, key, outputs)
         with measured() as cost:
             yield own
         record = {**cost, **key, "outputs": self._hashes(outputs)}
@@ -112,13 +119,16 @@ class Run:
         of_code = {name: code_digest(name) for name in code} or None  # older records have neither
         return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
 
-    def _begin(self, name: str, key: dict[str, Any]) -> bool:
+    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path]) -> bool:
         """Enter what a stage begins with; whether that is what it began with before, if it did."""
         with self._alone():
             manifest = self.manifest
             ended = manifest["stages"].get(name)
             before = manifest.setdefault("begun", {}).get(name) or ended
-            same = before is None or all(before.get(of) == key[of] for of in KEY)
+            if before:
+                same = all(before.get(of) == key[of] for of in KEY)
+            else:
+                same = not {self._name(path).partition("/")[0] for path in outputs} & {*manifest["from_example_data"]}
             manifest["begun"][name] = key
             write_json(self.path / "manifest.json", manifest)
         if ended and not same and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
@@ -213,11 +223,8 @@ def open_run(
 
 def _usual_folder(config: Config) -> Path:
     name = config.fingerprint()
-    with suppress(ConfigError):  # told by the stage that asks it
-        server = Run(Path(), config).server()
-        if server.base_url is not None:
-            asked = f"{name} {server.name(server.model or '')}"
-            name = hashlib.sha256(asked.encode()).hexdigest()[: len(name)]
+    if asked := Run(Path(), config).asked():
+        name = hashlib.sha256(f"{name} {asked}".encode()).hexdigest()[: len(name)]
     return PROJECT_ROOT / "runs" / f"{config.profile}-{name}"
 
 

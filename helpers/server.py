@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -27,19 +26,21 @@ class Server(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its address without a user's name or password, or `embedded`."""
+        """Its address without what may be secret (a user's name and password, a query), or `embedded`."""
         if self.base_url is None:
             return "embedded"
-        before, _, rest = self.base_url.rpartition("@")
-        return f"{before.partition('://')[0]}://{rest}".rstrip("/") if before else self.base_url.rstrip("/")
+        scheme, found, address = self.base_url.partition("://")
+        shown = (address if found else scheme).partition("?")[0].rpartition("@")[2].rstrip("/")
+        return f"{scheme}://{shown}" if found else shown
 
-    def name(self, model: str) -> str:
-        """What files call a model of this server; the embedded one's is a file."""
+    def name(self, model: str | None = None) -> str:
+        """What files call a model of this server, by default the configured one; the embedded one's is a file."""
+        model = model or self.model or "any model"
         return f"{model if self.base_url else PurePath(model).stem} at {self.place}"
 
     def is_called(self, name: str) -> bool:
         """Whether a file's `name` may stand for this server; an unnamed model is any of the server's."""
-        return name == self.name(self.model) if self.model else name.endswith(f" at {self.place}")
+        return name == self.name() if self.model else name.endswith(f" at {self.place}")
 
 
 def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
@@ -85,9 +86,4 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
         )
-    server = Server(url, model, SecretStr(key) if key else None)
-    try:
-        urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"The endpoint's address {server.place} cannot be read: {error}.") from None
-    return server
+    return Server(url, model, SecretStr(key) if key else None)

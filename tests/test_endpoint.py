@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from scripted_server import (
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint, resolve_endpoint
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
+from helpers.server import Server
 
 KEY = "sk-very-secret-0123456789"
 ASK: Any = [{"role": "user", "content": "Is WHO the World Health Organization?"}]
@@ -373,3 +375,20 @@ def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"GGUF but not really")
     with pytest.raises(EndpointError, match="stopped with exit code"), embedded_server(broken):
         pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:hunter2@host:1/v1",
+        "http://me:hun/t@r2@host:1/v1",
+        "me:hunter2@host:1/v1",
+        "http://host:1/v1?key=hunter2",
+    ],
+)
+def test_a_secret_in_the_address_is_not_shown(address: str) -> None:
+    server = Server(address, "m", None)
+    assert server.name() in ("m at http://host:1/v1", "m at host:1/v1") and server.is_called(server.name())
+    with pytest.raises((ConfigError, EndpointError)) as caught:
+        ChatEndpoint(address, "m", max_attempts=1, timeout_s=0.2).check()
+    assert not re.search("hun|t@r2", str(caught.value))

@@ -99,6 +99,18 @@ def test_a_stage_says_whether_it_may_go_on_with_what_is_there(
     assert "copy: the code of the course has changed" in capsys.readouterr().out
 
 
+def test_answers_of_example_data_are_not_taken_for_a_runs_own(smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    run.ensure("predictions", sample="base.jsonl", made_by="it")
+    path = run.path / "predictions" / "base.jsonl"
+    owns = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), run.stage("answer base", outputs=[path]) as own:
+            owns.append(own)
+            raise KeyboardInterrupt
+    assert owns == [False, True]
+
+
 def test_two_of_one_stage_may_end_at_once(smoke_run: SmokeRun) -> None:
     run = smoke_run()
     with run.stage("one"), run.stage("one"):

@@ -81,8 +81,11 @@ class ChatEndpoint:
         parallel_requests: int = 8,
     ) -> None:
         server = Server(base_url, model, api_key)
-        address = urlsplit(base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        host = None
+        with suppress(ValueError):  # brackets that do not close, or a port that is no number
+            address = urlsplit(base_url)
+            host = address.hostname if address.scheme in ("http", "https") and address.port != 0 else None
+        if host is None:
             raise ConfigError(
                 f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1."
             )
@@ -91,7 +94,7 @@ class ChatEndpoint:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
         self.base_url = base_url.rstrip("/")
         self.model = model
-        self.name = server.name(model or "its first model")
+        self.name = server.name()
         self.max_wait_s = max_wait_s
         self.parallel_requests = parallel_requests
         self._failures = Failures(server.place, key, timeout_s, max_attempts, max_wait_s)
@@ -105,7 +108,7 @@ class ChatEndpoint:
             max_retries=max_attempts - 1,
             http_client=openai.DefaultHttpxClient(
                 event_hooks={"request": [self._before_attempt], "response": [self._after_attempt]},
-                trust_env=address.hostname not in _LOOPBACK,  # A proxy cannot reach this machine's loopback.
+                trust_env=host not in _LOOPBACK,  # A proxy cannot reach this machine's loopback.
             ),
         )
 

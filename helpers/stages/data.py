@@ -61,9 +61,9 @@ def refuse_other_server(run: Run, path: Path, by: str, name: str = "") -> None:
     server = run.server() if names else None
     if server and (others := [each for each in names if each != name and (name or not server.is_called(each))]):
         raise RunError(
-            f"{path} was made by {others[0]}; configured now, in .env for instance, is "
-            f"{name or server.name(server.model or 'a model')}. Choose another RUN folder, configure the former "
-            f"again, or delete {path.name}."
+            f"{path} was made by {others[0]}, but the chat server configured now (perhaps in .env) is "
+            f"{name or server.name()}. Choose another RUN folder, configure the earlier server again, or delete "
+            f"{path.name}."
         )
 
 

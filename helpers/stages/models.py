@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def fine_tune(
         folder = run.path / "models" / name
         if only in (None, name):
             if not run.finished(f"fine_tune {name}", inputs, FITS):
-                with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS):
+                with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
+                    if not own:
+                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                     recipe = Recipe(
                         config.base_model,
                         quantisation,

@@ -29,7 +29,7 @@ def score(run: Run) -> dict[str, Any]:
     folder = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
-    inputs = [folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
+    inputs = [folder / "train.jsonl", folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
     path = run.path / "scores" / "results.json"
     same = not settings.judge_items or _same_judge(run, path)
     if same and run.finished("score", inputs, SCORES):

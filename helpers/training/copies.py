@@ -57,4 +57,4 @@ class Copies(TrainerCallback):  # type: ignore[misc]
         try:
             copy_model(self._folder, self._addresses)
         except DataError as error:
-            tqdm.write(f"{error} The next checkpoint will be copied again.")
+            tqdm.write(f"{error} Training goes on; the copy is tried again at the next checkpoint or at the end.")

@@ -72,7 +72,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         "# Dataset card",
         "",
         f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. {card['near_duplicates']} rows "
-        "belong to a group or have a question nearly equal to another's; such rows are on one side of the split"
+        "belong to a group or have a question nearly equal to another row's; rows that belong together are in one split"
         f"{but}.",
         "",
         "| split | rows of the table | reworded | general knowledge |",
