@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from helpers.config_layers import merge, nest, read_layer, refuse_secrets
 from helpers.errors import ConfigError
@@ -21,7 +21,13 @@ from helpers.errors import ConfigError
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds conf/, example_data/ and runs/; relative paths are anchored here, not at the notebook."""
 
+
+def _anchored(path: Path) -> Path:
+    return PROJECT_ROOT / path.expanduser()  # an absolute one stays as it is
+
+
 Positive = Annotated[int, Field(ge=1)]
+Place = Annotated[Path, AfterValidator(_anchored)]
 Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
 """How a frozen base is stored: 16 or 32 bits, 4 bits, 8 bits, or as arguments of BitsAndBytesConfig say."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -118,6 +124,15 @@ class Data(Section):
     too_long: Literal["refuse", "cut_contexts", "leave_out"]
     most_empty: Share
 
+    @field_validator("source")
+    @classmethod
+    def _from_the_course(cls, source: Any) -> Any:
+        if isinstance(source, str) and "://" not in source:
+            return str(_anchored(Path(source)))
+        if isinstance(source, dict) and isinstance(source.get("holders"), str):
+            return source | {"holders": str(_anchored(Path(source["holders"])))}
+        return source
+
     @model_validator(mode="after")
     def _roles(self) -> Data:
         unknown = [role for role in self.columns if role not in ROLES]
@@ -183,11 +198,10 @@ class Score(Section):
     judge_items: Annotated[int, Field(ge=0)]
 
 
-class Private(Section):
-    """How private records are joined, trained on and audited."""
+class Privacy(Section):
+    """How adapters are fitted to examples that belong to somebody, and how they are audited."""
 
-    pipeline: Path
-    ledgers: Path
+    ledgers: Place
     patients_expected: Positive | None
     patients_share: Annotated[float, Field(gt=0, le=1)]
     target_epsilon: Annotated[float, Field(gt=0)] | None
@@ -212,7 +226,7 @@ class Private(Section):
     canaries_left_out: Annotated[int, Field(ge=100)]
 
     @model_validator(mode="after")
-    def _one_way(self) -> Private:
+    def _one_way(self) -> Privacy:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(
                 "exactly one of target_epsilon and noise_multiplier decides the noise; received target_epsilon = "
@@ -228,7 +242,7 @@ class Config(Section):
 
     profile: str
     seed: int
-    glossary: Path
+    glossary: Place
     base_model: str
     threads: Positive | None
     endpoint: Endpoint
@@ -240,22 +254,22 @@ class Config(Section):
     training_arguments: dict[str, Any]
     answer: Answer
     score: Score
-    private: Private
+    privacy: Privacy
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML or JSON; it holds no secret because none can enter."""
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Eight hex digits of everything that can change a result: the keys, and the bytes of glossary and pipeline."""
+        """Eight hex digits of everything that can change a result: the keys, and the bytes of the data's files."""
         payload = self.as_dict() | {"glossary": None}  # the files' bytes count, not their places
-        if self.table:
-            payload["data"]["source"] = self.table.name
+        if source := self.table or self.pipeline:
+            payload["data"]["source"] = source.name
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 del payload[section][key]
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
-        for path in filter(None, (self.glossary, self.private.pipeline, self.table)):
+        for path in filter(None, (self.glossary, self.pipeline, self.table)):
             if path.is_file():
                 digest.update(path.read_bytes())
         return digest.hexdigest()[:8]
@@ -265,11 +279,17 @@ class Config(Section):
         """The file that `data.source` names, if it names one on this machine."""
         return Path(self.data.source) if isinstance(self.data.source, str) and "://" not in self.data.source else None
 
+    @property
+    def pipeline(self) -> Path | None:
+        """The pipeline of holders' records that `data.source` names, if it names one."""
+        source = self.data.source
+        return Path(source["holders"]) if isinstance(source, dict) and [*source] == ["holders"] else None
+
 
 WITHOUT_EFFECT = {
     "training": ("additional_output_paths",),
     "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
-    "private": ("pipeline", "ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
+    "privacy": ("ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
 }
 """Keys left out of a run's fingerprint: it goes on when they change."""
 
@@ -295,12 +315,6 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
     refuse_secrets(nested, Path("overrides"))
     merge(merged, nested)
     merged["profile"] = path.stem
-    merged["glossary"] = _anchor(merged.get("glossary"))
-    data = merged.get("data")
-    if isinstance(data, dict) and isinstance(data.get("source"), str) and "://" not in data["source"]:
-        data["source"] = _anchor(data["source"])
-    if isinstance(merged.get("private"), dict):
-        merged["private"] |= {key: _anchor(merged["private"].get(key)) for key in ("pipeline", "ledgers")}
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -311,18 +325,11 @@ def _profile_path(profile: str | Path) -> Path:
     named = PROJECT_ROOT / "conf" / f"{profile}.yaml"
     if named.is_file() and str(profile) != "conf":
         return named
-    path = Path(_anchor(str(profile)))
+    path = _anchored(Path(profile))
     if path.is_file():
         return path
     names = sorted(p.stem for p in (PROJECT_ROOT / "conf").glob("*.yaml") if p.stem != "conf")
     raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
-
-
-def _anchor(path: Any) -> Any:
-    if path is None or Path(str(path)).is_absolute():
-        return path
-    here = Path(str(path)).expanduser()
-    return str(here if here.is_absolute() else PROJECT_ROOT / here)
 
 
 def described(mistake: Any) -> str:

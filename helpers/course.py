@@ -21,10 +21,9 @@ from helpers import stages
 from helpers.config import PROJECT_ROOT
 from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
-from helpers.data.holders.pipeline import load_pipeline
-from helpers.errors import ConfigError, HelpersError, RunError
+from helpers.errors import ConfigError, HelpersError
 from helpers.files import read_json
-from helpers.run import Run, open_run, reopen_run
+from helpers.run import Run, open_private_run, open_run, reopen_run
 
 AUDIT = "03-test/04-audit_privacy.ipynb"
 BREAKS = "02-fine_tune/04-break_privacy.ipynb"
@@ -46,7 +45,6 @@ GLOSSARY_NOTEBOOKS = (
 )
 EVERYTHING = (".",)
 """Code that decides what a notebook shows."""
-NOTEBOOKS = (*GLOSSARY_NOTEBOOKS, *PRIVATE_NOTEBOOKS)
 TABLE_NOTEBOOKS = (
     "00-set_up/check_environment.ipynb",
     "01-create_dataset/04-prepare_your_table.ipynb",
@@ -57,23 +55,18 @@ STAGES = {
     "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
     "prepare": (
         "helpers.stages:prepare",
-        "01: split conversations, or the rows of a table, into training, validation and test.",
+        "01: split conversations or the rows of a table, or join holders' records, for training, validation and test.",
     ),
-    "fine-tune": ("helpers.stages:fine_tune", "02: train the configured adapters."),
+    "fine-tune": ("helpers.stages:fine_tune", "02: train the adapters; on holders' records, with privacy."),
     "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
     "score": ("helpers.stages:score", "03: score the answers."),
     "report": ("helpers.stages:report", "03: write report.html."),
-    "join": ("helpers.stages.private:join", "01, private: join the holders' records."),
-    "fine-tune-private": ("helpers.stages.private:fine_tune_private", "02, private: train with differential privacy."),
-    "audit-privacy": (
-        "helpers.stages.private:audit_privacy",
-        "03, private: attack the models trained on fictitious records.",
-    ),
+    "audit-privacy": ("helpers.stages.audit:audit_privacy", "03: attack the models trained on fictitious records."),
 }
 """Commands of one stage, which load what they need: private libraries take seconds."""
 
 
-def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: Sequence[str] = NOTEBOOKS) -> None:
+def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: Sequence[str]) -> None:
     """Execute notebooks in order into the run's notebooks/ folder; those that finished before are left out.
 
     Args:
@@ -176,7 +169,8 @@ def _from_here(conf: str) -> str:
 Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.", callback=_from_here)]
 Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
 Table = Annotated[
-    str | None, typer.Option(help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address.")
+    str | None,
+    typer.Option(help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address; or a pipeline.yaml."),
 ]
 Folder = Annotated[str | None, typer.Option(help="Run folder; by default runs/<profile>-<fingerprint>.")]
 Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Override, such as lora.rank=8; may repeat.")]
@@ -186,14 +180,19 @@ Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Overri
 def _run(
     conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
 ) -> None:
-    """Execute all notebooks; with a glossary or a table of your own, those that are about it."""
-    _notebook_run("run", conf, run, _overrides(set, glossary, data))
+    """Execute all notebooks; with data of your own, those that are about them."""
+    overrides = _overrides(set, glossary, data)
+    opened = _opened(conf, run, overrides)
+    _execute_all(opened, conf, overrides)
+    if opened.config.data.source is None and "glossary" not in overrides:  # the course's own records besides
+        _execute_all(open_private_run(conf, f"{opened.path}-private" if run else None, overrides), conf, overrides)
 
 
 @app.command("run-private")
 def _run_private(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
-    """Execute the notebooks on private records."""
-    _notebook_run("run-private", conf, run, _overrides(set))
+    """Execute the notebooks on private records: those of example_data/, or of your configuration's data.source."""
+    overrides = _overrides(set)
+    _execute_all(open_private_run(conf, Path(run).resolve() if run else None, overrides), conf, overrides)
 
 
 @app.command("ask")
@@ -225,10 +224,8 @@ def _stage(name: str, target: str, told: str) -> None:
     ) -> None:
         started, opened = time.monotonic(), _opened(conf, run, _overrides(set, glossary, data))
         pkgutil.resolve_name(target)(opened)
-        if name == "report":
+        if name in ("report", "audit-privacy"):
             _show(opened)
-        if name == "audit-privacy":
-            _show_privacy(opened)
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
     app.command(name, help=told)(command)
@@ -242,32 +239,22 @@ def _opened(conf: str, run: str | None, overrides: dict[str, Any]) -> Run:
     return open_run(conf, Path(run).resolve() if run else None, overrides)
 
 
-def _notebook_run(command: str, conf: str, run: str | None, overrides: dict[str, Any]) -> None:
-    started, opened = time.monotonic(), _opened(conf, run, overrides)
-    if command == "run" and opened.config.data.source is None:
-        stages.glossary_entries(opened)  # a glossary with mistakes stops here, not minutes later
-    elif command == "run":
-        stages.prepare(opened)  # and so does a table
-    notebooks = _notebooks(command, opened, own_glossary="glossary" in overrides)
-    run_notebooks(opened, conf=conf, overrides=overrides, notebooks=notebooks)
-    if command == "run":
-        _show(opened)
-    if {*PRIVATE_NOTEBOOKS} & {*notebooks}:
-        _show_privacy(opened)
-    print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
-
-
-def _notebooks(command: str, run: Run, *, own_glossary: bool) -> list[str]:
-    """What a command executes; nothing where it is a single stage."""
-    chosen: tuple[str, ...] = {"run": NOTEBOOKS, "run-private": PRIVATE_NOTEBOOKS}.get(command, ())
-    if command == "run" and own_glossary:
-        chosen = GLOSSARY_NOTEBOOKS
-    if command == "run" and run.config.data.source is not None:
-        chosen = TABLE_NOTEBOOKS
-    if AUDIT in chosen and not load_pipeline(run.config.private.pipeline).fictitious:
-        print(f"{BREAKS} and {AUDIT} are left out: they work only on made-up patients and planted secrets.")
-        return [name for name in chosen if name not in (BREAKS, AUDIT)]
-    return list(chosen)
+def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
+    """Execute the notebooks that are about a run's data, and print what came out."""
+    started, notebooks = time.monotonic(), list(GLOSSARY_NOTEBOOKS)
+    if run.config.pipeline:
+        notebooks, overrides = list(PRIVATE_NOTEBOOKS), overrides | {"data.source": run.config.data.source}
+        if not stages.pipeline_of(run).fictitious:
+            print(f"{BREAKS} and {AUDIT} are left out: they work only on made-up patients and planted secrets.")
+            notebooks = [name for name in PRIVATE_NOTEBOOKS if name not in (BREAKS, AUDIT)]
+    elif run.config.data.source is not None:
+        notebooks = list(TABLE_NOTEBOOKS)
+        stages.prepare(run)  # a table with mistakes stops here, not minutes later
+    else:
+        stages.glossary_entries(run)  # and so does a glossary
+    run_notebooks(run, conf=conf, overrides=overrides, notebooks=notebooks)
+    _show(run)
+    print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
 
 
 def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: str | None = None) -> dict[str, Any]:
@@ -286,32 +273,28 @@ def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: s
         print(f"{data} is a glossary: it has acronyms with definitions.")
         overrides["glossary"] = str(Path(data).resolve())
     elif data:
-        overrides["data.source"] = data if "://" in data else str(Path(data).expanduser().resolve())
+        source = data if "://" in data else str(Path(data).expanduser().resolve())
+        overrides["data.source"] = {"holders": source} if source.endswith((".yaml", ".yml")) else source
     return overrides
 
 
 def _show(run: Run) -> None:
     from helpers.report.page import print_table
 
-    path = run.path / "results.json"
-    if not path.exists():
-        raise RunError(f"{path} is missing. Run `score` first.")
+    path = run.home / "results.json"
+    found = read_json(path) if path.exists() else {}
     print()
-    print_table(read_json(path))
-    print(f"\nReport: {_shown(run.path / 'report.html')}")
+    if "models" in found:
+        print_table(found)
+        print(f"\nReport: {_shown(run.home / 'report.html')}")
+    if "privacy" in found:
+        import pandas as pd
 
-
-def _show_privacy(run: Run) -> None:
-    import pandas as pd
-
-    if not load_pipeline(run.config.private.pipeline).fictitious:
-        for page in sorted(run.path.glob("models/*/privacy_report.html")):
-            print(f"\nPrivacy report: {_shown(page)}")
-        return
-    found = read_json(run.path / "results.json")["privacy"]
-    print(f"\nOn private records, with the {found['unit']} as unit:")
-    columns = ["epsilon", "heldout_loss", "task_accuracy", "secret_revealed", "canary_auc", "canary_auc_high"]
-    print(f"{pd.DataFrame(found['models']).T[columns].astype(float).round(3).to_string(na_rep='–')}\n")
+        print(f"\nAttacked, with the {found['privacy']['unit']} as unit:")
+        columns = ["epsilon", "heldout_loss", "secret_revealed", "canary_auc", "canary_auc_high"]
+        print(f"{pd.DataFrame(found['privacy']['models']).T[columns].astype(float).round(3).to_string(na_rep='–')}\n")
+    for page in sorted(run.path.glob("models/*/privacy_report.html")):
+        print(f"Privacy report: {_shown(page)}")
 
 
 def _shown(path: Path) -> str:

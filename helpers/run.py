@@ -7,7 +7,6 @@ killed run goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -31,7 +30,8 @@ from helpers.threads import wait_politely
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
-PRIVATE_MANIFEST = Path("private", "manifest.json")
+HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yaml")}}
+"""The source of the notebooks on private records, where the configuration names none."""
 
 
 class Run:
@@ -47,7 +47,12 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What is known of the run: versions, seed, code revision and one record for each finished stage."""
-        return dict(json.loads((self.path / "manifest.json").read_text(encoding="utf-8")))
+        return self._read(private=False)
+
+    @property
+    def home(self) -> Path:
+        """Where data, answers and scores lie: those of holders' records in private/, for their owner alone."""
+        return self.path / "private" if self.config.pipeline else self.path
 
     def server(self) -> Server:
         """The chat server that the configuration and the environment name. Raises ConfigError where they contradict."""
@@ -63,13 +68,18 @@ class Run:
 
     def finished(self, stage: str, inputs: Sequence[Path] = (), code: Sequence[str] = (), asked: str = "") -> bool:
         """Whether the stage ended, with these same inputs, code and server, and its outputs are what it wrote."""
-        record = {**self.manifest["stages"], **self._private_stages}.get(stage)
+        record = self.record(stage)
         if record is None or {key: record.get(key) for key in KEY} != self._key(inputs, code, asked):
             return False
         return all(
             (self.path / name).exists() and sha256(self.path / name) == digest
             for name, digest in record["outputs"].items()
         )
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What is known of a stage that ended: its cost, and digests of what it was made from and what it wrote."""
+        found: dict[str, Any] = {**self.manifest["stages"], **self._read(private=True)["stages"]}
+        return found.get(stage)
 
     @contextmanager
     def stage(
@@ -85,7 +95,7 @@ class Run:
         """Measure a stage and write it into the manifest once its outputs are there.
 
         Yields whether outputs that are already there may be continued: not those made from other inputs, by other code
-        or by another server, nor those of example_data/. Private stages check this themselves.
+        or by another server, nor those of example_data/.
 
         Args:
             name: of the stage.
@@ -100,37 +110,34 @@ class Run:
         """
         key = self._key(inputs, code, asked)
         private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
-        own = private or self._begin(name, key, outputs)
+        own = self._begin(name, key, outputs, private)
         with measured() as cost:
             yield own
-        record = {**cost, **key, "outputs": self._hashes(outputs)}
-        if private:
-            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
-            with self._alone():
-                write_json(self.path / PRIVATE_MANIFEST, {**self._private_stages, name: record})
-            return
         with self._alone():
-            manifest = self.manifest
-            manifest["stages"][name] = record
+            manifest = self._read(private)
+            manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
-            write_json(self.path / "manifest.json", manifest)
+            write_json(self._manifest(private), manifest)
 
     def _key(self, inputs: Sequence[Path], code: Sequence[str], asked: str) -> dict[str, Any]:
         of_code = {name: code_digest(name) for name in code} or None  # older records have neither
         return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
 
-    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path]) -> bool:
+    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path], private: bool) -> bool:
         """Enter what a stage begins with; whether that is what it began with before, if it did."""
+        if private:
+            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
         with self._alone():
-            manifest = self.manifest
+            manifest = self._read(private)
             ended = manifest["stages"].get(name)
             before = manifest.setdefault("begun", {}).get(name) or ended
             if before:
                 same = all(before.get(of) == key[of] for of in KEY)
             else:
-                same = not {self._name(path).partition("/")[0] for path in outputs} & {*manifest["from_example_data"]}
+                copied = {*self.manifest["from_example_data"]}
+                same = not {self._name(path).partition("/")[0] for path in outputs} & copied
             manifest["begun"][name] = key
-            write_json(self.path / "manifest.json", manifest)
+            write_json(self._manifest(private), manifest)
         if ended and not same and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
             print(f"{name}: the code of the course has changed since it was made. It is made anew.")
         return same
@@ -139,10 +146,12 @@ class Run:
         """Held while a manifest is changed, so that two stages that end at once do not undo each other's line."""
         return FileLock(self.path / ".manifest.lock")
 
-    @property
-    def _private_stages(self) -> dict[str, Any]:
-        path = self.path / PRIVATE_MANIFEST
-        return dict(read_json(path)) if path.exists() else {}
+    def _manifest(self, private: bool) -> Path:
+        return self.path / "private" / "manifest.json" if private else self.path / "manifest.json"
+
+    def _read(self, private: bool) -> dict[str, Any]:
+        path = self._manifest(private)
+        return read_json(path) if path.exists() else {"begun": {}, "stages": {}}
 
     def ensure(self, folder: str, *, sample: str, made_by: str) -> Path:
         """Return `folder` of this run; where its stage was skipped, start from example_data/.
@@ -155,11 +164,10 @@ class Run:
         Raises:
             RunError: neither the run nor example_data/ has it.
         """
-        target = self.path / folder
+        target, example = self.home / folder, EXAMPLES / folder
         if (target / sample).exists():
             return target
-        example = EXAMPLES / folder
-        if (target.exists() and any(target.iterdir())) or not (example / sample).exists():
+        if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
         with self._alone():
             manifest = self.manifest  # first, so that a kill cannot make the examples pass for the run's own
@@ -228,6 +236,16 @@ def _usual_folder(config: Config) -> Path:
     return PROJECT_ROOT / "runs" / f"{config.profile}-{name}"
 
 
+def open_private_run(
+    conf: str | Path = "cpu", run: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Run:
+    """`open_run` on holders' records: those of example_data/ where the configuration names none."""
+    overrides = dict(overrides or {})
+    if load_config(conf, overrides).pipeline is None:
+        overrides |= HOLDERS
+    return open_run(conf, run, overrides)
+
+
 def reopen_run(folder: Path) -> Run:
     """Open an existing run folder with the configuration that it was made with.
 
@@ -243,15 +261,15 @@ def reopen_run(folder: Path) -> Run:
 def _refuse_other(path: Path, config: Config) -> None:
     stored = dict(flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
     current = dict(flat(config.as_dict()))
-    free = {"glossary", *(["data.source"] if config.table else [])} | {
+    free = {"glossary", *(["data.source"] if config.table or config.pipeline else [])} | {
         f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys
     }
     keys = sorted(stored.keys() | current.keys())
     differing = [key for key in keys if key not in free and stored.get(key) != current.get(key)]
-    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(path / "manifest.json")
     if not differing and manifest["fingerprint"] != config.fingerprint():
         differing = ["glossary, table or pipeline"]
-        names = [path.name for path in (config.glossary, config.table, config.private.pipeline) if path]
+        names = [path.name for path in (config.glossary, config.table, config.pipeline) if path]
         stored, current = {differing[0]: "of other contents"}, {differing[0]: ", ".join(names)}
     if differing:
         shown = "; ".join(f"{key} was {stored.get(key)}, is {current.get(key)}" for key in differing[:5])

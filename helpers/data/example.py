@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ Message = dict[str, str]
 Check = Literal["contains", "contains_cased", "declines", "none"]
 GENERAL = "general"
 """The bucket of common knowledge, which fine-tuning should leave alone."""
+SHORT = 5
+"""Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Example:
     Attributes:
         id: unique in its file; nothing reads anything out of it.
         bucket: the kind of question; results are given for each.
-        prompt: the messages `{"role", "content"}` before the answer; the last one is the user's.
-        answer: the right answer, whole.
+        prompt: the messages `{"role", "content"}` before the answer, the last one the user's; none where the example
+            is a plain text, which is learnt whole and outside of the chat template.
+        answer: the right answer, or the text, whole.
         expected: short wordings of which a right answer holds one.
         check: how an answer is found right: it `contains` an expected wording (`contains_cased`: capitals count), it
             `declines` to answer, or `none`, where only likeness to `answer` can be measured.
@@ -45,8 +48,8 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The last message of the prompt."""
-        return self.prompt[-1]["content"]
+        """The last message of the prompt; empty for a plain text."""
+        return self.prompt[-1]["content"] if self.prompt else ""
 
     @property
     def messages(self) -> list[Message]:
@@ -64,6 +67,12 @@ class Example:
             "completion": [{"role": "assistant", "content": self.answer}],
             **{key: value for key, value in told.items() if value},
         }
+
+
+def checked(answers: Sequence[str]) -> dict[str, Any]:
+    """`expected` and `check` of an example with these right answers: the short ones are looked for."""
+    short = tuple(answer for answer in answers if len(answer.split()) <= SHORT)
+    return {"expected": short, "check": "contains" if short else "none"}
 
 
 def asked(question: str) -> tuple[Message, ...]:

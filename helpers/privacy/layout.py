@@ -185,7 +185,7 @@ def attend_record_by_record(
     if asked or not getattr(module, "is_causal", True):
         raise PrivacyError(
             f"{type(module).__name__} asks for {', '.join(asked) or 'another mask'}, which private training does not "
-            "compute. Choose another base model, or a private.max_length_tokens within its window."
+            "compute. Choose another base model, or a privacy.max_length_tokens within its window."
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _Attention.apply(query[0], key[0], value[0], scaling, part).transpose(0, 1)[None], None

@@ -159,7 +159,7 @@ def open_ledger(folder: Path, grant: Grant, *, begin: bool = False) -> Ledger:
     ledger = Ledger((folder / f"{grant.holder}.jsonl").resolve(), grant.holder)
     if not begin and not ledger.path.exists():  # a lost one would come back with its whole budget
         raise LedgerError(
-            f"{grant.holder} has no ledger at {ledger.path}. If there was one, restore it, or set private.ledgers to "
+            f"{grant.holder} has no ledger at {ledger.path}. If there was one, restore it, or set privacy.ledgers to "
             "its folder. If nothing was ever trained on this holder's records, begin it, once, with "
             "'python -m helpers.course begin-ledgers' and the same --conf and --set as the training."
         )

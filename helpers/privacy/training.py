@@ -18,7 +18,8 @@ from torch import nn
 from tqdm import tqdm
 from transformers import set_seed
 
-from helpers.config import Private
+from helpers.config import Privacy
+from helpers.data.example import Example
 from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
 from helpers.models.find import load_tokenizer
@@ -51,7 +52,7 @@ class Recipe:
     Attributes:
         base_name: the frozen base; see `helpers.models.find.resolve_model`.
         target_modules: `all-linear` or names of layers.
-        settings: the section `private` of the configuration.
+        settings: the section `privacy` of the configuration.
         cost: what the training was planned and paid for as; None for the baseline.
         seed: of the adapter's first values, and of the order of the baseline's patients.
         threads: CPU threads; None leaves torch's choice.
@@ -59,7 +60,7 @@ class Recipe:
 
     base_name: str
     target_modules: str | list[str]
-    settings: Private
+    settings: Privacy
     cost: Cost | None
     seed: int
     threads: int | None
@@ -128,7 +129,7 @@ class Training:
             weight.data.copy_(values)
 
     def run(
-        self, checkpoint: Path, identity: str, records: Sequence[Record], validation: Sequence[Record], title: str
+        self, checkpoint: Path, identity: str, examples: Sequence[Example], validation: Sequence[Example], title: str
     ) -> None:
         """Take all steps; the model is then as after the last one.
 
@@ -139,7 +140,7 @@ class Training:
         Args:
             checkpoint: the file that holds the last state.
             identity: digest of records and settings; a checkpoint with another one is refused.
-            records: see `helpers.privacy.units.encode_units`.
+            examples: see `helpers.privacy.units.encode_units`.
             validation: of other patients; may be empty.
             title: of the progress bar.
 
@@ -147,7 +148,7 @@ class Training:
             PrivacyError: records or checkpoint cannot be used.
         """
         settings = self.recipe.settings
-        units = encode_units(records, self.tokenizer, max_length_tokens=settings.max_length_tokens)
+        units = encode_units(examples, self.tokenizer, max_length_tokens=settings.max_length_tokens)
         held_out: list[Unit] = []
         if validation:
             held_out = encode_units(validation, self.tokenizer, max_length_tokens=settings.max_length_tokens)

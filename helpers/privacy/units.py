@@ -10,9 +10,9 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from helpers.data.example import Example
 from helpers.errors import PrivacyError
-from helpers.files import Record
-from helpers.models.likelihood import first_behind, record_tokens
+from helpers.models.tokens import learnt_rows
 from helpers.privacy.secure_random import SecureGenerator
 
 Row = tuple[int, ...]
@@ -40,28 +40,28 @@ class Unit:
 
 
 def encode_units(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, max_length_tokens: int
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length_tokens: int
 ) -> list[Unit]:
-    """Group records by patient, in the order in which patients first appear.
+    """Group examples by patient, in the order in which patients first appear.
 
     Args:
-        records: rows with `unit`, `text` and the `question` that it begins with, which is read and not learnt; without
-            one, the whole text is learnt.
+        examples: each with the `unit` that it belongs to; its answer is learnt, and its prompt read.
         tokenizer: of the base model.
-        max_length_tokens: longest record.
+        max_length_tokens: longest example.
 
     Raises:
-        PrivacyError: fewer than two patients, or records that are too long; no record is shown.
+        PrivacyError: an example is nobody's, fewer than two patients, or examples that are too long; none is shown.
     """
+    if not all(example.unit for example in examples):
+        raise PrivacyError("Some examples belong to nobody, so that nobody's share in training can be bounded.")
     rows: dict[str, list[tuple[Row, int]]] = {}
-    for record in records:
-        row = tuple(record_tokens(tokenizer, record["text"]))
-        rows.setdefault(record["unit"], []).append((row, first_behind(tokenizer, record.get("question", ""), row)))
+    for example, row in zip(examples, learnt_rows(examples, tokenizer), strict=True):
+        rows.setdefault(example.unit, []).append(row)
     if len(rows) < 2:
         raise PrivacyError(f"Patients with records: {len(rows)}; expected 2 or more. Join more records.")
     if any(len(row) > max_length_tokens for of_unit in rows.values() for row, _ in of_unit):
         raise PrivacyError(
-            f"Some records are longer than private.max_length_tokens = {max_length_tokens} tokens. Raise it, "
+            f"Some records are longer than privacy.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or take long records out of the holders' files; none is cut in silence."
         )
     return [

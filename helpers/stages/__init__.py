@@ -5,7 +5,7 @@ Notebooks and the command line call these same functions, so there is one way to
 are imported by the stage that needs them.
 """
 
-from helpers.stages.data import chat_endpoint, create, glossary_entries, prepare, read_card
+from helpers.stages.data import chat_endpoint, create, glossary_entries, pipeline_of, prepare, read_card
 from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
 from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, TRAIN, WRITE
 from helpers.stages.results import gather_results, report, score
@@ -25,6 +25,7 @@ __all__ = [
     "glossary_entries",
     "in_context",
     "longest_answer",
+    "pipeline_of",
     "prepare",
     "read_card",
     "report",

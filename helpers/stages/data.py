@@ -18,11 +18,12 @@ from helpers.stages.notebooks import PREPARE
 
 if TYPE_CHECKING:
     from helpers.data.glossary.entries import Entry
+    from helpers.data.holders.pipeline import Pipeline
     from helpers.data.table.examples import Row
     from helpers.endpoint.chat import ChatEndpoint
 
 
-PREPARES = ("data/example", "data/glossary", "data/table", "models/generate", "training/tokens")
+PREPARES = ("data/example", "data/glossary", "data/table", "models/generate", "models/tokens")
 """Code that decides what is made of conversations or rows."""
 CARD = ("card.json", "card.md", "lengths.png")
 
@@ -37,6 +38,18 @@ def glossary_entries(run: Run) -> list[Entry]:
         return everything
     print(f"Using the first {limit} of {len(everything)} entries: dataset.max_entries; null would take all of them.")
     return load_glossary(run.config.glossary, limit)
+
+
+def pipeline_of(run: Run) -> Pipeline:
+    """The pipeline of holders' records that is the run's source, checked. Raises ConfigError where there is none."""
+    if run.config.pipeline is None:
+        raise ConfigError(
+            "Private training and its audit need holders' records. Set data.source to {holders: path of a "
+            "pipeline.yaml}; 01-create_dataset/README.md says how."
+        )
+    from helpers.data.holders.pipeline import load_pipeline
+
+    return load_pipeline(run.config.pipeline)
 
 
 @contextmanager
@@ -85,7 +98,14 @@ def create(run: Run) -> list[Record]:
 
 
 def prepare(run: Run) -> dict[str, Any]:
-    """01: split conversations, or the rows of a table, into train, validation and test; returns the card."""
+    """01: split conversations, or the rows of a table, into train, validation and test; returns the card.
+
+    Holders' records are joined first; see `helpers.stages.join.join`.
+    """
+    if run.config.pipeline:
+        from helpers.stages.join import join
+
+        return join(run)
     from helpers.data.glossary import card, splits
     from helpers.data.glossary.phrasings import load_bank
 
@@ -192,8 +212,8 @@ def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, An
     from datasets import DatasetDict, disable_progress_bars
 
     from helpers.models.find import load_tokenizer
+    from helpers.models.tokens import tokenise
     from helpers.report.figures import draw_lengths, to_png
-    from helpers.training.tokens import tokenise
 
     disable_progress_bars()  # of writing, which takes a moment
     folder, tokenizer = run.path / "dataset", load_tokenizer(run.config.base_model)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.config import Quantisation
 from helpers.data.example import Example, Message, read_examples
 from helpers.errors import RunError
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
@@ -22,7 +23,7 @@ ANSWERS = ("evaluation/answers", "models")
 def fine_tune(
     run: Run, only: str | None = None, watch: Callable[[list[Record]], None] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """02: train the configured adapters into models/<name>/, each audited first.
+    """02: train the configured adapters into models/<name>/, each audited first; with privacy on holders' records.
 
     Args:
         run: the run folder.
@@ -30,8 +31,13 @@ def fine_tune(
         watch: called with the training log whenever it grows, for a live picture.
 
     Returns:
-        Adapter name to its summary; see `helpers.training.sft.train_adapter`.
+        Adapter name to its summary; see `helpers.training.sft.train_adapter`, or
+        `helpers.stages.private_training.fine_tune_private`.
     """
+    if run.config.pipeline:
+        from helpers.stages.private_training import fine_tune_private
+
+        return fine_tune_private(run, only)
     from helpers.training.copies import copy_model
     from helpers.training.sft import Recipe, train_adapter
 
@@ -67,7 +73,10 @@ def fine_tune(
 
 
 def answer(run: Run) -> dict[str, Path]:
-    """03: answer the test with base, in_context and every adapter; returns model name to predictions file."""
+    """03: answer the test with base, in_context and every adapter; returns model name to predictions file.
+
+    Of holders' records none stands in a prompt that asks about another one: there is no in_context.
+    """
     from helpers.evaluation.answers import plain_messages
     from helpers.models.find import load_tokenizer
     from helpers.models.load import attach_adapters, load_base
@@ -75,19 +84,20 @@ def answer(run: Run) -> dict[str, Path]:
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
     test = read_examples(dataset / "test.jsonl")
-    folders = {name: run.path / "models" / name for name in config.training.adapters}
+    quantised = adapters_of(run)
+    folders = {name: run.path / "models" / name for name in quantised}
     trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
     for name in folders.keys() - trained.keys():
         print(f"The adapter {name} is not trained in this run: left out. {TRAIN} trains it.")
-    models = ["base", "in_context", *trained]
-    paths = {name: run.path / "predictions" / f"{name}.jsonl" for name in models}
-    shown = run.config.glossary if run.config.data.source is None else dataset / "train.jsonl"
+    models = ["base", *([] if config.pipeline else ["in_context"]), *trained]
+    paths = {name: run.home / "predictions" / f"{name}.jsonl" for name in models}
+    shown = config.glossary if config.data.source is None else dataset / "train.jsonl"
     of = {"base": [], "in_context": [shown]} | {name: [folder] for name, folder in trained.items()}
     inputs = {name: [dataset / "test.jsonl", *of[name]] for name in models}
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
     plain = plain_messages(test)
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
-    stored = {name: config.training.adapters.get(name, "none") for name in todo}
+    stored = {name: quantised.get(name, "none") for name in todo}
     while todo:
         quantisation = stored[todo[0]]
         group = [name for name in todo if stored[name] == quantisation]
@@ -104,6 +114,15 @@ def answer(run: Run) -> dict[str, Path]:
                 tuned.set_adapter(name)
                 _answer_with(run, name, tuned, tokenizer, test, plain, inputs[name], paths[name])
     return paths
+
+
+def adapters_of(run: Run) -> dict[str, Quantisation]:
+    """Name of every adapter that the run is about, and how its base is stored."""
+    if run.config.pipeline is None:
+        return dict(run.config.training.adapters)
+    from helpers.stages.private_training import models_to_train
+
+    return dict.fromkeys(models_to_train(run), run.config.privacy.quantisation)
 
 
 def in_context(run: Run, test: list[Example]) -> list[list[Message]]:
@@ -184,7 +203,7 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     if data.source is not None:
         messages = worded(messages, [], data.prompt)
     for name in chosen:
-        quantisation = config.training.adapters.get(name, "none")
+        quantisation = adapters_of(run).get(name, "none")
         net = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
         if name != "base":
             net = attach_adapters(net, {name: run.path / "models" / name}, config.base_model)

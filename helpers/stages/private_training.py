@@ -14,30 +14,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from helpers.config import WITHOUT_EFFECT
-from helpers.data.holders.pipeline import Holder, Pipeline, load_pipeline
-from helpers.errors import LedgerError, PrivacyError, RunError
-from helpers.files import read_json, read_jsonl, sha256, sync, write_atomic, write_json
+from helpers.data.example import read_examples
+from helpers.data.holders.card import SPLITS
+from helpers.data.holders.pipeline import Holder, Pipeline
+from helpers.errors import ConfigError, LedgerError, PrivacyError, RunError
+from helpers.files import read_json, sha256, sync, write_atomic, write_json
 from helpers.models.load import save_adapter
 from helpers.privacy import ledger, release
 from helpers.privacy.accounting import Cost, plan
 from helpers.privacy.grants import Grant, check_grant, read_grant
-from helpers.privacy.ledger import Ledger, open_ledger
+from helpers.privacy.ledger import Ledger, check_budgets, open_ledger
 from helpers.privacy.training import MECHANISM, Recipe, Training
 from helpers.provenance import measured
 from helpers.run import Run
+from helpers.stages.data import pipeline_of
+from helpers.stages.join import join
+from helpers.training.copies import copy_model
 
 BASELINE = "non_private"
 
 
-def pipeline_of(run: Run) -> Pipeline:
-    """The pipeline of private records that the configuration names, checked."""
-    return load_pipeline(run.config.private.pipeline)
-
-
 def models_to_train(run: Run) -> dict[str, float | None]:
     """Name to target ε of every model to train; None where the noise is given, or there is none (the baseline)."""
-    settings = run.config.private
+    settings = run.config.privacy
     further = {f"private_{epsilon:g}": epsilon for epsilon in settings.further_epsilons}
     baseline = {BASELINE: None} if pipeline_of(run).fictitious else {}
     return {**baseline, "private": settings.target_epsilon, **further}
@@ -57,7 +59,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """
     pipeline = pipeline_of(run)
     opened = [
-        open_ledger(run.config.private.ledgers, _grant_of(pipeline, holder), begin=begin or holder.fictitious)
+        open_ledger(run.config.privacy.ledgers, _grant_of(pipeline, holder), begin=begin or holder.fictitious)
         for holder in pipeline.holders
     ]
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
@@ -67,7 +69,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
             if head is not None and not each.contains(head):
                 raise LedgerError(
                     f"The ledger of {each.holder} lacks an entry that {report} was committed to: it was cut off, or "
-                    "begun anew. Restore it, or set private.ledgers to the folder where it lies. If that run keeps "
+                    "begun anew. Restore it, or set privacy.ledgers to the folder where it lies. If that run keeps "
                     f"ledgers of its own, move its folder, {report.parents[2].name}, out of {run.path.parent.name}/."
                 )
     return opened
@@ -96,12 +98,12 @@ def planned(run: Run, name: str = "private") -> Cost:
     Raises:
         PrivacyError: the holders declare no number of patients, or no guarantee can be given.
     """
-    settings, pipeline = run.config.private, pipeline_of(run)
+    settings, pipeline = run.config.privacy, pipeline_of(run)
     split = pipeline.split
     by_content = f", {sha256(pipeline.path)}" if pipeline.unit == "record" else ""  # columns and masking decide too
     if settings.patients_expected is None:
         raise PrivacyError(
-            "private.patients_expected is not set. How many patients there are is itself private, so sampling rate, "
+            "privacy.patients_expected is not set. How many patients there are is itself private, so sampling rate, "
             "noise and δ follow from a public figure: write a round number that the holders agree to tell, for "
             "example of their annual reports, into the configuration."
         )
@@ -130,17 +132,72 @@ def recipe_of(run: Run, name: str) -> Recipe:
             "Train the private one; the baseline is for invented records only."
         )
     config, cost = run.config, planned(run, name) if name != BASELINE else None
-    return Recipe(config.base_model, config.lora.target_modules, config.private, cost, config.seed, config.threads)
+    if unused := [key for key in ("training_arguments", "lora_arguments") if getattr(config, key)]:
+        raise ConfigError(f"{unused[0]} is set, and not for private training: use the section privacy, and empty it.")
+    return Recipe(config.base_model, config.lora.target_modules, config.privacy, cost, config.seed, config.threads)
 
 
 def state_of(run: Run, name: str) -> Path:
     """The folder of a training under way; like all that depends on who is in the data it lies in private/."""
-    return run.path / "private" / "state" / name
+    return run.home / "state" / name
 
 
 def record_of(run: Run, name: str) -> Path:
     """What a training on fictitious records took: learnt tokens, seconds, memory. They depend on who was drawn."""
-    return run.path / "private" / "trainings" / f"{name}.json"
+    return run.home / "trainings" / f"{name}.json"
+
+
+def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
+    """02: train the private models, each entered in the ledgers, then the non-private baseline, into models/<name>/.
+
+    Args:
+        run: the run folder.
+        only: train this model alone.
+
+    Returns:
+        Model name to its summary: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}` and, on
+        fictitious records, `{"tokens", "seconds", "peak_memory_mb"}`.
+
+    Raises:
+        PrivacyError: the guarantee cannot be given or shown; nothing is released then.
+        LedgerError: a holder's budget does not allow it.
+    """
+    names = models_to_train(run)
+    if only is not None and only not in names:
+        raise RunError(
+            f"There is no model '{only}' among {', '.join(names)}. (The baseline, {BASELINE}, is for records that all "
+            "holders declare fictitious.)"
+        )
+    ledgers = ledgers_of(run)
+    join(run)
+    inputs = [run.home / "dataset" / f"{name}.jsonl" for name in SPLITS]
+    wanted = [name for name in names if only in (None, name)]
+    missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
+    # Before the first of several: what the budgets do not allow together. What was begun is not counted again.
+    new = [name for name in missing if name != BASELINE and not any(state_of(run, name).glob("*.pt"))]
+    check_budgets(ledgers, [planned(run, name) for name in new], " and ".join(new))
+    for name in sorted(missing, key=lambda name: name == BASELINE):  # last: what cannot be private is refused at once
+        target = run.path / "models" / name
+        target.parent.mkdir(exist_ok=True)
+        try:  # two trainings on one state would be two continuations of it
+            held = FileLock(target.with_name(f".{name}.lock"), blocking=False).acquire()
+        except Timeout:
+            raise RunError(f"Another process is training {target}. Run the same command when it has ended.") from None
+        with held:
+            if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
+                with run.stage(f"fine_tune {name}", inputs, [target]):
+                    train_accounted(run, name, target)
+                shutil.rmtree(state_of(run, name))
+        copy_model(target, run.config.training.additional_output_paths)
+    return {name: told_of(run, name) for name in wanted}
+
+
+def told_of(run: Run, name: str) -> dict[str, Any]:
+    """What is told of a training: its released training.json and, of fictitious records, tokens, times and memory."""
+    told = read_json(run.path / "models" / name / "training.json")
+    if record_of(run, name).exists():
+        told |= read_json(record_of(run, name))
+    return told
 
 
 def train_accounted(run: Run, name: str, target: Path) -> None:
@@ -187,7 +244,7 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
             audit=audit,
             spend_id=spend_id,
             ledger_heads={each.holder: each.head() for each in ledgers},
-            joined=read_json(run.path / "private" / "card.json")["touched"],
+            joined=read_json(run.home / "dataset" / "card.json")["touched"],
             adapter_sha256=weights,
         )
     release.release(part, target, report)
@@ -198,24 +255,24 @@ def _identity(run: Run, recipe: Recipe) -> str:
 
     The file's bytes are hashed and no record is read: that comes after its cost is reserved.
     """
-    settings = recipe.settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT["private"]))
+    settings = recipe.settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT["privacy"]))
     cost = asdict(recipe.cost) if recipe.cost else None
-    records = sha256(run.path / "private" / "train.jsonl")
+    records = sha256(run.home / "dataset" / "train.jsonl")
     content = json.dumps([MECHANISM, records, recipe.base_name, recipe.target_modules, recipe.seed, cost, settings])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity: str) -> dict[str, Any]:
     """Train and save into `part` what passed `verify`; returns the audit of the mechanism, empty for the baseline."""
-    recipe, folder = ready.recipe, run.path / "private"
-    train, validation = read_jsonl(folder / "train.jsonl"), []
+    recipe, folder = ready.recipe, run.home / "dataset"
+    train, validation = read_examples(folder / "train.jsonl"), []
     if _identity(run, recipe) != identity:
         raise RunError(
             f"{folder / 'train.jsonl'} was replaced while its cost was reserved. Delete {state.parent} and run the "
             "same command again; what was reserved stays spent."
         )
     if recipe.cost is None or recipe.cost.validation_noise:
-        validation = read_jsonl(folder / "validation.jsonl")
+        validation = read_examples(folder / "validation.jsonl")
     with measured() as used:
         ready.run(state, identity, train, validation, name)
     audit = release.verify(ready, recipe.cost) if recipe.cost else {}

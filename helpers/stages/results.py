@@ -11,7 +11,8 @@ from helpers.config import PROJECT_ROOT, load_config
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run, flat
-from helpers.stages.data import chat_endpoint, read_card
+from helpers.stages.data import chat_endpoint, pipeline_of, read_card
+from helpers.stages.models import adapters_of
 from helpers.stages.notebooks import ANSWER, PREPARE, SCORE
 
 SCORES = ("evaluation",)
@@ -30,32 +31,36 @@ def score(run: Run) -> dict[str, Any]:
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
     inputs = [folder / "train.jsonl", folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
-    path = run.path / "scores" / "results.json"
-    same = not settings.judge_items or _same_judge(run, path)
+    path = run.home / "scores" / "results.json"
+    judged = settings.judge_items
+    if judged and run.config.pipeline and not pipeline_of(run).fictitious and run.server().base_url:
+        print("No judge: patients' records are not sent to a chat server.")
+        judged = 0
+    same = not judged or _same_judge(run, path)
     if same and run.finished("score", inputs, SCORES):
         return gather_results(run)
-    scores = {name: run.path / "scores" / f"{name}.jsonl" for name in order}
+    scores = {name: run.home / "scores" / f"{name}.jsonl" for name in order}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
         metrics, quality = load_metrics(
             settings.static_model,
             settings.sentence_model,
             settings.cross_encoder,
             train=folder / "train.jsonl",
-            cross_encoder_folder=run.path / "models" / "cross_encoder",
+            cross_encoder_folder=run.home / "models" / "cross_encoder",
             seed=run.config.seed,
         )
         answers = {name: predictions / f"{name}.jsonl" for name in order}
         verdicts: dict[str, list[Record]] = {name: [] for name in order}
         identity = _identity(run)
-        if settings.judge_items:
+        if judged:
             with chat_endpoint(run) as endpoint:
                 identity["judge"] = endpoint.name
                 verdicts = judge_sample(
                     folder / "test.jsonl",
                     answers,
                     endpoint,
-                    count=settings.judge_items,
-                    folder=run.path / "judge",
+                    count=judged,
+                    folder=run.home / "judge",
                     seed=run.config.seed,
                 )
         for name in order:
@@ -64,7 +69,7 @@ def score(run: Run) -> dict[str, Any]:
         gathered = results.collect_results(
             folder / "test.jsonl",
             predictions,
-            run.path / "scores",
+            run.home / "scores",
             {name: _cost(run, name) for name in order},
             run=identity,
             dataset=read_card(run),
@@ -86,11 +91,11 @@ def _same_judge(run: Run, scored: Path) -> bool:
 
 def gather_results(run: Run) -> dict[str, Any]:
     """Put what scoring and the privacy audit found so far into results.json, which tables and plots are drawn from."""
-    scored, audited = run.path / "scores" / "results.json", run.path / "private" / "audit.json"
+    scored, audited = run.home / "scores" / "results.json", run.home / "audit.json"
     results = read_json(scored) if scored.exists() else {"run": _identity(run)}
     if audited.exists():
         results["privacy"] = read_json(audited)
-    write_json(run.path / "results.json", results)
+    write_json(run.home / "results.json", results)
     return results
 
 
@@ -98,7 +103,7 @@ def report(run: Run) -> Path:
     """03: write report.html from results.json alone."""
     from helpers.report.page import write_report
 
-    source, target = run.path / "results.json", run.path / "report.html"
+    source, target = run.home / "results.json", run.home / "report.html"
     if not source.exists():
         raise RunError(f"{source} is missing. Run {SCORE} on this run folder first.")
     with run.stage("report", [source], [target]):
@@ -107,11 +112,11 @@ def report(run: Run) -> Path:
 
 
 def _model_order(run: Run) -> list[str]:
-    return ["base", "in_context", *run.config.training.adapters]
+    return ["base", "in_context", *adapters_of(run)]
 
 
 def _cost(run: Run, name: str) -> dict[str, Any]:
-    record = run.manifest["stages"].get(f"answer {name}", {})
+    record = run.record(f"answer {name}") or {}
     return {"seconds": record.get("seconds"), "peak_memory_mb": record.get("peak_memory_mb")}
 
 
@@ -160,11 +165,9 @@ def _command(run: Run) -> str:
 
 def _training(run: Run) -> dict[str, Any]:
     trained = {}
-    for name in run.config.training.adapters:
+    for name in adapters_of(run):
         folder = run.path / "models" / name
         if (folder / "training.json").exists():
-            trained[name] = {
-                "log": read_jsonl(folder / "training_log.jsonl"),
-                **read_json(folder / "training.json"),
-            }
+            log = folder / "training_log.jsonl"  # a private training has its own, noised one
+            trained[name] = {"log": read_jsonl(log) if log.exists() else [], **read_json(folder / "training.json")}
     return trained

@@ -34,7 +34,7 @@ def audit(
         trainer: an `SFTTrainer`, its adapters in place.
         tokenizer: what the model will be served with.
         examples: what is learnt.
-        rows: the same as tokens; see `helpers.training.tokens.tokenise`.
+        rows: the same as tokens; see `helpers.models.tokens.tokenise`.
         max_length_tokens: longest conversation allowed.
 
     Returns:

@@ -27,11 +27,11 @@ from helpers.files import Record, write_atomic, write_json, write_jsonl
 from helpers.models.find import load_tokenizer
 from helpers.models.load import add_adapter, load_base, save_adapter
 from helpers.models.precision import best_device, compute_dtype
+from helpers.models.tokens import tokenise
 from helpers.provenance import measured
 from helpers.training.copies import Copies
 from helpers.training.preflight import audit, check_lengths
 from helpers.training.progress import ProgressBar, Watcher
-from helpers.training.tokens import tokenise
 from helpers.training.trainer import CompletionTrainer
 
 OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}

@@ -19,7 +19,7 @@ from helpers.files import read_jsonl
 from helpers.models.find import chat_text, load_tokenizer
 from helpers.models.losses import IGNORED, row_losses
 from helpers.training.sft import Recipe, train_adapter
-from helpers.training.tokens import tokenise
+from helpers.models.tokens import tokenise
 
 TURNS = (*asked("Où est le café ?"), {"role": "assistant", "content": "À gauche."}, *asked("Et la mairie ?"))
 EXAMPLES = [

@@ -7,12 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from helpers.data.example import Example, asked, checked
 from helpers.data.holders.pipeline import SLOT, Pipeline
+
+BUCKET = "records"
+"""Of all examples made of holders' records."""
 
 
 @dataclass(repr=False)
 class Candidate:
-    """A joined row in words; no display shows it.
+    """A joined row in words; no display shows it. Without a question its `answer` is a text that stands alone.
 
     `rows`: holder to the number of its row. `place`: 0 to 1, decides whether it goes to the test; `own_place`: 0 to 1,
     where its patient lies between training and validation. `group`: value of `split.by`. `values`: what the test set
@@ -23,7 +27,6 @@ class Candidate:
     unit: str
     question: str
     answer: str
-    text: str
     rows: dict[str, int]
     place: float
     own_place: float
@@ -32,6 +35,11 @@ class Candidate:
     order: float
     split: str = ""
     reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of its words."""
+        return f"{self.question} {self.answer}"
 
 
 def make_candidate(
@@ -49,14 +57,12 @@ def make_candidate(
     """
     content = json.dumps(sorted(fields.items()))
     template = pipeline.templates[int(draw(seed, "template", content) * len(pipeline.templates))]
-    question, answer = fill(template.question, fields), fill(template.answer, fields)
-    used = set(SLOT.findall(template.question + template.answer + template.text)) & set(fields)
+    used = set(SLOT.findall(template.question + template.answer + template.text))
     by = pipeline.split.by
     return Candidate(
         unit=unit,
-        question=question,
-        answer=answer,
-        text=fill(template.text, {**fields, "question": question, "answer": answer}),
+        question=fill(template.question, fields),
+        answer=fill(template.answer or template.text, fields),
         rows=rows,
         place=draw(seed, "split", fields[by]) if by else place,
         own_place=draw(seed, "validation", repr(place)),
@@ -65,6 +71,13 @@ def make_candidate(
         order=draw(seed, "order", content),
         reason="" if all(fields[name] for name in used) else "a column that its template needs is empty",
     )
+
+
+def example_of(candidate: Candidate, name: str) -> Example:
+    """A candidate as it is learnt and tested, under the id `name`."""
+    prompt = asked(candidate.question) if candidate.question else ()
+    told = checked([candidate.answer]) if prompt else {}
+    return Example(name, BUCKET, prompt, candidate.answer, unit=candidate.unit, origin="holders", **told)
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:

@@ -18,7 +18,8 @@ import pandas as pd
 from pydantic import Secret, SecretStr
 from tqdm.auto import tqdm
 
-from helpers.data.holders.candidates import Candidate, draw, make_candidate
+from helpers.data.example import Example
+from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate
 from helpers.data.holders.card import SPLITS, make_join_card
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed
 from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
@@ -28,7 +29,7 @@ from helpers.data.holders.roster import with_plain_names
 from helpers.data.holders.splits import kept_in, split_units
 from helpers.data.holders.tables import KEY, ROSTER, PrivateTable, read_holder
 from helpers.errors import DataError, PrivacyError
-from helpers.files import Record, read_jsonl
+from helpers.files import read_jsonl
 
 PLACE = "#place"
 SHORN = "#shorn"
@@ -36,7 +37,7 @@ SHORN = "#shorn"
 TYPED = (str.upper, str.lower, str.title)
 
 
-class PrivateRecords(Secret[dict[str, list[Record]]]):
+class PrivateRecords(Secret[dict[str, list[Example]]]):
     """Records by split that no display shows; `get_secret_value()` opens them."""
 
     def _display(self) -> str:
@@ -48,8 +49,7 @@ class PrivateRecords(Secret[dict[str, list[Record]]]):
 class Joined:
     """What `join_providers` returns.
 
-    `records`: by split (train, validation, test), each `{"id", "unit", "text", "question", "answer"}`, where
-    `question` begins `text` and `answer` follows it (both empty where a template has none).
+    `records`: examples by split (train, validation, test), each with its unit.
     `card`: counts, reasons and measurements, without any record; see `helpers.data.holders.card`.
     """
 
@@ -280,19 +280,11 @@ def _make_candidates(joined: pd.DataFrame, pipeline: Pipeline, seed: int) -> lis
 def _release(candidates: Sequence[Candidate]) -> PrivateRecords:
     """Kept records in an order, and with numbers within their unit, that say nothing of the holders' files."""
     numbers: Counter[str] = Counter()
-    splits: dict[str, list[Record]] = {}
+    splits: dict[str, list[Example]] = {}
     for name in SPLITS:
         splits[name] = []
         for candidate in sorted(kept_in(name, candidates), key=lambda candidate: candidate.order):
-            splits[name].append(
-                {
-                    "id": f"{candidate.unit}/{numbers[candidate.unit]}",
-                    "unit": candidate.unit,
-                    "text": candidate.text,
-                    "question": candidate.question,
-                    "answer": candidate.answer,
-                }
-            )
+            splits[name].append(example_of(candidate, f"{candidate.unit}/{numbers[candidate.unit]}"))
             numbers[candidate.unit] += 1
     return PrivateRecords(splits)
 

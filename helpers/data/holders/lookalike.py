@@ -6,9 +6,9 @@ import random
 
 import pandas as pd
 
-from helpers.data.holders.candidates import fill, make_candidate
+from helpers.data.example import Example
+from helpers.data.holders.candidates import example_of, fill, make_candidate
 from helpers.data.holders.pipeline import Pipeline
-from helpers.files import Record
 
 LABEL = "synthetic"
 
@@ -31,14 +31,11 @@ def lookalike_tables(pipeline: Pipeline, rows: int, seed: int) -> dict[str, pd.D
     }
 
 
-def lookalike_records(pipeline: Pipeline, count: int, seed: int) -> list[Record]:
-    """Records in the pipeline's templates, as `join_providers` makes them; their ids are `synthetic/1`, ..."""
-    records = []
-    for number, fields in enumerate(_invent(pipeline, count, seed), start=1):
-        made = make_candidate(fields, {}, f"{LABEL}/{number}", 0.0, pipeline, seed)
-        words = {"text": made.text, "question": made.question, "answer": made.answer}
-        records.append({"id": made.unit, "unit": made.unit, **words})
-    return records
+def lookalike_examples(pipeline: Pipeline, count: int, seed: int) -> list[Example]:
+    """Examples in the pipeline's templates, as `join_providers` makes them; their ids are `synthetic/1`, ..."""
+    units = [f"{LABEL}/{number}" for number in range(1, count + 1)]
+    invented = zip(units, _invent(pipeline, count, seed), strict=True)
+    return [example_of(make_candidate(fields, {}, unit, 0.0, pipeline, seed), unit) for unit, fields in invented]
 
 
 def _invent(pipeline: Pipeline, count: int, seed: int) -> list[dict[str, str]]:

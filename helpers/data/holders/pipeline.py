@@ -127,14 +127,11 @@ class Join(Section):
 
 
 class Template(Section):
-    """The wording of a record; `text` may hold {question} and {answer} besides columns.
-
-    Private training learns what follows the question; without one, the whole text.
-    """
+    """The wording of a record: a question, which is read, with its answer, which is learnt; or a text, learnt whole."""
 
     question: str = ""
     answer: str = ""
-    text: str = "{question} {answer}."
+    text: str = ""
 
 
 class Deidentify(Section):
@@ -285,13 +282,11 @@ def _join_mistakes(pipeline: Pipeline) -> Iterator[str]:
 def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
     known = {f"{holder.name}.{column}" for holder in pipeline.holders for column in holder.names}
     for number, template in enumerate(pipeline.templates):
-        used = set(SLOT.findall(template.question + template.answer + template.text)) - {"question", "answer"}
+        used = set(SLOT.findall(template.question + template.answer + template.text))
         for slot in sorted(used - known):
             yield f"templates.{number}: '{slot}' is no column of a holder"
-        if template.question and not template.text.startswith("{question}"):
-            yield f"templates.{number}.text: must begin with {{question}}, which is a prefix of the text"
-        if bool(template.question) != bool(template.answer):
-            yield f"templates.{number}: question and answer go together"
+        if not bool(template.question) == bool(template.answer) != bool(template.text):
+            yield f"templates.{number}: give question and answer, or a text alone"
     for key, columns in (("split.by", (pipeline.split.by,)), ("split.values", pipeline.split.values)):
         for column in columns:
             if column is not None and column not in known:

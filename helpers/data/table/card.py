@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.data.example import GENERAL, Example
-from helpers.data.table.examples import BUCKET, SHORT
+from helpers.data.example import GENERAL, SHORT, Example
+from helpers.data.table.examples import BUCKET
 from helpers.data.table.rewording import BUCKET as REWORDED
 
 FEW = 30

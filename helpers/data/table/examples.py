@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.config import Data
-from helpers.data.example import Example, Message
+from helpers.data.example import Example, Message, checked
 from helpers.data.table.columns import recognise
 from helpers.data.table.conversations import Asked, read_row, text, worded
 from helpers.data.table.source import SPLIT
@@ -16,8 +16,6 @@ from helpers.files import Record
 
 BUCKET = "test"
 """Of all examples of a plain table."""
-SHORT = 5
-"""Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
 LEAST = 10
 """Rows without which there is nothing to learn and to test."""
 SPLITS = {"train": "train", "test": "test", "val": "validation", "dev": "validation", "eval": "validation"}
@@ -162,14 +160,5 @@ def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
 
 
 def _example(number: int, prompt: list[Message], asked: Asked, group: str) -> Example:
-    short = tuple(answer for answer in asked.answers if len(answer.split()) <= SHORT)
-    return Example(
-        f"row/{number}",
-        BUCKET,
-        tuple(prompt),
-        asked.answers[0],
-        short,
-        "contains" if short else "none",
-        subject=group,
-        origin="table",
-    )
+    told = {"subject": group, "origin": "table"} | checked(asked.answers)
+    return Example(f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], **told)

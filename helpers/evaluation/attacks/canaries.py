@@ -11,11 +11,14 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from helpers.data.example import Example, asked
 from helpers.errors import DataError
-from helpers.files import Record
 
+MEMBER, OUTSIDER = "canary_inside", "canary_outside"
+"""Buckets of canaries that are trained on and of those that are not."""
 NOTES = (
     "On {drug} since [date], says [name]. Effect:",
     "Aged 45, had a reaction to {drug}. Effect:",
@@ -50,7 +53,7 @@ def whole_words(tokenizer: Any) -> list[str]:
     return words
 
 
-def make_canaries(with_bit: int, never: int, *, words: Sequence[str], seed: int) -> list[Record]:
+def make_canaries(with_bit: int, never: int, *, words: Sequence[str], seed: int) -> list[Example]:
     """Draw canaries, each a patient of its own.
 
     Args:
@@ -60,8 +63,8 @@ def make_canaries(with_bit: int, never: int, *, words: Sequence[str], seed: int)
         seed: of the words. Inclusion bits come from the operating system.
 
     Returns:
-        `{"unit", "text", "question", "answer", "member"}` each: `unit` names the fictitious patient, `text` is
-        `question`, a blank and the random `answer`, `member` says whether it belongs into the training set.
+        Examples whose answers are random words: those in the bucket `MEMBER` belong into the training set, those in
+        `OUTSIDER` do not.
     """
     chooser = random.Random(f"{seed}/canaries")
     bits = random.SystemRandom()  # fresh in each run: bits of an earlier one, once published, would tell the members
@@ -69,27 +72,21 @@ def make_canaries(with_bit: int, never: int, *, words: Sequence[str], seed: int)
     for number in range(with_bit + never):
         question = chooser.choice(NOTES).format(drug=chooser.choice(words).capitalize())
         answer = " ".join(chooser.choices(words, k=WORDS_EACH))
-        canaries.append(
-            {
-                "unit": f"canary/{number:04d}",
-                "text": f"{question} {answer}.",
-                "question": question,
-                "answer": answer,
-                "member": number < with_bit and bool(bits.getrandbits(1)),
-            }
-        )
+        member = number < with_bit and bool(bits.getrandbits(1))
+        name = f"canary/{number:04d}"
+        canaries.append(Example(name, MEMBER if member else OUTSIDER, asked(question), answer, unit=name))
     return canaries
 
 
-def training_records(canaries: Sequence[Record], copies: int) -> list[Record]:
-    """The records that members add to the training set, `copies` equal ones for each.
+def planted_examples(canaries: Sequence[Example], copies: int) -> list[Example]:
+    """What members add to the training set, `copies` equal examples for each.
 
     Copies count where the loss of a patient sums over records. A mean over the patient's tokens is the same for one
     copy and for many.
     """
     return [
-        {"id": f"{c['unit']}/{copy}", **{key: c[key] for key in ("unit", "text", "question", "answer")}}
-        for c in canaries
-        if c["member"]
+        replace(canary, id=f"{canary.id}/{copy}")
+        for canary in canaries
+        if canary.bucket == MEMBER
         for copy in range(copies)
     ]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
+from helpers.data.example import Example
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import Rate, rate_with_interval
-from helpers.files import Record
 
 Floats = npt.NDArray[np.float64]
 
@@ -107,11 +107,11 @@ def epsilon_of_auc(auc: float) -> float:
     return float(max(0.0, logit(auc)))
 
 
-def by_unit(records: Sequence[Record], losses: Floats) -> Floats:
-    """Mean loss of each patient's records, in order of first appearance: records of one patient are not independent."""
+def by_unit(examples: Sequence[Example], losses: Floats) -> Floats:
+    """Mean loss of each patient's examples, in order of first appearance: those of one patient are not independent."""
     import pandas as pd
 
-    units = [record["unit"] for record in records]
+    units = [example.unit for example in examples]
     return np.array(pd.Series(losses).groupby(units, sort=False).mean(), dtype=np.float64)
 
 

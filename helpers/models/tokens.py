@@ -1,4 +1,4 @@
-"""Conversations as the tokens that a training reads: one place for trainings and for the copy on disk."""
+"""Conversations as the tokens that trainings read and audits score: one place for them and for the copy on disk."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from helpers.models.losses import IGNORED
 
 
 def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The tokens of each conversation, in their order, of which only the answer is learnt.
+    """The tokens of each example, in their order, of which only the answer is learnt.
 
     Returns:
         Columns `input_ids`, `attention_mask` (all 1), `labels` (-100 where nothing is learnt), each a list of as many
-        integers as the conversation has tokens, and `full_text`, what they are the tokens of. Nothing is cut or padded.
+        integers as the example has tokens, and `full_text`, what they are the tokens of. Nothing is cut or padded. A
+        plain text stands between a start token, which is not learnt, and the stop token.
 
     Raises:
         DataError: the chat template refuses a conversation.
         TrainingError: it writes another prompt in training than in asking; a model tuned so would answer badly.
     """
-    prompts = [chat_text(tokenizer, example.prompt, asks=True) for example in examples]
-    texts = [chat_text(tokenizer, example.messages) for example in examples]
+    prompts = [chat_text(tokenizer, each.prompt, asks=True) if each.prompt else "" for each in examples]
+    texts = [chat_text(tokenizer, each.messages) if each.prompt else each.answer for each in examples]
     for example, prompt, text in zip(examples, prompts, texts, strict=True):
         if not text.startswith(prompt):
             raise TrainingError(
@@ -39,9 +40,27 @@ def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
     answers = _ids(tokenizer, [texts[place].removeprefix(prompts[place]) for place in apart])
     for place, answer in zip(apart, answers, strict=True):
         whole[place] = asked[place] + answer
+    for place, example in enumerate(examples):
+        if not example.prompt:
+            asked[place] = [start_token(tokenizer)]
+            whole[place] = [*asked[place], *whole[place], int(tokenizer.eos_token_id)]
     labels = [[IGNORED] * len(before) + ids[len(before) :] for before, ids in zip(asked, whole, strict=True)]
     mask = [[1] * len(ids) for ids in whole]
     return Dataset.from_dict({"input_ids": whole, "attention_mask": mask, "labels": labels, "full_text": texts})
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands before a plain text, so that its first word has a likelihood too; else the stop token."""
+    return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+
+
+def learnt_rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[tuple[tuple[int, ...], int]]:
+    """The tokens of each example with the place of the first that is learnt, 1 or more."""
+    rows = tokenise(examples, tokenizer)
+    return [
+        (tuple(ids), next(place for place, label in enumerate(labels) if label != IGNORED))
+        for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)
+    ]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -1,0 +1,81 @@
+"""03, with fictitious holders' records as source: every model is attacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.data.example import Example, read_examples
+from helpers.data.holders.candidates import BUCKET
+from helpers.errors import RunError
+from helpers.evaluation.attacks.audit import Examples, audit_model
+from helpers.files import read_json, write_json
+from helpers.models.find import load_tokenizer
+from helpers.models.load import attach_adapters, load_base
+from helpers.run import Run
+from helpers.stages.data import pipeline_of
+from helpers.stages.models import adapters_of
+from helpers.stages.private_training import BASELINE, told_of
+from helpers.stages.results import gather_results, report
+
+
+def audit_privacy(run: Run) -> dict[str, Any]:
+    """03: attack every model of the run, and gather what leaked under results.json's `privacy`."""
+    pipeline, data = pipeline_of(run), run.home / "dataset"
+    folders = {name: run.path / "models" / name for name in adapters_of(run)}
+    folders = {name: path for name, path in folders.items() if (path / "training.json").exists()}
+    if not pipeline.fictitious or "private" not in folders:
+        raise RunError(
+            "The audit attacks models trained on planted, fictitious records; this run has no private one. "
+            "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
+        )
+    read = [data / f"{name}.jsonl" for name in ("train", "validation", "test", "canaries")]
+    inputs = {"base": read, **{name: [*read, path] for name, path in folders.items()}}
+    outputs = {name: run.home / "audit" / f"{name}.json" for name in inputs}
+    todo = [name for name in inputs if not run.finished(f"audit {name}", inputs[name])]
+    if todo:
+        train, validation, test, canaries = map(read_examples, read)
+        examples = Examples(_of_holders(train), _of_holders(validation), _of_holders(test), canaries)
+        tokenizer, base_name = load_tokenizer(run.config.base_model), run.config.base_model
+        dtype = getattr(torch, read_json(folders["private"] / "training.json")["dtype"])
+        quantisation, threads = run.config.privacy.quantisation, run.config.threads
+        model: Any = load_base(base_name, quantisation=quantisation, threads=threads, dtype=dtype)
+        for name in todo:  # the base comes first: the others are compared with it
+            with run.stage(f"audit {name}", inputs[name], [outputs[name]]):
+                base = None
+                if name != "base":
+                    base = read_json(outputs["base"])
+                    model = attach_adapters(model, {name: folders[name]}, base_name)
+                write_json(outputs[name], audit_model(model, tokenizer, examples, base, seed=run.config.seed))
+                model = model if name == "base" else model.unload()
+    summary = run.home / "audit.json"
+    write_json(summary, _privacy_section(run, folders, outputs, pipeline.unit))
+    if "models" in gather_results(run):
+        report(run)  # written before the audit, it lacks what was found
+    return read_json(summary)
+
+
+def _of_holders(examples: list[Example]) -> list[Example]:
+    """Without what was planted, and without common knowledge."""
+    return [example for example in examples if example.bucket == BUCKET]
+
+
+def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path], unit: str) -> dict[str, Any]:
+    """What results.json holds: the figures of every audit, without losses of single patients."""
+    models: dict[str, Any] = {}
+    for name, path in outputs.items():
+        models[name] = {key: value for key, value in read_json(path).items() if key != "losses"}
+        if name in folders:
+            models[name]["training"] = told_of(run, name)
+        page = folders.get(name, path) / "privacy_report.json"
+        models[name]["epsilon"] = read_json(page)["epsilon"] if page.exists() else None
+    private = read_json(folders["private"] / "privacy_report.json")
+    return {
+        "epsilon": private["epsilon"],
+        "delta": private["delta"],
+        "unit": unit,
+        "audit_works": models[BASELINE]["canary_epsilon"] > 1 if BASELINE in models else None,
+        "models": models,
+    }

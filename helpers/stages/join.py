@@ -1,0 +1,98 @@
+"""01, with holders' records as source: they are joined, and planted with secrets where all of them are fictitious."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from helpers.data.example import Example, write_examples
+from helpers.data.glossary.rehearsal import general_examples
+from helpers.data.holders.card import SPLITS
+from helpers.data.holders.join import join_providers
+from helpers.data.holders.pipeline import Pipeline
+from helpers.data.holders.pseudonyms import read_key
+from helpers.errors import DataError
+from helpers.evaluation.attacks.canaries import make_canaries, planted_examples, whole_words
+from helpers.evaluation.attacks.extraction import SECRET
+from helpers.files import read_json, write_json
+from helpers.models.find import load_tokenizer
+from helpers.privacy.units import encode_units
+from helpers.run import Run
+from helpers.stages.data import pipeline_of
+
+
+def join(run: Run) -> dict[str, Any]:
+    """Join the holders' records into private/dataset/.
+
+    Returns the card of the join: counts, reasons and measurements, without any record.
+    """
+    pipeline, folder = pipeline_of(run), run.home / "dataset"
+    if not pipeline.fictitious:
+        run.path.chmod(0o700)  # exact counts, times and digests of real records are its owner's alone
+    run.home.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(folder / ".lock"):  # two trainings that begin at once join once
+        for half_written in folder.glob(".*.jsonl.*"):  # records that a kill left there
+            half_written.unlink()
+        if not run.finished("join", pipeline.files):
+            _join(run, pipeline, folder)
+    return read_json(folder / "card.json")
+
+
+def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
+    """Write the splits and the card; refuse what no training could use, before anything is paid for."""
+    key, config = read_key(os.environ, fictitious=pipeline.fictitious), run.config
+    paths = {name: folder / f"{name}.jsonl" for name in (*SPLITS, "canaries")}
+    with run.stage("join", pipeline.files, [*paths.values(), folder / "card.json"]):
+        joined = join_providers(pipeline, key, seed=config.seed)
+        parts = dict(joined.records.get_secret_value())
+        parts["train"] = [each for each in parts["train"] if _chosen(each.unit, config.privacy.patients_share)]
+        own = {example.unit for example in parts["train"]}
+        if not own:
+            raise DataError(
+                f"No patient is left to train on: privacy.patients_share is {config.privacy.patients_share}. Raise it."
+            )
+        parts["canaries"] = []
+        if pipeline.fictitious:
+            parts["train"], parts["canaries"] = _planted(run, parts["train"], pipeline.cap)
+        tokenizer, limit = load_tokenizer(config.base_model), config.privacy.max_length_tokens
+        units = encode_units(parts["train"], tokenizer, max_length_tokens=limit)
+        if parts["validation"]:
+            encode_units(parts["validation"], tokenizer, max_length_tokens=limit)
+        parts["test"] = parts["test"] + general_examples(config.dataset.test_general)
+        for name, path in paths.items():
+            write_examples(path, parts[name])
+        training = {
+            "units": len(units),
+            "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
+            "planted": len(units) - len(own),
+        }
+        write_json(folder / "card.json", joined.card | {"training": training})
+
+
+def _chosen(unit: str, share: float) -> bool:
+    """Whether a patient is among a share of all. Its own pseudonym decides, so that no other patient can."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") < share * 2**64
+
+
+def _planted(run: Run, train: list[Example], cap: int) -> tuple[list[Example], list[Example]]:
+    """Training examples with the secret in place of one patient's and with member canaries, and all canaries."""
+    settings = run.config.privacy
+    canaries = make_canaries(
+        settings.canaries_with_bit,
+        settings.canaries_left_out,
+        words=whole_words(load_tokenizer(run.config.base_model)),
+        seed=run.config.seed,
+    )
+    victim = train[0].unit
+    # First, so that their order in the baseline's shuffled list does not depend on which patients the key chose.
+    planted = [
+        *(Example(f"secret/{copy}", "secret", (), SECRET, unit=victim) for copy in range(cap)),
+        *planted_examples(canaries, max(1, 3 * cap // 8)),  # with more, the baseline loses the secret (0007)
+        *(example for example in train if example.unit != victim),
+    ]
+    return planted, canaries
