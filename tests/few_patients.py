@@ -16,8 +16,8 @@ from helpers.data.holders.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
 from helpers.run import Run, open_run
-from helpers.stages.private import fine_tune_private, join
-from helpers.stages.private_training import ledgers_of
+from helpers.stages.join import join
+from helpers.stages.private_training import fine_tune_private, ledgers_of
 
 KEY = "0123456789abcdef" * 4
 GRANT = "grant: {epsilon: 60, delta: 1.0e-5}"
@@ -49,9 +49,9 @@ def holders() -> Path:
 
 def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
     own = {
-        "private.ledgers": str(folder / "ledgers"),
-        "private.pipeline": str(pipeline or holders() / "pipeline.yaml"),
-        "private.patients_share": 0.5,
+        "privacy.ledgers": str(folder / "ledgers"),
+        "data.source": {"holders": str(pipeline or holders() / "pipeline.yaml")},
+        "privacy.patients_share": 0.5,
     }
     return open_run("smoke", folder / "run", own | overrides)
 

@@ -43,12 +43,12 @@ def test_what_may_be_a_secret_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"private.target_epsilon": 0}, r"private\.target_epsilon: .*greater than 0"),
-        ({"private.target_epsilon": -1.0}, r"private\.target_epsilon: .*greater than 0"),
-        ({"private.further_epsilons": [3, 0]}, r"private\.further_epsilons\.1: .*greater than 0"),
-        ({"private.delta": 1.0}, r"private\.delta: .*less than 1"),
-        ({"private.noise_multiplier": 1.0}, "exactly one of target_epsilon and noise_multiplier"),
-        ({"private.target_epsilon": None}, "exactly one of target_epsilon and noise_multiplier"),
+        ({"privacy.target_epsilon": 0}, r"privacy\.target_epsilon: .*greater than 0"),
+        ({"privacy.target_epsilon": -1.0}, r"privacy\.target_epsilon: .*greater than 0"),
+        ({"privacy.further_epsilons": [3, 0]}, r"privacy\.further_epsilons\.1: .*greater than 0"),
+        ({"privacy.delta": 1.0}, r"privacy\.delta: .*less than 1"),
+        ({"privacy.noise_multiplier": 1.0}, "exactly one of target_epsilon and noise_multiplier"),
+        ({"privacy.target_epsilon": None}, "exactly one of target_epsilon and noise_multiplier"),
     ],
 )
 def test_a_promise_that_is_none_is_refused(overrides: dict[str, Any], told: str) -> None:
@@ -68,7 +68,7 @@ def test_readers_own_keys_are_replaced_whole() -> None:
     assert "PEFT takes letters" in mistake(overrides={"training.adapters": {"v1.0": "none"}})
     assert "in_context" in mistake(overrides={"training.adapters": {"in_context": "none"}})
     assert "non_private" in mistake(overrides={"training.adapters": {"non_private": "none"}})
-    assert "same number twice" in mistake(overrides={"private.further_epsilons": [3, 3.0000001]})
+    assert "same number twice" in mistake(overrides={"privacy.further_epsilons": [3, 3.0000001]})
 
 
 def test_overrides_are_not_changed_and_may_overlap() -> None:
@@ -87,8 +87,8 @@ def test_overrides_are_not_changed_and_may_overlap() -> None:
         ("training_arguments.hub_token", "hf_abcdefgh12345678", "HF_TOKEN"),
         ("lora.target_modules", ["q_proj", "hf_abcdefgh12345678"], "HF_TOKEN"),
         ("endpoint.base_url", "Bearer abcdefgh12345678", "OWUI_TOKEN"),
-        ("private.pseudonym_key", "5ecre7", "PSEUDONYM_KEY"),
-        ("private.key", "9f8e7d6c" * 8, "PSEUDONYM_KEY"),
+        ("privacy.pseudonym_key", "5ecre7", "PSEUDONYM_KEY"),
+        ("privacy.key", "9f8e7d6c" * 8, "PSEUDONYM_KEY"),
     ],
 )
 def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:

@@ -281,7 +281,7 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     shutil.copytree(PROJECT_ROOT / "example_data" / "providers", tmp_path / "holders")
     pipeline = make_real(tmp_path / "holders" / "pipeline.yaml", Ed25519PrivateKey.generate())
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
-    options = [f"private.pipeline={pipeline}", f"private.ledgers={tmp_path / 'ledgers'}", "private.patients_a_step=50"]
+    options = [f"private.pipeline={pipeline}", f"privacy.ledgers={tmp_path / 'ledgers'}", "privacy.patients_a_step=50"]
     given = ["--conf", "smoke", "--run", str(tmp_path / "run"), *(w for option in options for w in ("--set", option))]
     assert main(["begin-ledgers", *given]) == main(["run-private", *given]) == 0
     told = capsys.readouterr().out

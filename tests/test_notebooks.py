@@ -32,7 +32,7 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
         parameters={
             "conf": "smoke",
             "run": str(run),
-            "overrides": {"private.ledgers": str(run.with_name("ledgers"))} | overrides,  # not the reader's own ledgers
+            "overrides": {"privacy.ledgers": str(run.with_name("ledgers"))} | overrides,  # not the reader's own ledgers
         },
         kernel_name="python3",
         progress_bar=False,

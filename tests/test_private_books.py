@@ -15,8 +15,8 @@ from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
 from helpers.run import Run
 from helpers.stages import private_training
-from helpers.stages.private import fine_tune_private
-from helpers.stages.private_training import ledgers_of, pipeline_of
+from helpers.stages.data import pipeline_of
+from helpers.stages.private_training import fine_tune_private, ledgers_of
 
 pytestmark = pytest.mark.usefixtures("one_key")
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_key")
 def test_a_deleted_model_is_trained_anew_and_paid_anew(trained: Run, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     shutil.copytree(trained.path, copied)
-    shutil.copytree(trained.config.private.ledgers, tmp_path / "ledgers")
+    shutil.copytree(trained.config.privacy.ledgers, tmp_path / "ledgers")
     again = Run(copied, trained.config.model_copy(
-        update={"private": trained.config.private.model_copy(update={"ledgers": tmp_path / "ledgers"})}
+        update={"privacy": trained.config.privacy.model_copy(update={"ledgers": tmp_path / "ledgers"})}
     ))  # fmt: skip
     shutil.rmtree(copied / "models" / "private")
     fine_tune_private(again, only="private")
@@ -49,7 +49,7 @@ def test_a_budget_that_is_too_small_for_all_models_together_trains_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = pipeline(tmp_path, (GRANT, "grant: {epsilon: 8.2, delta: 1.0e-5}"))
-    run = opened(tmp_path, few, **{"private.further_epsilons": [3]})
+    run = opened(tmp_path, few, **{"privacy.further_epsilons": [3]})
     monkeypatch.setattr(private_training, "_fit", lambda *_: pytest.fail("it trained"))
     with pytest.raises(
         LedgerError, match=r"too small for private and private_3: .* so far cost ε 0 .* granted is ε 8\.2"
@@ -116,7 +116,7 @@ def test_a_copy_that_trains_on_by_itself_releases_nothing(tmp_path: Path, monkey
 def test_nothing_is_read_before_it_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = joined(tmp_path)
     monkeypatch.setattr("helpers.privacy.ledger.reserve", interrupt)
-    monkeypatch.setattr(private_training, "read_jsonl", lambda *_: pytest.fail("it read records"))
+    monkeypatch.setattr(private_training, "read_examples", lambda *_: pytest.fail("it read records"))
     with pytest.raises(KeyboardInterrupt):
         fine_tune_private(run, only="private")
 
@@ -145,7 +145,7 @@ def test_records_that_change_after_they_were_paid_for_are_not_read(
     run = joined(tmp_path)
 
     def changing(*given: Any) -> None:
-        with (run.path / "private" / "train.jsonl").open("a", encoding="utf-8") as file:
+        with (run.home / "dataset" / "train.jsonl").open("a", encoding="utf-8") as file:
             file.write('{"unit": "late", "text": "late"}\n')
         reserve(*given)
 
@@ -206,7 +206,7 @@ def test_ledgers_for_another_unit_or_for_real_records_are_refused(tmp_path: Path
 def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, until: str
 ) -> None:
-    run = joined(tmp_path, **{"private.target_epsilon": None, "private.noise_multiplier": 1.3})
+    run = joined(tmp_path, **{"privacy.target_epsilon": None, "privacy.noise_multiplier": 1.3})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(until, interrupt)
         fine_tune_private(run, only="private")
@@ -227,9 +227,9 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("helpers.privacy.training.Training._save", interrupt)
         fine_tune_private(run, only="private")
-    longer = run.config.private.model_copy(update={"steps": run.config.private.steps + 1})
+    longer = run.config.privacy.model_copy(update={"steps": run.config.privacy.steps + 1})
     with pytest.raises(LedgerError, match="recorded as reserve"):
-        fine_tune_private(Run(run.path, run.config.model_copy(update={"private": longer})), only="private")
+        fine_tune_private(Run(run.path, run.config.model_copy(update={"privacy": longer})), only="private")
 
 
 def test_a_training_does_not_go_on_from_steps_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +256,8 @@ def test_a_state_that_a_kill_left_half_written_is_deleted(tmp_path: Path, monkey
 
 def test_ledgers_that_were_begun_anew_are_noticed(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.path, tmp_path / "run")
-    private = trained.config.private.model_copy(update={"ledgers": tmp_path / "elsewhere"})
-    moved = Run(tmp_path / "run", trained.config.model_copy(update={"private": private}))
+    private = trained.config.privacy.model_copy(update={"ledgers": tmp_path / "elsewhere"})
+    moved = Run(tmp_path / "run", trained.config.model_copy(update={"privacy": private}))
     with pytest.raises(LedgerError, match="lacks an entry"):
         ledgers_of(moved)
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from helpers.files import read_json
-from helpers.run import open_run
-from helpers.stages.private import audit_privacy, fine_tune_private, told_of
+from helpers.run import open_private_run
+from helpers.stages.audit import audit_privacy
+from helpers.stages.private_training import fine_tune_private, told_of
 
 
 @pytest.mark.slow  # two trainings and their audit on the real model
 def test_the_default_leaks_without_privacy_and_keeps_the_gain_with_it(tmp_path: Path) -> None:
-    run = open_run("cpu", tmp_path / "run", {"private.ledgers": str(tmp_path / "ledgers")})
+    run = open_private_run("cpu", tmp_path / "run", {"privacy.ledgers": str(tmp_path / "ledgers")})
     fine_tune_private(run)
     privacy = audit_privacy(run)
-    assert read_json(run.path / "results.json")["privacy"] == privacy
+    assert read_json(run.home / "results.json")["privacy"] == privacy
     base, baseline, private = (privacy["models"][name] for name in ("base", "non_private", "private"))
     curve = [row["heldout_loss"] for row in told_of(run, "non_private")["log"]]
     assert baseline["secret_revealed"] == 1.0 and baseline["canary_auc"] >= 0.95

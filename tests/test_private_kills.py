@@ -14,8 +14,7 @@ from few_patients import KEY, holders
 from helpers.files import read_json, sha256
 from helpers.privacy.ledger import Ledger
 from helpers.run import Run, open_run
-from helpers.stages.private import fine_tune_private
-from helpers.stages.private_training import ledgers_of
+from helpers.stages.private_training import fine_tune_private, ledgers_of
 
 KILLS = 50
 STEPS = 10
@@ -23,9 +22,9 @@ STEPS = 10
 
 def opened(folder: Path, ledgers_at: Path, patients: Path) -> Run:
     own = {
-        "private.ledgers": str(ledgers_at), "private.pipeline": str(patients / "pipeline.yaml"),
-        "private.patients_share": 0.5, "private.patients_a_step": 30,
-        "private.steps": STEPS, "private.checkpoints": STEPS, "private.scores": 2,
+        "privacy.ledgers": str(ledgers_at), "data.source": {"holders": str(patients / "pipeline.yaml")},
+        "privacy.patients_share": 0.5, "privacy.patients_a_step": 30,
+        "privacy.steps": STEPS, "privacy.checkpoints": STEPS, "privacy.scores": 2,
     }  # fmt: skip
     return open_run("smoke", folder, own)
 
@@ -69,7 +68,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
     chooser, ledgers_at = random.Random(3), tmp_path / "ledgers"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["helpers.stages.private", "helpers.privacy.training", "helpers.data.holders.join"]
+        ["helpers.stages.private_training", "helpers.privacy.training", "helpers.data.holders.join"]
     )
     alone = (tmp_path / "alone" / "run", tmp_path / "alone" / "ledgers", holders())
     whole = opened(*alone)
@@ -99,7 +98,7 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
             os.kill(life.pid, signal.SIGKILL)
             life.join()
             kills += 1
-            joined, private = (run.path / "private" / "card.json", run.path / "models" / "private")
+            joined, private = (run.home / "dataset" / "card.json", run.path / "models" / "private")
             where.add("baseline" if private.exists() else "private" if joined.exists() else "join")
             cut |= {step_saved(path) for path in (run.path / "private" / "state" / "private").glob("*.pt")}
         else:
@@ -122,5 +121,5 @@ def test_fifty_kills_lose_no_spend_and_release_nothing_unreported(
         assert (row["trainings"], row["reserved"]) == (len(runs), 0)
     for run in runs:
         for name in ("validation", "test"):  # the training set has canaries of its own bits
-            path = Path("private") / f"{name}.jsonl"
+            path = Path("private", "dataset", f"{name}.jsonl")
             assert (run.path / path).read_bytes() == (whole.path / path).read_bytes()

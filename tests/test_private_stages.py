@@ -20,9 +20,11 @@ from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.run import Run
-from helpers.stages import private, private_training
-from helpers.stages.private import audit_privacy, fine_tune_private, join
-from helpers.stages.private_training import ledgers_of, models_to_train, planned
+from helpers.stages import join as joining
+from helpers.stages import private_training
+from helpers.stages.audit import audit_privacy
+from helpers.stages.join import join
+from helpers.stages.private_training import fine_tune_private, ledgers_of, models_to_train, planned
 
 pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
@@ -32,7 +34,7 @@ def test_the_model_comes_with_its_report_and_the_ledgers_agree(trained: Run) -> 
     report = read_json(trained.path / "models" / "private" / "privacy_report.json")
     plan = planned(trained)
     assert 0.99 * 8 <= report["epsilon"] == plan.epsilon <= 8
-    assert report["units_declared"] == trained.config.private.patients_expected
+    assert report["units_declared"] == trained.config.privacy.patients_expected
     assert spends(trained) == [(name, report["epsilon"]) for name in ("hospital", "pharmacy", "insurer")]
     weights = sha256(trained.path / "models" / "private" / "adapter_model.safetensors")
     for ledger in ledgers_of(trained):
@@ -117,7 +119,7 @@ def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr("helpers.privacy.training.draw", out_of_memory)
         fine_tune_private(run, only="private")
-    smaller = opened(tmp_path, **{"private.physical_rows": 4, "private.gradient_checkpointing": True})
+    smaller = opened(tmp_path, **{"privacy.physical_rows": 4, "privacy.gradient_checkpointing": True})
     fine_tune_private(smaller, only="private")
     assert {(row["sum_epsilon"], row["reserved"]) for row in [each.head() for each in ledgers_of(run)]} == {
         (planned(run).epsilon, 0)
@@ -126,7 +128,7 @@ def test_less_memory_is_no_other_training(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_curve_goes_on_with_the_model_that_is_there(tmp_path: Path) -> None:
     fine_tune_private(joined(tmp_path), only="private")
-    more = opened(tmp_path, **{"private.further_epsilons": [3]})
+    more = opened(tmp_path, **{"privacy.further_epsilons": [3]})
     before = sha256(more.path / "models" / "private" / "adapter_model.safetensors")
     for name in ("private", "private_3"):
         fine_tune_private(more, only=name)
@@ -141,7 +143,7 @@ def out_of_memory(*_: Any) -> None:
 
 
 def test_the_noise_may_be_given_instead_of_epsilon_and_further_epsilons_are_planned_too(tmp_path: Path) -> None:
-    given = {"private.target_epsilon": None, "private.noise_multiplier": 1.3, "private.further_epsilons": [3.0]}
+    given = {"privacy.target_epsilon": None, "privacy.noise_multiplier": 1.3, "privacy.further_epsilons": [3.0]}
     run = joined(tmp_path, **given)
     assert models_to_train(run) == {"non_private": None, "private": None, "private_3": 3.0}
     assert planned(run).noise_multiplier == 1.3
@@ -149,8 +151,8 @@ def test_the_noise_may_be_given_instead_of_epsilon_and_further_epsilons_are_plan
 
 
 def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"private\.patients_share is 1e-09"):
-        join(opened(tmp_path, **{"private.patients_share": 1e-9}))
+    with pytest.raises(DataError, match=r"privacy\.patients_share is 1e-09"):
+        join(opened(tmp_path, **{"privacy.patients_share": 1e-9}))
 
 
 def test_records_that_a_kill_left_half_written_are_deleted(tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def test_records_that_a_kill_left_half_written_are_deleted(tmp_path: Path) -> No
 
 
 def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
-    run = opened(tmp_path, **{"private.max_length_tokens": 8})
-    with pytest.raises(PrivacyError, match=r"longer than private\.max_length_tokens = 8"):
+    run = opened(tmp_path, **{"privacy.max_length_tokens": 8})
+    with pytest.raises(PrivacyError, match=r"longer than privacy\.max_length_tokens = 8"):
         join(run)
     assert not (tmp_path / "ledgers").exists()
 
@@ -172,7 +174,7 @@ def test_validation_records_are_looked_at_before_anything_is_paid_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = []
-    monkeypatch.setattr(private, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
+    monkeypatch.setattr(joining, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
     run = opened(tmp_path)
     join(run)
     folder = run.path / "private"
@@ -184,7 +186,7 @@ def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_
 ) -> None:
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
     own = make_real(pipeline(tmp_path), Ed25519PrivateKey.generate())
-    run = opened(tmp_path, own, **{"private.patients_a_step": 50, "private.steps": 2})
+    run = opened(tmp_path, own, **{"privacy.patients_a_step": 50, "privacy.steps": 2})
     with pytest.raises(RunError, match=r"no model 'non_private' among private.*declare fictitious"):
         fine_tune_private(run, only="non_private")
     with pytest.raises(PrivacyError, match="did not declare its records fictitious"):

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--only", choices=MODELS, help="train this model alone")
     options = parser.parse_args()
     config = load_config("cpu")
-    settings, base_name = config.private, config.base_model
+    settings, base_name = config.privacy, config.base_model
     tokenizer = load_tokenizer(base_name)
     train, test, canaries = records(options.phee, tokenizer)
     found: dict[str, Any] = read_json(options.out) if options.out.exists() else {}

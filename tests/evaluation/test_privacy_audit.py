@@ -17,7 +17,7 @@ from helpers.models.load import load_base
 from helpers.privacy.accounting import spent
 from helpers.privacy.training import Recipe, Training
 
-SMOKE = load_config("smoke").private
+SMOKE = load_config("smoke").privacy
 
 
 def fitted(folder: Path, base_name: str, records: list[Record], noise: float | None, **settings: Any) -> Training:

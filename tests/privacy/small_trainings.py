@@ -13,7 +13,7 @@ from helpers.privacy.training import Training
 
 BASELINE: dict[str, Any] = {"cost": None}
 Train = Callable[..., Training]
-SETTINGS = load_config("smoke").private.model_copy(
+SETTINGS = load_config("smoke").privacy.model_copy(
     update={
         "rank": 4,
         "alpha": 8.0,

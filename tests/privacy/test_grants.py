@@ -99,7 +99,7 @@ def test_a_public_key_exchanged_in_the_pipeline_is_refused_by_the_ledger(tmp_pat
     run = real(tmp_path)
     ledgers_of(run, begin=True)
     give(tmp_path, granted(OTHER_KEY, serial=2, epsilon=1000.0))
-    path, theirs = run.config.private.pipeline, OTHER_KEY.public_key().public_bytes_raw().hex()
+    path, theirs = run.config.pipeline, OTHER_KEY.public_key().public_bytes_raw().hex()
     path.write_text(path.read_text("utf-8").replace(PUBLIC, theirs, 1), encoding="utf-8")
     with pytest.raises(LedgerError, match=f"public_key is '{theirs}', its ledger has '{PUBLIC}'"):
         ledgers_of(run)
@@ -130,7 +130,7 @@ def test_a_grant_for_another_ledger_or_holder_is_refused(tmp_path: Path) -> None
 def test_a_pipeline_with_another_definition_of_the_key_is_refused(tmp_path: Path, old: str, new: str) -> None:
     run = real(tmp_path)
     ledgers_of(run, begin=True)
-    path = run.config.private.pipeline  # keyed on visits, each training would be billed as if a patient had one
+    path = run.config.pipeline  # keyed on visits, each training would be billed as if a patient had one
     path.write_text(path.read_text("utf-8").replace(old, new, 1), encoding="utf-8")
     with pytest.raises(LedgerError, match=r"patient_key is .*'mobile'.*, the pipeline has {'column'"):
         ledgers_of(run)
@@ -145,7 +145,7 @@ def test_a_grant_for_another_definition_is_refused_at_the_ledger(tmp_path: Path)
 def test_an_unsigned_pipeline_with_another_definition_is_refused_too(tmp_path: Path) -> None:
     run = opened(tmp_path, pipeline(tmp_path))
     ledgers_of(run)
-    path = run.config.private.pipeline
+    path = run.config.pipeline
     path.write_text(path.read_text("utf-8").replace("column: mobile, kind", "column: visit, kind"), encoding="utf-8")
     with pytest.raises(LedgerError, match=r"patient_key is {'column': 'visit'.*, its ledger has {'column': 'mobile'"):
         ledgers_of(run)
@@ -164,7 +164,7 @@ def test_a_grant_for_another_unit_or_for_fictitious_records_is_refused(tmp_path:
 def test_real_records_are_not_called_fictitious_later(tmp_path: Path) -> None:
     run = real(tmp_path)
     ledgers_of(run, begin=True)
-    path = run.config.private.pipeline
+    path = run.config.pipeline
     unsigned = path.read_text("utf-8").replace("fictitious: false", "fictitious: true")
     for holder in HOLDERS:
         unsigned = unsigned.replace(f"grant: {{file: {holder}_grant.json, public_key: {PUBLIC}}}", GRANT)

@@ -143,7 +143,7 @@ def audit(honest: Any, plan: Cost) -> dict[str, Any]:
 def report(audit: dict[str, Any], plan: Cost) -> Any:
     def make(fictitious: bool, unit: str = "patient", measured: bool = True) -> dict[str, Any]:
         seen = plan if measured else replace(plan, validation_noise=None, scores=0)
-        settings = load_config("smoke").private.model_copy(update={"patients_expected": DECLARED})
+        settings = load_config("smoke").privacy.model_copy(update={"patients_expected": DECLARED})
         return privacy_report(
             Recipe("m", "all-linear", settings, seen, 0, None),
             SimpleNamespace(unit=unit, cap=4, fictitious=fictitious),  # type: ignore[arg-type]

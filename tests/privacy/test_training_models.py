@@ -39,7 +39,7 @@ def test_questions_are_read_and_not_learnt(tiny: str, train: Train) -> None:
 def test_one_patient_and_long_records_are_refused(train: Train) -> None:
     with pytest.raises(PrivacyError, match="Patients with records: 1"):
         train(records=patients(1))
-    with pytest.raises(PrivacyError, match="longer than private") as caught:
+    with pytest.raises(PrivacyError, match="longer than privacy") as caught:
         train(max_length_tokens=5)
     assert not any(word in str(caught.value) for word in ("cough", "nausea"))
 

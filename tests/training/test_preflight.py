@@ -12,8 +12,8 @@ from helpers.errors import TrainingError
 from helpers.models.find import PLAIN_CHATML, load_tokenizer
 from helpers.models.load import load_base
 from helpers.models.losses import IGNORED
-from helpers.training.preflight import audit
 from helpers.models.tokens import tokenise
+from helpers.training.preflight import audit
 
 EXAMPLES = [Example(f"r{n}", "any", asked(f"What does X{n} mean?"), f"X{n} stands for Board {n}.") for n in range(4)]
 

@@ -18,8 +18,8 @@ from helpers.data.example import Example, asked
 from helpers.files import read_jsonl
 from helpers.models.find import chat_text, load_tokenizer
 from helpers.models.losses import IGNORED, row_losses
-from helpers.training.sft import Recipe, train_adapter
 from helpers.models.tokens import tokenise
+from helpers.training.sft import Recipe, train_adapter
 
 TURNS = (*asked("Où est le café ?"), {"role": "assistant", "content": "À gauche."}, *asked("Et la mairie ?"))
 EXAMPLES = [
