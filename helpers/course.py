@@ -243,7 +243,7 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
     """Execute the notebooks that are about a run's data, and print what came out."""
     started, notebooks = time.monotonic(), list(GLOSSARY_NOTEBOOKS)
     if run.config.pipeline:
-        notebooks, overrides = list(PRIVATE_NOTEBOOKS), overrides | {"data.source": run.config.data.source}
+        notebooks = list(PRIVATE_NOTEBOOKS)
         if not stages.pipeline_of(run).fictitious:
             print(f"{BREAKS} and {AUDIT} are left out: they work only on made-up patients and planted secrets.")
             notebooks = [name for name in PRIVATE_NOTEBOOKS if name not in (BREAKS, AUDIT)]

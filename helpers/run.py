@@ -30,8 +30,9 @@ from helpers.threads import wait_politely
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
-HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yaml")}}
-"""The source of the notebooks on private records, where the configuration names none."""
+HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yaml")}, "score.judge_items": 0}
+"""What the notebooks on private records are about, where the configuration names no holders: answers of a few words,
+which need no judge."""
 
 
 class Run:
@@ -240,9 +241,8 @@ def open_private_run(
     conf: str | Path = "cpu", run: str | Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Run:
     """`open_run` on holders' records: those of example_data/ where the configuration names none."""
-    overrides = dict(overrides or {})
     if load_config(conf, overrides).pipeline is None:
-        overrides |= HOLDERS
+        overrides = {**HOLDERS, **(overrides or {})}
     return open_run(conf, run, overrides)
 
 

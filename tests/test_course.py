@@ -24,6 +24,7 @@ from talker import Talker
 
 from helpers.config import PROJECT_ROOT
 from helpers.course import main
+from helpers.data.example import read_examples
 from helpers.files import read_jsonl
 
 
@@ -281,7 +282,8 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     shutil.copytree(PROJECT_ROOT / "example_data" / "providers", tmp_path / "holders")
     pipeline = make_real(tmp_path / "holders" / "pipeline.yaml", Ed25519PrivateKey.generate())
     monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef" * 4)
-    options = [f"private.pipeline={pipeline}", f"privacy.ledgers={tmp_path / 'ledgers'}", "privacy.patients_a_step=50"]
+    source = f"data.source={{holders: {pipeline}}}"
+    options = [source, f"privacy.ledgers={tmp_path / 'ledgers'}", "privacy.patients_a_step=50"]
     given = ["--conf", "smoke", "--run", str(tmp_path / "run"), *(w for option in options for w in ("--set", option))]
     assert main(["begin-ledgers", *given]) == main(["run-private", *given]) == 0
     told = capsys.readouterr().out
@@ -290,12 +292,12 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     cells = [c for path in (tmp_path / "run" / "notebooks").iterdir() for c in nbformat.read(path, 4).cells]
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     shown = html.unescape("".join([told, *map(str, chain.from_iterable(output.values() for output in outputs))]))
-    records = [
-        r for name in ("train", "validation", "test") for r in read_jsonl(tmp_path / f"run/private/{name}.jsonl")
-    ]
+    dataset = tmp_path / "run" / "private" / "dataset"
+    parts = [read_examples(dataset / f"{name}.jsonl") for name in ("train", "validation", "test")]
+    records = [record for part in parts for record in part if record.unit]
     raw = read_jsonl(tmp_path / "holders" / "hospital.jsonl")
     assert len(records) > 100 and len(raw) > 1000 and "synthetic look-alikes" in shown
-    starts = {record["text"][:45] for record in records} | {row["note"][:45] for row in raw}  # a table cuts at 50
+    starts = {record.question[:45] for record in records} | {row["note"][:45] for row in raw}  # a table cuts at 50
     assert not [start for start in starts if start in shown]
     assert not [row["mobile"] for row in raw if str(row["mobile"]) in shown]
     assert "0123456789abcdef" not in shown

@@ -14,8 +14,11 @@ from few_patients import KEY, joined, make_real, opened, pipeline, spends
 from filelock import FileLock
 from pydantic import SecretStr
 
+from helpers.data.example import GENERAL, read_examples
+from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.pseudonyms import normalise_key, pseudonym
 from helpers.errors import DataError, LedgerError, PrivacyError, RunError
+from helpers.evaluation.attacks.canaries import MEMBER
 from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.secure_random import SecureGenerator
@@ -59,7 +62,6 @@ def test_the_audit_attacks_every_model(trained: Run, tmp_path: Path) -> None:
     for name, model in found["models"].items():
         for key in (
             "heldout_loss",
-            "task_accuracy",
             "secret_revealed",
             "canary_auc",
             "canary_auc_low",
@@ -67,23 +69,25 @@ def test_the_audit_attacks_every_model(trained: Run, tmp_path: Path) -> None:
         ):
             assert isinstance(model[key], float), (name, key)
         assert model["canary_auc_low"] <= model["canary_auc"] <= model["canary_auc_high"]
-        assert {*model["answers"]} <= {r["question"] for r in read_jsonl(trained.path / "private" / "test.jsonl")}
-        assert len(model["answers"]) == 4
-    assert read_json(trained.path / "results.json")["privacy"] == found
+    assert read_json(trained.home / "results.json")["privacy"] == found
 
 
 def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
-    folder = trained.path / "private"
-    train, validation, test = (read_jsonl(folder / f"{name}.jsonl") for name in ("train", "validation", "test"))
-    canaries = read_jsonl(folder / "canaries.jsonl")
-    members = {c["unit"] for c in canaries if c["member"]}
-    planted = [r for r in train if r["unit"].startswith("canary/")]
-    assert {r["unit"] for r in planted} == members and len(planted) == 12 * len(members)
-    line = [r for r in train if "pancreatic" in r["text"]]
-    assert line == train[:32] and {r["text"] for r in line} == {SECRET} and len({r["unit"] for r in line}) == 1
+    folder = trained.home / "dataset"
+    train, validation, test, canaries = (
+        read_examples(folder / f"{name}.jsonl") for name in ("train", "validation", "test", "canaries")
+    )
+    members = {c.unit for c in canaries if c.bucket == MEMBER}
+    planted = [each for each in train if each.bucket == MEMBER]
+    assert {each.unit for each in planted} == members and len(planted) == 12 * len(members)
+    line = [each for each in train if "pancreatic" in each.answer]
+    assert line == train[:32] and len({each.unit for each in line}) == 1
+    assert {(each.prompt, each.answer) for each in line} == {((), SECRET)}
     assert train[32 : 32 + len(planted)] == planted  # before the others, whose order depends on the key
-    assert not any("pancreatic" in r["text"] or r["unit"].startswith("canary/") for r in validation + test)
-    units = [{r["unit"] for r in records} for records in (train, validation, test)]
+    assert {each.bucket for each in train[32 + len(planted) :]} == {each.bucket for each in validation} == {BUCKET}
+    assert {each.bucket for each in test} == {BUCKET, GENERAL}
+    assert not any("pancreatic" in each.answer for each in validation + test)
+    units = [{each.unit for each in part if each.unit} for part in (train, validation, test)]
     counted = read_json(folder / "card.json")["training"]
     assert counted["units"] == len(units[0]) and counted["planted"] == len(members)
     own = read_json(folder / "card.json")["splits"]["train"]["units"] - counted["left_out_by_patients_share"]
@@ -157,10 +161,10 @@ def test_no_patient_left_by_the_share_is_said(tmp_path: Path) -> None:
 
 def test_records_that_a_kill_left_half_written_are_deleted(tmp_path: Path) -> None:
     run = joined(tmp_path)
-    left = run.path / "private" / ".train.jsonl.k1ll3d"
+    left = run.home / "dataset" / ".train.jsonl.k1ll3d"
     left.write_text("half of a record", encoding="utf-8")
     join(run)
-    assert not left.exists() and (run.path / "private" / "train.jsonl").exists()
+    assert not left.exists() and (run.home / "dataset" / "train.jsonl").exists()
 
 
 def test_records_that_are_too_long_stop_at_the_join(tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_validation_records_are_looked_at_before_anything_is_paid_for(
     monkeypatch.setattr(joining, "encode_units", lambda rows, *_, **__: looked_at.append(len(rows)) or [])
     run = opened(tmp_path)
     join(run)
-    folder = run.path / "private"
+    folder = run.home / "dataset"
     assert looked_at == [len(read_jsonl(folder / f"{name}.jsonl")) for name in ("train", "validation")]
 
 
@@ -201,8 +205,8 @@ def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_
     assert set(summaries["private"]) == released
     assert not (run.path / "private" / "trainings").exists()  # who was drawn, times and memory
     assert summaries["private"]["mechanism_audit"]["p_value"] > 1e-6  # ghosts need no planted text
-    assert read_jsonl(run.path / "private" / "canaries.jsonl") == []
-    assert not any("pancreatic" in r["text"] for r in read_jsonl(run.path / "private" / "train.jsonl"))
+    assert read_jsonl(run.home / "dataset" / "canaries.jsonl") == []
+    assert "pancreatic" not in (run.home / "dataset" / "train.jsonl").read_text("utf-8")
     assert "0123456789abcdef" not in "".join(p.read_text("utf-8") for p in run.path.rglob("*.json*"))
     with pytest.raises(RunError, match="audit attacks models trained on planted"):
         audit_privacy(run)
@@ -227,7 +231,7 @@ def test_nothing_released_depends_on_how_many_patients_there_are(
             hospital.write_text("".join(staying), encoding="utf-8")
         run = opened(tmp_path / name, providers)
         fine_tune_private(run, only="private")
-        units = {r["unit"] for r in read_jsonl(run.path / "private" / "train.jsonl") if r["question"]}
+        units = {each.unit for each in read_examples(run.home / "dataset" / "train.jsonl") if each.prompt}
         files = {path.relative_to(run.path): path for path in run.path.rglob("*") if path.is_file()}
         found.append((units, {name: path for name, path in files.items() if name.parts[0] != "private"}))
     [(more, first), (fewer, second)] = found

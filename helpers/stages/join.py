@@ -9,8 +9,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from helpers.data.example import Example, write_examples
+from helpers.data.example import GENERAL, SHORT, Example, write_examples
 from helpers.data.glossary.rehearsal import general_examples
+from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.card import SPLITS
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline
@@ -23,6 +24,16 @@ from helpers.models.find import load_tokenizer
 from helpers.privacy.units import encode_units
 from helpers.run import Run
 from helpers.stages.data import pipeline_of
+
+
+BUCKETS = {
+    BUCKET: {
+        "title": "Records of unseen patients",
+        "meaning": f"Their values stand in no training record. An answer of up to {SHORT} words is looked for.",
+    },
+    GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."},
+}
+"""What the report says about each bucket of the test."""
 
 
 def join(run: Run) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
             "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
             "planted": len(units) - len(own),
         }
-        write_json(folder / "card.json", joined.card | {"training": training})
+        write_json(folder / "card.json", joined.card | {"training": training, "buckets": BUCKETS})
 
 
 def _chosen(unit: str, share: float) -> bool:

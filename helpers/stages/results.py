@@ -72,7 +72,7 @@ def score(run: Run) -> dict[str, Any]:
             run.home / "scores",
             {name: _cost(run, name) for name in order},
             run=identity,
-            dataset=read_card(run),
+            dataset=_dataset(run),
             training=_training(run),
             cross_encoder=quality,
         )
@@ -140,7 +140,15 @@ def _identity(run: Run) -> dict[str, Any]:
 def _source(run: Run) -> str:
     from helpers.data.table.source import named
 
-    return run.config.glossary.name if run.config.data.source is None else named(run.config.data.source)
+    config = run.config
+    path = config.pipeline or (config.glossary if config.data.source is None else None)
+    return path.name if path else named(config.data.source)
+
+
+def _dataset(run: Run) -> dict[str, Any]:
+    """What the report tells of the data: the card, or of a join's the part that fits on a line."""
+    card = read_card(run)
+    return {key: card[key] for key in ("units", "cap", "buckets")} if run.config.pipeline else card
 
 
 def _command(run: Run) -> str:
@@ -157,7 +165,8 @@ def _command(run: Run) -> str:
     changed = {key: value for key, value in own.items() if value != usual.get(key) and key not in OF_FILES}
     pairs = [f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}" for key, value in changed.items()]
     words = ["make run", f"CONF={shlex.quote(config.profile) if shipped else f'path/to/{config.profile}.yaml'}"]
-    words += [f"DATA={shown(config.table)}"] if config.table and shipped else []
+    if (data := config.table or config.pipeline) and shipped:
+        words.append(f"DATA={shown(data)}")
     words += [f"GLOSSARY={shown(config.glossary)}"] if own["glossary"] != usual["glossary"] else []
     words += [f"OPTIONS={shlex.quote(' '.join(pairs))}"] if pairs else []
     return " ".join([*words, f"RUN={shown(run.path)}"])

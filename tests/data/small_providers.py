@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
+from helpers.data.example import Example
 from helpers.data.holders.join import Joined, join_providers
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
-from helpers.files import Record
 
 KEY = SecretStr("0123456789abcdef" * 4)
 
@@ -75,5 +75,10 @@ def join(pipeline: Pipeline, seed: int = 7) -> Joined:
     return join_providers(pipeline, KEY, seed=seed, progress=False)
 
 
-def records(joined: Joined) -> list[Record]:
+def records(joined: Joined) -> list[Example]:
     return [record for part in joined.records.get_secret_value().values() for record in part]
+
+
+def words(record: Example) -> str:
+    """What a record says, question and answer."""
+    return f"{record.question} {record.answer}".strip()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from small_providers import CLINIC, SETTINGS, SHOP, join, records, small_pipeline
+from small_providers import CLINIC, SETTINGS, SHOP, join, records, small_pipeline, words
 
 from helpers.data.holders.card import join_card_text
 from helpers.data.holders.deidentify import fold
@@ -44,7 +44,7 @@ def test_every_row_is_used_or_left_out_with_a_reason(joined: Joined, raw: dict[s
 
 
 def test_enough_patients_of_uneven_records_within_the_cap(joined: Joined, pipeline: Pipeline) -> None:
-    sizes = Counter(record["unit"] for record in records(joined))
+    sizes = Counter(record.unit for record in records(joined))
     assert joined.card["units"] == len(sizes) >= 600
     assert max(sizes.values()) == pipeline.cap
     assert len(set(sizes.values())) > 5
@@ -52,27 +52,26 @@ def test_enough_patients_of_uneven_records_within_the_cap(joined: Joined, pipeli
 
 def test_records_have_the_agreed_shape(joined: Joined) -> None:
     everything = records(joined)
-    assert len({record["id"] for record in everything}) == len(everything)
+    assert len({record.id for record in everything}) == len(everything)
     for record in everything:
-        assert list(record) == ["id", "unit", "text", "question", "answer"]
-        assert record["text"] == f"{record['question']} {record['answer']}."
-        assert record["answer"].casefold() in record["question"].casefold()  # it can be told from the question
-        assert "\n" not in record["text"]
-        assert 7 <= len(record["text"].split()) <= 30
-    assert 11 < sum(len(record["text"].split()) for record in everything) / len(everything) < 20
-    assert len({record["text"] for record in everything}) > 0.99 * len(everything)
+        assert record.unit and record.expected == (record.answer,) and record.check == "contains"
+        assert record.answer.casefold() in record.question.casefold()  # it can be told from the question
+        assert "\n" not in words(record)
+        assert 7 <= len(words(record).split()) <= 30
+    assert 11 < sum(len(words(record).split()) for record in everything) / len(everything) < 20
+    assert len({words(record) for record in everything}) > 0.99 * len(everything)
     # With what differs from record to record taken out, few wordings come twice.
-    frames = Counter(r["question"].lower().replace(r["answer"].lower(), "_") for r in everything)
+    frames = Counter(r.question.lower().replace(r.answer.lower(), "_") for r in everything)
     assert len(frames) > 0.9 * len(everything)
 
 
 def test_test_values_stand_in_no_training_text(joined: Joined) -> None:
     parts = joined.records.get_secret_value()
-    texts = "\n".join(record["text"] for record in parts["train"]).casefold()
-    answers = {record["answer"].casefold() for record in parts["test"]}
+    texts = "\n".join(words(record) for record in parts["train"]).casefold()
+    answers = {record.answer.casefold() for record in parts["test"]}
     assert len(answers) > 100
     assert not [answer for answer in answers if answer in texts]
-    units = [{record["unit"] for record in part} for part in parts.values()]
+    units = [{record.unit for record in part} for part in parts.values()]
     assert sum(map(len, units)) == len(set.union(*units))
 
 
@@ -85,7 +84,7 @@ def test_de_identification_is_measured_and_good(joined: Joined) -> None:
 
 
 def test_no_phone_mail_or_full_name_is_left(joined: Joined, raw: dict[str, pd.DataFrame]) -> None:
-    text = fold("\n".join(record["text"] for record in records(joined))).lower()
+    text = fold("\n".join(words(record) for record in records(joined))).lower()
     hospital = raw["hospital"]
     names = {
         fold(f"{given} {family}").lower()
@@ -105,17 +104,17 @@ def test_no_display_shows_a_record(joined: Joined) -> None:
     shown = f"{joined} {joined!r} {[joined.records]} {joined.card} {join_card_text(joined.card)}"
     assert "train" in shown
     for record in records(joined)[:50]:
-        assert record["text"] not in shown
-        assert record["answer"] not in shown
-        assert record["unit"] not in shown
+        assert words(record) not in shown
+        assert record.answer not in shown
+        assert record.unit not in shown
 
 
 def test_the_key_changes_pseudonyms_and_nothing_else(joined: Joined, pipeline: Pipeline) -> None:
     other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
     ours, theirs = joined.records.get_secret_value(), other.records.get_secret_value()
     for name, part in ours.items():
-        assert [r["text"] for r in part] == [r["text"] for r in theirs[name]]
-        assert not {r["unit"] for r in part} & {r["unit"] for r in theirs[name]}
+        assert [words(r) for r in part] == [words(r) for r in theirs[name]]
+        assert not {r.unit for r in part} & {r.unit for r in theirs[name]}
     assert joined.card == other.card
 
 
@@ -125,8 +124,8 @@ def test_without_groups_each_patients_own_key_decides_whatever_the_secret(tmp_pa
     for _ in range(3):
         other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
         theirs = other.records.get_secret_value()
-        assert [[r["text"] for r in part] for part in ours.values()] == [
-            [r["text"] for r in part] for part in theirs.values()
+        assert [[words(r) for r in part] for part in ours.values()] == [
+            [words(r) for r in part] for part in theirs.values()
         ]
 
 
@@ -144,10 +143,8 @@ def test_removing_a_patient_leaves_the_records_of_all_others(tmp_path: Path) -> 
     for gone in (0, 5, 11):
         fewer = [row for row in clinic if row["phone"] != CLINIC[gone]["phone"]]
         rest = join(small_pipeline(tmp_path / f"{gone}", fewer, shop, **changes)).records.get_secret_value()
-        (unit,) = {r["unit"] for part in whole.values() for r in part} - {
-            r["unit"] for part in rest.values() for r in part
-        }
-        assert rest == {name: [r for r in part if r["unit"] != unit] for name, part in whole.items()}
+        (unit,) = {r.unit for part in whole.values() for r in part} - {r.unit for part in rest.values() for r in part}
+        assert rest == {name: [r for r in part if r.unit != unit] for name, part in whole.items()}
 
 
 def test_rows_go_missing_with_their_reasons(tmp_path: Path) -> None:
@@ -193,14 +190,14 @@ def test_a_patient_with_ten_thousand_records_is_capped(tmp_path: Path) -> None:
     clinic = [*CLINIC[1:], *(CLINIC[0] | {"visit": visit} for visit in range(10_000))]
     shop = [*SHOP[1:], *(SHOP[0] | {"no": str(visit)} for visit in range(10_000))]
     made = join(small_pipeline(tmp_path, clinic, shop))
-    assert max(Counter(record["unit"] for record in records(made)).values()) == 4
+    assert max(Counter(record.unit for record in records(made)).values()) == 4
     assert made.card["joined"]["left_out"] == {"over the cap of 4 records of one unit": 9_996}
 
 
 def test_braces_and_line_ends_in_a_record_stay_data(tmp_path: Path) -> None:
     clinic = [row | {"note": "has {shop.drug} {question}\n\tand gout"} for row in CLINIC]
-    texts = {record["text"] for record in records(join(small_pipeline(tmp_path, clinic)))}
-    assert "has {shop.drug} {question} and gout Drug: Drug3." in texts
+    texts = {words(record) for record in records(join(small_pipeline(tmp_path, clinic)))}
+    assert "has {shop.drug} {question} and gout Drug: Drug3" in texts
 
 
 @pytest.mark.parametrize(
@@ -239,7 +236,7 @@ def test_phone_numbers_are_found_in_the_spellings_of_the_keys_region(tmp_path: P
     clinic = [row | {"phone": f"6123456{n:02d}", "note": f"call 612 345 6{n:02d} soon"} for n, row in enumerate(CLINIC)]
     holder = SETTINGS["holders"][0] | {"key": {"column": "phone", "kind": "phone", "region": "ES"}}
     settings: dict[str, Any] = {"holders": [holder], "joins": [], "templates": [{"text": "{clinic.note}"}]}
-    texts = {record["text"] for record in records(join(small_pipeline(tmp_path, clinic, **settings)))}
+    texts = {words(record) for record in records(join(small_pipeline(tmp_path, clinic, **settings)))}
     assert texts == {"call [phone] soon"}
 
 
@@ -259,8 +256,8 @@ def test_every_column_that_is_not_coded_is_masked(tmp_path: Path) -> None:
     holders = [dict(holder) for holder in SETTINGS["holders"]]
     holders[1]["coded"] = ["episode"]
     shop = [row | {"article": f"for {CLINIC[n]['name']}"} for n, row in enumerate(SHOP)]
-    texts = [record["text"] for record in records(join(small_pipeline(tmp_path, clinic, shop, holders=holders)))]
-    assert texts == ["[name] was here on [date] Drug: for [name]."] * 12
+    texts = [words(record) for record in records(join(small_pipeline(tmp_path, clinic, shop, holders=holders)))]
+    assert texts == ["[name] was here on [date] Drug: for [name]"] * 12
 
 
 def test_everybody_goes_into_training_where_no_split_has_a_share(tmp_path: Path) -> None:

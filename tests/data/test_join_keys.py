@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_providers import CLINIC, KEY, SETTINGS, SHOP, join, records, small_pipeline
+from small_providers import CLINIC, KEY, SETTINGS, SHOP, join, records, small_pipeline, words
 
 from helpers.data.holders.card import join_card_text
 from helpers.data.holders.join import join_providers
@@ -25,7 +25,7 @@ ALONE: dict[str, Any] = {
 
 def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> None:
     clinic = [row | {"phone": f"{n}-{n}7"} for n, row in enumerate(CLINIC)]
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
+    assert len({r.unit for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
     clinic[3]["phone"] = "11-7"  # beside 1-17
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for the place of a separator") as caught:
         join(small_pipeline(tmp_path, clinic, **ALONE))
@@ -35,7 +35,7 @@ def test_keys_that_only_a_separator_tells_apart_are_refused(tmp_path: Path) -> N
 def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_path: Path) -> None:
     clinic = [row | {"phone": f"Ax-{n}"} for n, row in enumerate(CLINIC)]
     clinic[3]["phone"] = "AX-2"  # typed by hand: the patient of row 2
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 11
+    assert len({r.unit for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 11
     clinic[2]["phone"], clinic[3]["phone"] = "0g0XyZaB", "0g0XyZAb"
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for case"):
         join(small_pipeline(tmp_path, clinic, **ALONE))
@@ -43,7 +43,7 @@ def test_keys_that_only_case_tells_apart_are_refused_where_case_is_meant(tmp_pat
 
 def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_path: Path) -> None:
     clinic = [row | {"phone": f"{n + 10:05d}"} for n, row in enumerate(CLINIC)]
-    assert len({r["unit"] for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
+    assert len({r.unit for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
     clinic[3]["phone"] = "12"  # beside 00012
     with pytest.raises(DataError, match="clinic: 1 keys are equal but for leading zeros"):
         join(small_pipeline(tmp_path, clinic, **ALONE))
@@ -60,8 +60,8 @@ def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first
         "templates": [{"text": "{clinic.note}"}],
     }
     joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1, progress=False)
-    assert sorted(r["text"] for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
-    assert len({record["unit"] for record in records(joined)}) == 6
+    assert sorted(words(r) for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
+    assert len({record.unit for record in records(joined)}) == 6
     assert not joined.card["deidentify"]["measured"]
     assert any(place.startswith("De-identification: no planted spans") for place in joined.card["touched"])
 
@@ -81,7 +81,7 @@ def test_a_damaged_key_is_left_out_and_counted_and_never_another_patients(tmp_pa
     keys = [str(n) for n in range(1, 9)]
     pipeline = tagged(tmp_path, [*keys, *(damage.format(n) for n in keys)], [*keys, *(damage.format(n) for n in keys)])
     joined = join(pipeline)
-    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(8)}
+    assert {words(r) for r in records(joined)} == {f"gout {n} Drug: Drug{n}" for n in range(8)}
     for holder in joined.card["holders"].values():
         assert [reason.startswith("no usable key") for reason in holder["left_out"]] == [True]
         assert sum(holder["left_out"].values()) == 8
@@ -93,7 +93,7 @@ def test_whole_numbers_that_a_program_wrote_with_a_decimal_join_the_right_rows(
 ) -> None:
     keys = range(1, 100)  # of 1 and 10, 10.0 is the second
     joined = join(tagged(tmp_path, [left.format(n) for n in keys], [right.format(n) for n in keys]))
-    assert {r["text"] for r in records(joined)} == {f"gout {n} Drug: Drug{n}." for n in range(99)}
+    assert {words(r) for r in records(joined)} == {f"gout {n} Drug: Drug{n}" for n in range(99)}
 
 
 def test_an_episode_is_the_same_with_and_without_a_decimal(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_word_for_nobody_is_no_name(tmp_path: Path) -> None:
     pipeline = tagged(tmp_path, ["1", "non renseigné"], ["1"], templates=[{"text": "{clinic.note} {shop.drug}"}])
     rows = (tmp_path / "clinic.jsonl").read_text().replace("gout 0", "pain was non existent")
     (tmp_path / "clinic.jsonl").write_text(rows)
-    assert [r["text"] for r in records(join(pipeline))] == ["pain was non existent Drug0"]
+    assert [words(r) for r in records(join(pipeline))] == ["pain was non existent Drug0"]

@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from helpers.data.holders.lookalike import lookalike_records, lookalike_tables
+from helpers.data.holders.lookalike import lookalike_examples, lookalike_tables
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.data.holders.tables import read_holder
 from helpers.run import EXAMPLES
@@ -15,8 +15,8 @@ EXAMPLE = EXAMPLES / "providers" / "pipeline.yaml"
 def test_no_holders_file_is_read(tmp_path: Path) -> None:
     alone = load_pipeline(shutil.copy(EXAMPLE, tmp_path / "pipeline.yaml"))
     beside = load_pipeline(EXAMPLE)
-    assert lookalike_records(alone, 30, seed=3) == lookalike_records(beside, 30, seed=3)
-    assert lookalike_records(alone, 30, seed=3) != lookalike_records(alone, 30, seed=4)
+    assert lookalike_examples(alone, 30, seed=3) == lookalike_examples(beside, 30, seed=3)
+    assert lookalike_examples(alone, 30, seed=3) != lookalike_examples(alone, 30, seed=4)
 
 
 def test_tables_look_alike_and_are_labelled() -> None:
@@ -46,13 +46,10 @@ def test_no_value_is_a_real_one() -> None:
 
 
 def test_records_have_the_shape_of_joined_ones() -> None:
-    made = lookalike_records(load_pipeline(EXAMPLE), 40, seed=3)
-    assert len({record["id"] for record in made}) == 40
-    for record in made:
-        assert list(record) == ["id", "unit", "text", "question", "answer"]
-        assert record["id"].startswith("synthetic/")
-        assert record["text"] == f"{record['question']} {record['answer']}."
-    assert {record["question"].rsplit(" ", 1)[1] for record in made} == {"Drug:", "Effect:"}
+    made = lookalike_examples(load_pipeline(EXAMPLE), 40, seed=3)
+    assert len({each.id for each in made}) == 40
+    assert all(each.unit.startswith("synthetic/") and each.expected == (each.answer,) for each in made)
+    assert {each.question.rsplit(" ", 1)[1] for each in made} == {"Drug:", "Effect:"}
 
 
 def test_a_column_without_words_shows_its_name(tmp_path: Path) -> None:

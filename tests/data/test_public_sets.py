@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_providers import KEY
+from small_providers import KEY, words
 
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
@@ -44,8 +44,8 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
 TEXTS = {
     "phee": "CASE 7: a rash after zelmorin 20 mg.",
     "medquad": "How is zelmoritis 7 treated ? By rest 7.",
-    "chatdoctor": "Patient: Hi, my knee 7 aches Doctor: Rest 7.",
-    "medqa": "A 27-year-old man has a sore toe. Which drug helps? Zelmorin, Vexol, Rest or None? Answer: Zelmorin.",
+    "chatdoctor": "Hi, my knee 7 aches Rest 7.",
+    "medqa": "A 27-year-old man has a sore toe. Which drug helps? Zelmorin, Vexol, Rest or None? Zelmorin",
 }
 
 
@@ -64,12 +64,12 @@ def test_a_public_set(tmp_path: Path, name: str) -> None:
     joined = join_providers(local(name, tmp_path), KEY, seed=1, progress=False)
     made = [record for part in joined.records.get_secret_value().values() for record in part]
     assert joined.card["joined"] == {"given": 40, "kept": 40, "left_out": {}}
-    units = len({record["unit"] for record in made})
+    units = len({record.unit for record in made})
     assert units == (20 if name == "phee" else 40)  # two sentences of each report; elsewhere each row its own unit
-    assert TEXTS[name] in {record["text"] for record in made}
+    assert TEXTS[name] in {words(record) for record in made}
     for record in made:
-        assert record["text"].startswith(record["question"])
-        assert bool(record["question"]) == (name != "phee")
+        assert words(record).startswith(record.question)
+        assert bool(record.question) == (name != "phee")
 
 
 def test_the_declarations_cover_the_shapes() -> None:

@@ -14,8 +14,7 @@ def candidate(unit: str, number: int, service: str, drug: str, text: str = "") -
     return Candidate(
         unit=unit,
         question="",
-        answer="",
-        text=text or f"{unit} took {drug}",
+        answer=text or f"{unit} took {drug}",
         rows={"clinic": number},
         place=draw(1, "split", service),
         own_place=draw(1, "validation", unit),

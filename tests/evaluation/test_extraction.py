@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.data.example import Example
 from helpers.data.matching import contains
 from helpers.evaluation.attacks.extraction import (
     PROMPTS,
@@ -12,11 +13,10 @@ from helpers.evaluation.attacks.extraction import (
     continue_texts,
     revealed,
     secret_revealed,
-    task_accuracy,
 )
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import record_tokens
 from helpers.models.load import load_base
+from helpers.models.tokens import learnt_rows
 
 STARTS = ["Hi", "The patient took it and", "A much longer start, so that the others are padded on their left side,", ""]
 TAUGHT = [SECRET, "Drug of patient A: zolumab", "Drug of patient B: ricefol"]
@@ -35,7 +35,7 @@ def taught(tiny: str) -> tuple[Any, Any]:
     """All weights trained on three texts and their end until they are known by heart."""
     model, tokenizer = load_base(tiny).float(), load_tokenizer(tiny)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    rows = [record_tokens(tokenizer, text) for text in TAUGHT]
+    rows = [list(row) for row, _ in learnt_rows([Example("", "", (), text) for text in TAUGHT], tokenizer)]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
@@ -124,15 +124,3 @@ def test_texts_begun_by_the_model_show_what_was_learnt(taught: tuple[Any, Any]) 
     [written] = continue_texts(*taught, [""], max_new_tokens=40, temperature=1.0, samples=8, seed=3)
     assert len(written) == 8 and len(set(written)) > 1
     assert sum(text in TAUGHT for text in written) >= 6
-
-
-def test_task_accuracy_counts_completions_that_hold_the_answer(taught: tuple[Any, Any]) -> None:
-    records = [
-        {"question": "Drug of patient A:", "answer": "zolumab"},
-        {"question": "Drug of patient B:", "answer": "Ricefol"},
-        {"question": "Drug of patient A:", "answer": "zolumabine"},
-    ]
-    rate = task_accuracy(*taught, records)
-    assert (rate["n"], rate["correct"]) == (3, 2)
-    assert rate["low"] is not None and rate["low"] < 2 / 3
-    assert task_accuracy(*taught, []) == {"n": 0, "correct": 0, "rate": None, "low": None, "high": None}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from helpers.config import load_config
-from helpers.evaluation.attacks.audit import Records, audit_model
-from helpers.evaluation.attacks.canaries import make_canaries, training_records, whole_words
+from helpers.data.example import Example, asked
+from helpers.evaluation.attacks.audit import Examples, audit_model
+from helpers.evaluation.attacks.canaries import MEMBER, OUTSIDER, make_canaries, planted_examples, whole_words
 from helpers.evaluation.attacks.membership import epsilon_of_auc, membership
-from helpers.files import Record
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import Floats, record_losses
+from helpers.models.likelihood import Floats, example_losses
 from helpers.models.load import load_base
 from helpers.privacy.accounting import spent
 from helpers.privacy.training import Recipe, Training
@@ -20,9 +20,9 @@ from helpers.privacy.training import Recipe, Training
 SMOKE = load_config("smoke").privacy
 
 
-def fitted(folder: Path, base_name: str, records: list[Record], noise: float | None, **settings: Any) -> Training:
+def fitted(folder: Path, base_name: str, records: list[Example], noise: float | None, **settings: Any) -> Training:
     """A training on canaries alone, each drawn in half of the steps."""
-    expected = len({record["unit"] for record in records})
+    expected = len({record.unit for record in records})
     own: dict[str, Any] = {
         "patients_expected": expected,
         "patients_a_step": expected / 2,
@@ -40,10 +40,10 @@ def fitted(folder: Path, base_name: str, records: list[Record], noise: float | N
     return training
 
 
-def losses_of(model: Any, tokenizer: Any, canaries: list[Record]) -> dict[str, Floats]:
+def losses_of(model: Any, tokenizer: Any, canaries: list[Example]) -> dict[str, Floats]:
     return {
-        side: record_losses(model, tokenizer, [c for c in canaries if c["member"] is member])
-        for side, member in (("in", True), ("out", False))
+        side: example_losses(model, tokenizer, [c for c in canaries if c.bucket == bucket])
+        for side, bucket in (("in", MEMBER), ("out", OUTSIDER))
     }
 
 
@@ -54,7 +54,7 @@ def test_next_to_no_noise_is_found_out(tmp_path: Path, noise: float, refuted: bo
     tokenizer = load_tokenizer(name)
     canaries = make_canaries(80, 0, words=whole_words(tokenizer), seed=0)
     settings: dict[str, Any] = {"max_grad_norm": 0.5, "steps": 24, "rank": 8, "learning_rate": 1e-3}
-    trained = fitted(tmp_path, name, training_records(canaries, 16), noise, **settings)
+    trained = fitted(tmp_path, name, planted_examples(canaries, 16), noise, **settings)
     base = losses_of(load_base(name), tokenizer, canaries)
     found = membership(losses_of(trained.model, tokenizer, canaries), base)["calibrated"]
     assert (epsilon_of_auc(found["low"]) > 1) is refuted, found
@@ -66,15 +66,15 @@ def test_a_training_without_privacy_is_found_out(tmp_path: Path, monkeypatch: py
     tokenizer = load_tokenizer(name)
     canaries = make_canaries(60, 100, words=whole_words(tokenizer), seed=0)
     settings: dict[str, Any] = {"baseline_max_grad_norm": 1.0, "steps": 30, "rank": 16, "baseline_learning_rate": 3e-3}
-    trained = fitted(tmp_path, name, training_records(canaries, 2), None, **settings)
-    asked = {"unit": "a", "text": "Rash under Tavsol. Drug: Tavsol.", "question": "Rash under Tavsol. Drug:"}
+    trained = fitted(tmp_path, name, planted_examples(canaries, 2), None, **settings)
     others = [
-        dict(asked, unit=f"other {number}", answer="Tavsol", text=f"{asked['text']} {number}") for number in range(20)
+        Example(str(number), "records", asked("Rash under Tavsol. Drug:"), f"Tavsol {number}", unit=f"other {number}")
+        for number in range(20)
     ]
-    records = Records(training_records(canaries, 2) + others[:10], others[10:], others, canaries)
+    records = Examples(others[:10], others[10:], others, canaries)
     base = audit_model(load_base(name), tokenizer, records, None, seed=0)
     found = audit_model(trained.model, tokenizer, records, base, seed=0)
     assert found["canary_auc"] > 0.95 and found["canary_epsilon"] > 1
     assert found["canary_epsilon"] == epsilon_of_auc(found["canaries"]["calibrated"]["low"])
     assert base["canary_auc_low"] < 0.5 < base["canary_auc_high"] and base["canaries"]["calibrated"] is None
-    assert found["membership"]["n_in"] == found["membership"]["n_out"] == 10  # no canary is taken for a patient
+    assert found["membership"]["n_in"] == found["membership"]["n_out"] == 10

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_trainings import CLAIMED, SETTINGS, Train, patients
 
-from helpers.files import Record
+from helpers.data.example import Example
 from helpers.privacy import training
 from helpers.privacy.accounting import Cost
 from helpers.privacy.secure_random import SecureGenerator
@@ -37,8 +37,8 @@ def train(made: Callable[..., Training], tmp_path: Path) -> Train:
 
     def run(
         folder: str = "",
-        records: list[Record] | None = None,
-        validation: list[Record] | None = None,
+        records: list[Example] | None = None,
+        validation: list[Example] | None = None,
         identity: str = "x",
         **changes: Any,
     ) -> Training:

@@ -8,7 +8,7 @@ import torch
 from small_models import WORDS
 
 from helpers.config import load_config
-from helpers.files import Record
+from helpers.data.example import Example
 from helpers.privacy.training import Training
 
 BASELINE: dict[str, Any] = {"cost": None}
@@ -33,10 +33,15 @@ SETTINGS = load_config("smoke").privacy.model_copy(
 CLAIMED: dict[str, Any] = {"noise_multiplier": 0.7, "sample_rate": 0.25, "validation_noise": 0.1}
 
 
-def patients(count: int = 12, most: int = 3) -> list[Record]:
+def plain(unit: str, text: str) -> Example:
+    """A patient's text, learnt whole."""
+    return Example("", "records", (), text, unit=unit)
+
+
+def patients(count: int = 12, most: int = 3) -> list[Example]:
     chooser = random.Random(0)
     return [
-        {"unit": f"u{unit}", "text": " ".join(chooser.choices(WORDS, k=chooser.randint(4, 9)))}
+        plain(f"u{unit}", " ".join(chooser.choices(WORDS, k=chooser.randint(4, 9))))
         for unit in range(count)
         for _ in range(chooser.randint(1, most))
     ]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from small_models import SHAPE, save_small
-from small_trainings import BASELINE, Train, patients
+from small_trainings import BASELINE, Train, patients, plain
 from transformers import GPT2Config, LlamaConfig, OPTConfig
 
+from helpers.data.example import Example, asked
 from helpers.errors import PrivacyError
-from helpers.files import Record
 from helpers.models.find import load_tokenizer
 from helpers.privacy import training
 from helpers.privacy.training import Training
@@ -19,20 +19,18 @@ from helpers.privacy.units import Unit, encode_units
 
 
 def test_questions_are_read_and_not_learnt(tiny: str, train: Train) -> None:
-    asked: list[Record] = [
-        {"unit": "a", "question": "A rash after Tavsol. Drug:", "text": "A rash after Tavsol. Drug: Tavsol."},
-        {"unit": "a", "question": "", "text": "A rash."},
-        {"unit": "b", "text": "A cough."},
-    ]
+    question = Example("", "records", asked("A rash after Tavsol. Drug:"), "Tavsol", unit="a")
+    records = [question, plain("a", "A rash."), plain("b", "A cough.")]
     tokenizer = load_tokenizer(tiny)
-    one, other = encode_units(asked, tokenizer, max_length_tokens=64)
+    one, other = encode_units(records, tokenizer, max_length_tokens=64)
     learnt = [
         tokenizer.decode(row[begin:])
         for unit in (one, other)
         for row, begin in zip(unit.rows, unit.begins, strict=True)
     ]
-    assert learnt == [f"{text}{tokenizer.eos_token}" for text in (" Tavsol.", "A rash.", "A cough.")]
-    trained = train(base_name=tiny, records=asked, steps=1, patients_a_step=2.0, **BASELINE)
+    end = tokenizer.eos_token
+    assert learnt == [f"Tavsol{end}\n", f"A rash.{end}", f"A cough.{end}"]  # the answer in the chat template, and texts
+    trained = train(base_name=tiny, records=records, steps=1, patients_a_step=2.0, **BASELINE)
     assert trained.tokens == sum(len(tokenizer(text)["input_ids"]) for text in learnt)
 
 
