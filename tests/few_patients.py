@@ -52,6 +52,9 @@ def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
         "privacy.ledgers": str(folder / "ledgers"),
         "data.source": {"holders": str(pipeline or holders() / "pipeline.yaml")},
         "privacy.patients_share": 0.5,
+        "privacy.steps": 4,
+        "privacy.patients_a_step": 30,
+        "privacy.max_length_tokens": 64,
     }
     return open_run("smoke", folder / "run", own | overrides)
 

@@ -25,7 +25,6 @@ from helpers.privacy.units import encode_units
 from helpers.run import Run
 from helpers.stages.data import pipeline_of
 
-
 BUCKETS = {
     BUCKET: {
         "title": "Records of unseen patients",
