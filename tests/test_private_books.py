@@ -1,5 +1,6 @@
 """What trainings spend, when they spend it, and what is refused before they do."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from few_patients import GRANT, interrupt, joined, opened, pipeline, spends
 from opacus.accountants import PRVAccountant
 
+from helpers.data.example import Example
 from helpers.errors import LedgerError, ModelError, PrivacyError, RunError
 from helpers.files import read_json, write_json
 from helpers.privacy.grants import Grant, sign
@@ -146,7 +148,7 @@ def test_records_that_change_after_they_were_paid_for_are_not_read(
 
     def changing(*given: Any) -> None:
         with (run.home / "dataset" / "train.jsonl").open("a", encoding="utf-8") as file:
-            file.write('{"unit": "late", "text": "late"}\n')
+            file.write(json.dumps(Example("late", "records", (), "late", unit="late").row()) + "\n")
         reserve(*given)
 
     monkeypatch.setattr("helpers.privacy.ledger.reserve", changing)

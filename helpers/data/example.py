@@ -112,5 +112,5 @@ def _example(row: Any, where: str) -> Example:
         pass
     raise DataError(
         f'{where}: expected an example {{"id", "bucket", "prompt": [messages], "completion": [the answer]}}, received '
-        f"{str(row)[:60]!r}. Write the file anew."
+        f"{f'the keys {sorted(map(str, row))}' if isinstance(row, dict) else type(row).__name__}. Write the file anew."
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from helpers.data.example import Example
 from helpers.errors import EvaluationError
 from helpers.evaluation.attacks.membership import (
     auc_with_interval,
@@ -129,7 +130,7 @@ def test_a_true_epsilon_is_seldom_refuted_and_a_false_one_nearly_always(
 
 
 def test_a_patient_counts_once() -> None:
-    records = [{"unit": unit} for unit in ("b", "a", "b")]
+    records = [Example("", "records", (), "text", unit=unit) for unit in ("b", "a", "b")]
     assert by_unit(records, np.array([1.0, 5.0, 3.0])).tolist() == [2.0, 5.0]
 
 
