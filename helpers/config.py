@@ -318,7 +318,8 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        remedy = f"Edit conf/{path.name}, or pass overrides={{'key': value}}; conf/conf.yaml explains every key."
+        raise ConfigError(explained(error, f"The configuration '{path.stem}'") + f"\n{remedy}") from None
 
 
 def _profile_path(profile: str | Path) -> Path:
@@ -332,21 +333,18 @@ def _profile_path(profile: str | Path) -> Path:
     raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
 
 
-def described(mistake: Any) -> str:
-    """One of pydantic's mistakes in words. What stands under an unknown key, or is long, may be a secret: not shown."""
-    if mistake["type"] == "extra_forbidden":
-        return "unknown key"
-    received = repr(mistake["input"])
-    if mistake["type"] == "missing" or len(received) > LONGEST_SHOWN:
-        return str(mistake["msg"])
-    return f"{mistake['msg']}; received {received}"
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = []
+def explained(error: ValidationError, what: str) -> str:
+    """All mistakes of a configuration in one text. What may be a secret is not shown: below unknown keys, or long."""
+    lines: list[str] = []
     for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"]) or "configuration"
-        lines.append(f"  {key}: {described(mistake)}")
+        key, received = ".".join(map(str, mistake["loc"])), repr(mistake["input"])
+        told = [str(mistake["msg"])]
+        if mistake["type"] == "value_error":  # of a validator here, which may find several
+            told = str(mistake["ctx"]["error"]).split("\n")
+        elif mistake["type"] == "extra_forbidden":
+            told = ["unknown key"]
+        elif mistake["type"] != "missing" and len(received) <= LONGEST_SHOWN:
+            told = [f"{mistake['msg']}; received {received}"]
+        lines += [f"  {key}: {each}" if key else f"  {each}" for each in told]
     count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
-    remedy = f"Edit conf/{path.name}, or pass overrides={{'key': value}}; conf/conf.yaml explains every key."
-    return f"The configuration '{path.stem}' has {count}:\n" + "\n".join(lines) + f"\n{remedy}"
+    return f"{what} has {count}:\n" + "\n".join(lines)

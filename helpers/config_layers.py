@@ -44,7 +44,14 @@ def read_layer(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-8 for a text, as it has no point; everybody means a number."""
+    """YAML in which 1e-8 is a number, which has no point, and a key is the text that stands there: `on` is no truth."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)  # what `<<` names
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -53,7 +60,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Values of YAML text, `1e-8` a number among them. Raises yaml.YAMLError."""
+    """Values of YAML text. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)  # a safe loader
 
 

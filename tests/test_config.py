@@ -114,7 +114,7 @@ def test_secret_in_a_profile_names_the_file(tmp_path: Path) -> None:
         (b"- 1\n- 2", "expected keys and values"),
         (b"lora:\n\trank: 1", "line 2"),
         (b"seed: \xff\xfe", "UTF-8"),
-        (b"1: 2", "Keys should be strings"),
+        (b"1: 2\non: 3", "1: unknown key\n  on: unknown key"),
     ],
 )
 def test_broken_profiles(tmp_path: Path, content: bytes, expected: str) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import spacy
+from marked import parse_marked
 from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer
 
 from helpers.data.holders.deidentify import Span, find_identifiers, fold, make_analyzer, mask, ner_installed
-from helpers.data.holders.redaction_score import parse_marked, score_spans
+from helpers.data.holders.redaction_score import score_spans
 from helpers.errors import PrivacyError
 from helpers.run import EXAMPLES
 

@@ -121,7 +121,6 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ('answer: "{pharmacy.drug}"}', 'answer: "{pharmacy.drug}", text: "all of it"}', "or a text alone"),
         ("columns: {episode: visit,", "columns: {patient: visit,", "must differ"),
         ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator is of csv"),
-        ("    format: jsonl ", "    encoding: 5ecre7\n    format: jsonl ", "encoding: this is none that Python knows"),
     ],
 )
 def test_a_part_that_does_not_fit(tmp_path: Path, old: str, new: str, message: str) -> None:

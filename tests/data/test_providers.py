@@ -86,17 +86,22 @@ def test_formats_agree(tmp_path: Path, kind: str) -> None:
     assert (table[KEY], table["note"], table["number"]) == (["A", "B"], ["NA", "x, y"], ["7", "8"])
 
 
-@pytest.mark.parametrize("arguments", [{"path": "json", "data_files": "rows.json"}, {"path": "{folder}"}])
+@pytest.mark.parametrize("form", ["json", "parquet"])
+@pytest.mark.parametrize("arguments", [{"path": "{form}", "data_files": "rows.{form}"}, {"path": "{folder}"}])
 def test_a_loaded_set_leaves_no_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str], form: str
 ) -> None:
     import datasets
 
     home, place = tmp_path / "home", tmp_path / "rows"
     place.mkdir()
-    (place / "rows.json").write_text(json.dumps({"who": "A", "note": "Quistine", "n": 1}), encoding="utf-8")
+    rows = pd.DataFrame([{"who": "A", "note": "Quistine", "n": 1}])
+    if form == "json":
+        rows.to_json(place / "rows.json", orient="records", lines=True)
+    else:
+        rows.to_parquet(place / "rows.parquet")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home)
-    given = {key: value.format(folder=place) for key, value in arguments.items()}
+    given = {key: value.format(folder=place, form=form) for key, value in arguments.items()}
     assert opened(read_holder(holder(file=None, format=None, load_dataset=given), place))["note"] == ["Quistine"]
     assert not [path for path in home.rglob("*") if path.is_file() and b"Quistine" in path.read_bytes()]
 
@@ -209,11 +214,16 @@ def test_separator_and_encoding_can_be_given(tmp_path: Path) -> None:
     assert opened(read_holder(declared, tmp_path))["note"] == ["Sécrète"]
     assert "give its encoding" in refused(holder(file="x.csv", format="csv", separator="^"), tmp_path)
     assert "give the separator" in refused(holder(file="x.csv", format="csv", encoding="mac-roman"), tmp_path)
-    given = {"path": "csv", "data_files": "x.csv", "sep": "^", "encoding": "mac-roman"}
+    unknown = holder(file="x.csv", format="csv", separator="^", encoding="5ecre7")
+    assert "not in the encoding that was given" in refused(unknown, tmp_path)
+    given = {"path": "csv", "data_files": "x.csv"}
+    loaded = {"file": None, "format": None, "separator": "^", "encoding": "mac-roman", "load_dataset": given}
     (tmp_path / "x.csv").write_bytes("who^n^note\nA^1^Sécrète\n".encode("mac-roman"))
-    assert opened(read_holder(holder(file=None, format=None, load_dataset=given), tmp_path))["note"] == ["Sécrète"]
-    unread = given | {"skiprows": 1}
-    assert "load it (ValueError)" in refused(holder(file=None, format=None, load_dataset=unread), tmp_path)
+    assert opened(read_holder(holder(**loaded), tmp_path))["note"] == ["Sécrète"]
+    for unread in ({"skiprows": 1}, {"sep": "^"}):
+        assert "load it (ValueError)" in refused(holder(**loaded | {"load_dataset": given | unread}), tmp_path)
+    part = given | {"split": "train[:1]"}
+    assert "and a whole split" in refused(holder(**loaded | {"load_dataset": part}), tmp_path)
 
 
 @pytest.mark.parametrize("swallowed", [1, 20])
@@ -278,10 +288,11 @@ def test_one_patient_changes_no_other_patients_cell(tmp_path: Path, kind: str, v
         assert table["number"][:3] == [str(value) for value in values]
 
 
-def test_a_float_that_has_lost_digits_is_written_so_that_no_key_is_read_from_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "a set of parquet"])
+def test_a_float_that_has_lost_digits_is_written_so_that_no_key_is_read_from_it(tmp_path: Path, kind: str) -> None:
     frame = pd.DataFrame({"who": [7.0, 2.0**53], "n": [7.0, 2.0**24], "note": [Decimal("12.00"), Decimal(2**60)]})
     frame.astype({"n": "float32"}).to_parquet(tmp_path / "x.parquet")
-    table = opened(read_holder(holder(file="x.parquet", format="parquet"), tmp_path))
+    table = opened(read_holder(holder(**KINDS[kind]), tmp_path))
     assert table == {
         **{name: ["7", "9.007199e+15"] for name in (KEY, "#roster/0")},
         "note": ["12", str(2**60)],
@@ -296,6 +307,12 @@ def test_a_json_number_with_an_exponent_stays_so(tmp_path: Path) -> None:
         "number": ["12"],
         "note": [""],
     }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "a set of json"])
+def test_the_only_row_is_a_row_even_if_it_holds_a_list(tmp_path: Path, kind: str) -> None:
+    write_jsonl(tmp_path, [{"who": "A", "n": 1, "note": [{"who": "Zorbel", "n": 2, "note": "x"}]}])
+    assert opened(read_holder(holder(**KINDS[kind]), tmp_path))[KEY] == ["A"]
 
 
 def test_lines_of_text_are_read_as_they_stand(tmp_path: Path) -> None:

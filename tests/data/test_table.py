@@ -9,8 +9,8 @@ from small_tables import ROWS, data, examples
 
 from helpers.config import DataPrompt, DataSplit
 from helpers.data.table.conversations import worded
+from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import check_wording
-from helpers.data.table.source import SPLIT
 from helpers.data.table.splits import split_rows
 from helpers.errors import ConfigError, DataError
 

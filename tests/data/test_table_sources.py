@@ -13,7 +13,8 @@ import pytest
 from small_tables import ROWS, data, examples
 
 from helpers.data.table.columns import recognise
-from helpers.data.table.source import SPLIT, read_table
+from helpers.data.table.files import SPLIT
+from helpers.data.table.source import read_table
 from helpers.errors import ConfigError, DataError
 
 
@@ -99,10 +100,15 @@ def two_sheets(path: Path) -> None:
         ("a.csv", lambda path: path.write_text("question,answer\n"), "a.csv has no rows"),
         ("a.csv", lambda path: path.write_text('question,answer\n"a,b\n'), "a quotation mark is not closed"),
         ("a.csv", lambda path: path.write_text("question,answer\na,b,c\n"), "of 1 rows 1 have more or fewer cells"),
-        ("a.json", lambda path: path.write_text('[{"a": 1},\n{"a" 2}]'), "neither JSON nor JSON lines: .* line 2"),
-        ("a.jsonl", lambda path: path.write_text('{"a": 1}\n{"a" 2}\n'), "neither JSON nor JSON lines: .*at line 2"),
-        ("a.json", lambda path: path.write_text('["a", "b"]'), "2 of 2 rows are no objects"),
+        ("a.json", lambda path: path.write_text('[{"a": 1},\n{"a" 2}]'), "cannot be read as json .no JSON at line 2"),
+        ("a.jsonl", lambda path: path.write_text('{"a": 1}\n{"a" 2}\n'), "no JSON object in 1 of 2 rows.* row 2"),
+        ("a.json", lambda path: path.write_text('["a", "b"]'), "no JSON object in 2 of 2 rows"),
         ("a.parquet", lambda path: path.write_text("x"), "cannot be read as parquet"),
+        (
+            "a.csv",
+            lambda path: path.write_bytes(b"question\n\x8e\n"),
+            "neither UTF-8 nor plain cp1252",
+        ),
         ("a.xlsx", lambda path: path.write_text("x"), "cannot be read as xlsx"),
         ("a.xlsx", two_sheets, "has 2 sheets: 'faq', 'old'. Say which, for example data.sheet: faq"),
     ],
@@ -176,17 +182,19 @@ def test_files_as_people_have_them(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(swallowed, "utf-8")
     with pytest.raises(DataError, match="hold lines that look like rows of their own"):
         read_table(data(source=str(tmp_path / "c.csv")))
-    (tmp_path / "d.csv").write_text("question,answer,answer\na,b,c\n", "utf-8")
-    with pytest.raises(DataError, match="has 2 columns called 'answer'"):
+    (tmp_path / "d.csv").write_text("question,answer,question,answer\na,b,c,d\n", "utf-8")
+    with pytest.raises(DataError, match="several columns of one name: columns 1 and 3"):
         read_table(data(source=str(tmp_path / "d.csv")))
     columns = {key: [row[key] for row in ROWS] for key in ROWS[0]}
     (tmp_path / "e.json").write_text(json.dumps(columns), "utf-8")
     assert read_table(data(source=str(tmp_path / "e.json"))) == ROWS
     (tmp_path / "f.json").write_text(json.dumps({"train": ROWS, "test": ROWS[:3]}), "utf-8")
     assert [row[SPLIT] for row in read_table(data(source=str(tmp_path / "f.json")))] == ["train"] * 20 + ["test"] * 3
+    (tmp_path / "h.jsonl").write_text('{"question": "a", "answer": 1.85E+14}', "utf-8")
+    assert read_table(data(source=str(tmp_path / "h.jsonl"))) == [{"question": "a", "answer": "1.85E+14"}]
     for content in ("5", "null", "[" * 100_000):
         (tmp_path / "g.json").write_text(content, "utf-8")
-        with pytest.raises(DataError, match=r"g\.json (holds a|is neither JSON)"):
+        with pytest.raises(DataError, match=r"g\.json (holds no JSON object in 1 of 1|.* .RecursionError)"):
             read_table(data(source=str(tmp_path / "g.json")))
     labelled = datasets.Dataset.from_dict({"question": ["a", "b"], "answer": [1, 0]})
     labelled = labelled.cast_column("answer", datasets.ClassLabel(names=["no", "yes"]))

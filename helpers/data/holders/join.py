@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,22 +194,18 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
 
     Two holders may well group the same digits in their own ways, and are taken to mean one patient.
     """
-    numbers: dict[str, set[tuple[str, ...]]] = {}
-    letters: dict[str, set[str]] = {}
+    separators, cases, zeros = defaultdict(set), defaultdict(set), defaultdict(set)
     for value, name in names.items():
-        numbers.setdefault(name, set()).add(tuple(re.findall(r"\d+", value)))
-        letters.setdefault(name, set()).add("".join(filter(str.isalpha, value)))
+        separators[name].add(tuple(re.findall(r"\d+", value)))
+        cases[name].add("".join(filter(str.isalpha, value)))
+        zeros[name.lstrip("0")].add(name)
     # AX-12, ax-12 and Ax-12 are typed by hand; aX-12 is meant so.
-    mixed = {name: of for name, of in letters.items() if not of <= {f(each) for each in of for f in TYPED}}
-    zeros: dict[str, set[str]] = {}
-    for name in numbers:
-        zeros.setdefault(name.lstrip("0"), set()).add(name)
-    kinds: list[tuple[str, Iterable[Collection[Any]]]] = [
-        ("the place of a separator (as 12-3 and 1-23)", numbers.values()),
-        ("case (as aB1 and Ab1)", mixed.values()),
+    mixed = [of for of in cases.values() if not of <= {typed(each) for each in of for typed in TYPED}]
+    for what, found in (
+        ("the place of a separator (as 12-3 and 1-23)", separators.values()),
+        ("case (as aB1 and Ab1)", mixed),
         ("leading zeros (as 00100 and 100)", zeros.values()),
-    ]
-    for what, found in kinds:
+    ):
         merged = sum(len(different) > 1 for different in found)
         if merged:
             raise DataError(

@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from helpers.config import Positive, Section, Share, described
+from helpers.config import Positive, Section, Share, explained
+from helpers.config_layers import read_layer
 from helpers.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -23,21 +23,8 @@ Region = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 PATIENT = "patient"
 """The name that `joins.on` uses for the pseudonymous key."""
 SLOT = re.compile(r"\{([\w.]+)\}")
-BOOLEAN = "tag:yaml.org,2002:bool"
-LOCAL_BUILDERS = ("csv", "json", "parquet", "text")
-"""Those of `datasets` that read a file beside the pipeline."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which only true and false are truth values: in YAML 1.1 the key `on` would be one."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
-        first: [(tag, shape) for tag, shape in resolvers if tag != BOOLEAN]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(BOOLEAN, re.compile("true|false"), list("tf"))
+BUILDERS = {"csv": "csv", "json": "jsonl", "parquet": "parquet", "text": "text"}
+"""Those of `datasets` whose files are read, and as what; by their own name they take files beside the pipeline."""
 
 
 class Key(Section):
@@ -73,7 +60,7 @@ class Grant(Section):
     def _one_way(self) -> Grant:
         given = {name for name in ("file", "public_key", "epsilon", "delta") if getattr(self, name) is not None}
         if given not in ({"file", "public_key"}, {"epsilon", "delta"}):
-            raise ValueError(f"grant: give file and public_key, or epsilon and delta; received {sorted(given)}")
+            raise ValueError(f"give file and public_key, or epsilon and delta; received {sorted(given)}")
         return self
 
 
@@ -99,7 +86,7 @@ class Holder(Section):
     def local_set(self) -> str | None:
         """The file that `load_dataset` reads where it is a local one."""
         loaded = self.load_dataset or {}
-        return str(loaded["data_files"]) if loaded.get("path") in LOCAL_BUILDERS and "data_files" in loaded else None
+        return str(loaded["data_files"]) if loaded.get("path") in BUILDERS and "data_files" in loaded else None
 
     @property
     def granting(self) -> dict[str, Any]:
@@ -200,7 +187,7 @@ class Pipeline(Section):
                 f"split: validation {self.split.validation} and test {self.split.test} leave nothing to train on"
             )
         if mistakes:
-            raise ValueError("\n  ".join(mistakes))
+            raise ValueError("\n".join(mistakes))
         return self
 
 
@@ -212,20 +199,13 @@ def load_pipeline(path: str | Path) -> Pipeline:
             parts fit together.
     """
     path = Path(path).resolve()
+    content = read_layer(path)
+    if "path" in content:
+        raise ConfigError(f"{path.name}: 'path' is no key of a pipeline. Delete it.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"The pipeline {path.name} cannot be read as UTF-8 text. Check its path.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path.name}{where}: this is not valid YAML. Check indentation and quotes.") from None
-    if not isinstance(content, dict) or "path" in content:
-        raise ConfigError(f"{path.name}: expected the keys holders, joins, templates, ... at the top, and no 'path'.")
-    try:
-        return Pipeline.model_validate({**content, "path": path})
+        return Pipeline.model_validate(content | {"path": path})
     except ValidationError as error:
-        raise ConfigError(_explain(error, path.name)) from None
+        raise ConfigError(explained(error, f"The pipeline {path.name}")) from None
 
 
 def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
@@ -242,10 +222,6 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             holder.encoding and holder.format == "parquet"
         ):
             yield f"{where}: separator is of csv, encoding of csv and jsonl"
-        try:
-            "-".encode(holder.encoding or "utf-8")
-        except LookupError:
-            yield f"{where}.encoding: this is none that Python knows, such as cp1252, mac-roman or utf-16-le"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
         if holder.unit == "row" and (holder.key is not None or len(names) > 1):
@@ -296,15 +272,3 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"lookalike.columns: '{column}' is no column of a holder"
         for slot in sorted(set(SLOT.findall(" ".join(wordings))) - set(pipeline.lookalike.vocabulary)):
             yield f"lookalike.columns.{column}: '{slot}' is not in lookalike.vocabulary"
-
-
-def _explain(error: ValidationError, name: str) -> str:
-    lines = []
-    for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] == "value_error":
-            lines += str(mistake["ctx"]["error"]).split("\n  ")
-        else:
-            lines.append(f"{key}: {described(mistake)}")
-    count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
-    return f"The pipeline {name} has {count}:\n  " + "\n  ".join(lines)

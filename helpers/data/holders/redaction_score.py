@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from helpers.data.holders.deidentify import Span
-
-MARKED = re.compile(r"\{([A-Z_]+):([^{}]*)\}")
 
 
 def score_spans(
@@ -43,17 +40,6 @@ def score_spans(
         "missed": dict(missed.most_common()),
         "wrong": dict(wrong.most_common()),
     }
-
-
-def parse_marked(line: str) -> tuple[str, list[Span]]:
-    """A text and its spans, from one in which they are marked: `seen by Dr {PERSON:Vauchet}`."""
-    text, position, spans = "", 0, []
-    for mark in MARKED.finditer(line):
-        text += line[position : mark.start()]
-        spans.append(Span(len(text), len(text) + len(mark[2]), mark[1]))
-        text += mark[2]
-        position = mark.end()
-    return text + line[position:], spans
 
 
 def _characters(text: str, spans: Sequence[Span]) -> set[int]:

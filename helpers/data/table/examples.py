@@ -10,7 +10,7 @@ from helpers.config import Data
 from helpers.data.example import Example, Message, checked
 from helpers.data.table.columns import recognise
 from helpers.data.table.conversations import Asked, read_row, text, worded
-from helpers.data.table.source import SPLIT
+from helpers.data.table.files import SPLIT
 from helpers.errors import DataError
 from helpers.files import Record
 

@@ -1,4 +1,4 @@
-"""Text of a file whose encoding nobody gave, and rows of a csv whose separator nobody gave."""
+"""Text of a file whose encoding nobody gave, in usual characters, and rows of a csv whose separator nobody gave."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Collection
-from functools import partial
+from functools import cache, partial
 from itertools import dropwhile, groupby, islice
 
 from helpers.errors import DataError
@@ -18,12 +19,16 @@ NO_CP1252 = re.compile(r"[Â-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘
 
 
 def decode(data: bytes, encoding: str | None) -> str:
-    """The text of a file. Raises UnicodeError where that is a guess: bytes of UTF-8 beside others, rare signs."""
+    """The text of a file.
+
+    Raises:
+        UnicodeError: that is a guess (bytes of UTF-8 beside others, rare signs), or the given encoding does not fit.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = encoding or "utf-16"
     try:
         text = data.decode(encoding or "utf-8")
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, LookupError):  # of another encoding, or of one that Python does not know
         text = "\0" if encoding else data.decode("cp1252")
         if NO_CP1252.search(text):
             raise
@@ -55,7 +60,7 @@ def csv_rows(
     lines = list(dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
     if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):  # a line that Excel understands
         separators, lines = told[1], lines[1:]
-    headers = {each: [*map(_name, next(csv.reader(lines, delimiter=each), []))] for each in separators}
+    headers = {each: [*map(usual, next(csv.reader(lines, delimiter=each), []))] for each in separators}
 
     def fits(each: str) -> tuple[int, int, int]:
         """Wanted columns, columns, and rows among the first that have as many cells."""
@@ -96,5 +101,19 @@ def csv_rows(
     return header, rows
 
 
-def _name(cell: str) -> str:
-    return " ".join(cell.split())
+def usual(text: str) -> str:
+    """The text in usual characters and single blanks."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_usual, text)))
+    return " ".join(text.split())
+
+
+@cache
+def _usual(character: str) -> str:
+    """Nothing for a character that nobody sees, `fi` for a ligature, `A` for a full-width one; m² and µ stay."""
+    if unicodedata.category(character) == "Cf":  # a soft hyphen splits a name
+        return ""
+    tag = unicodedata.decomposition(character).partition(">")[0]
+    form = unicodedata.normalize("NFKC", character)
+    same = tag in ("<wide", "<narrow", "<font") or (tag == "<compat" and form.isascii() and form.isalnum())
+    return form if same else character

@@ -1,0 +1,178 @@
+"""Rows of a file in any format, for private records and for other tables alike.
+
+A file without a header shows a row in its place: messages name neither cells nor columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from helpers.data.table.csv_text import SEPARATORS, csv_rows, decode
+from helpers.errors import DataError
+from helpers.files import Record
+
+SPLIT = "#split"
+"""Column that says which split a row came from, where the source has several."""
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "xlsx")
+NARROW = {"float": 2**24, "halffloat": 2**11}
+"""Whole numbers below it have all their digits in a column of 32 or 16 bits."""
+
+
+def read_rows(
+    content: bytes,
+    name: str,
+    form: str,
+    *,
+    separator: str | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    wanted: Collection[str] = (),
+    key: str | None = None,
+) -> list[Record]:
+    """Rows of a file, each a mapping of column to cell; the type of a cell is its own, whatever the other rows hold.
+
+    Digits that are lost are not made up: a JSON number with an exponent is text as it stands, and so, with an exponent,
+    is a whole number that its column of parquet is too narrow for.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        form: one of `FORMATS`, or `text`: each line a row.
+        separator: of a csv; found where none is given.
+        encoding: of text; found where none is given.
+        sheet: of a workbook that has several.
+        wanted: columns that the separator must part from others.
+        key: the column of keys, see `csv_rows`.
+
+    Raises:
+        DataError: the file is damaged, two columns have one name, or nothing tells separator, encoding or sheet.
+    """
+    try:
+        if form == "parquet":
+            return _parquet_rows(content)
+        if form == "xlsx":
+            return _sheet(content, name, sheet)
+        text = decode(content, encoding)
+        if form == "text":
+            return [{"text": line.rstrip("\n")} for line in io.StringIO(text, newline=None)]
+        if form in ("json", "jsonl"):
+            return _json_rows(text, name, form)
+        separators = separator or ("\t" if form == "tsv" else SEPARATORS)
+        return rows_of(name, *csv_rows(text, name, separators=separators, wanted=wanted, key=key))
+    except DataError:
+        raise
+    except UnicodeError:
+        guessed = "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le"
+        reason = "it is not in the encoding that was given" if encoding else guessed
+    except csv.Error:
+        reason = "a quotation mark is not closed, or not doubled inside of a cell"
+    except json.JSONDecodeError as error:
+        reason = f"no JSON at line {error.lineno}"
+    except Exception as error:  # whatever a reader of a binary format raises; it may quote a row
+        reason = type(error).__name__
+    raise DataError(f"{name} cannot be read as {form} ({reason}).")  # out here: a JSON error carries the text along
+
+
+def rows_of(name: str, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[Record]:
+    """Rows as mappings, without columns that have no name. Raises DataError where two columns have one name."""
+    titles = [str(title).strip() if title is not None else "" for title in header]
+    twice = next((title for title in titles if title and titles.count(title) > 1), None)
+    if twice:
+        first, second, *_ = (number for number, title in enumerate(titles, start=1) if title == twice)
+        raise DataError(f"{name} has several columns of one name: columns {first} and {second}. Rename one of them.")
+    return [{title: cell for title, cell in zip(titles, row, strict=True) if title} for row in rows]
+
+
+def json_objects(values: Iterable[Any], where: str) -> list[Record]:
+    """JSON objects from text, or as they are where the format held them nested.
+
+    Raises:
+        DataError: others are among them; the message counts them.
+    """
+    parsed, damaged = [], []
+    for number, value in enumerate(values, start=1):
+        try:
+            found = _parse(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            parsed.append(found)
+        else:
+            damaged.append(number)
+    if damaged:
+        raise DataError(
+            f"{where} holds no JSON object in {len(damaged)} of {len(parsed) + len(damaged)} rows, "
+            f"the first of them row {damaged[0]} (not shown). Repair them."
+        )
+    return parsed
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_float=_number)
+
+
+def _number(text: str) -> float | str:
+    return text if "e" in text.lower() else float(text)
+
+
+def _json_rows(text: str, name: str, form: str) -> list[Record]:
+    """Rows of a JSON list, of lists inside one object, or of one object a line.
+
+    In `json` an object may hold one list of rows (`{"data": [...]}`), one for each split, or one list for each column.
+    """
+    try:
+        found = _parse(text)
+    except ValueError:
+        if text.lstrip().startswith("["):
+            raise
+        found = [line for line in text.split("\n") if line.strip()]
+    if isinstance(found, dict) and form == "json":
+        lists = {key: value for key, value in found.items() if isinstance(value, list)}
+        if len(lists) > 1 and all(lists.values()) and all(isinstance(of[0], dict) for of in lists.values()):
+            found = [{**row, SPLIT: key} for key, rows in lists.items() for row in json_objects(rows, f"{name}, {key}")]
+        elif len(lists) == len(found) > 1 and len({len(of) for of in lists.values()}) == 1:
+            found = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+        elif len(lists) == 1 and isinstance((next(iter(lists.values())) or [None])[0], dict):
+            [found] = lists.values()
+    return json_objects(found if isinstance(found, list) else [found], name)
+
+
+def _parquet_rows(content: bytes) -> list[Record]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(io.BytesIO(content))
+    columns = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        columns[field.name] = cells = column.to_pylist()
+        if exact := NARROW.get(str(field.type)):
+            columns[field.name] = [f"{cell:e}" if cell and abs(cell) >= exact else cell for cell in cells]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
+    """Rows of a sheet whose first row is the header; each cell of a merged range has the range's value."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
+    filled = {sheet.title: sheet for sheet in book.worksheets if sheet.max_row > 1}
+    if wanted is not None and wanted not in filled:
+        raise DataError(f"{name} has no sheet {wanted!r} with rows; it has {', '.join(map(repr, filled))}.")
+    if wanted is None and len(filled) > 1:
+        raise DataError(
+            f"{name} has {len(filled)} sheets: {', '.join(map(repr, filled))}. Say which, for example "
+            f"data.sheet: {next(iter(filled))}"
+        )
+    if not filled:
+        return []
+    sheet = filled[wanted] if wanted is not None else next(iter(filled.values()))
+    for merged in list(sheet.merged_cells.ranges):
+        value = sheet.cell(merged.min_row, merged.min_col).value
+        sheet.unmerge_cells(str(merged))
+        for row, column in merged.cells:
+            sheet.cell(row, column).value = value
+    header, *rows = ([*cells] for cells in sheet.iter_rows(values_only=True))
+    return rows_of(name, header, [cells for cells in rows if any(cell is not None for cell in cells)])
