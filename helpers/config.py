@@ -138,6 +138,9 @@ class Data(Section):
         unknown = [role for role in self.columns if role not in ROLES]
         if unknown:
             raise ValueError(f"columns: {unknown[0]!r} is no role; expected some of {', '.join(ROLES)}")
+        of_tables = [key for key in ("columns", "rewordings", "sheet", "separator", "encoding") if getattr(self, key)]
+        if of_tables and isinstance(self.source, dict) and "holders" in self.source:
+            raise ValueError(f"{of_tables[0]}: holders' records have their columns, files and wordings in the pipeline")
         return self
 
 

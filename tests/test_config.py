@@ -43,6 +43,10 @@ def test_what_may_be_a_secret_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
+        (
+            {"data.source": {"holders": "p.yaml"}, "data.columns": {"question": "Q"}},
+            "columns: holders' records have their columns",
+        ),
         ({"privacy.target_epsilon": 0}, r"privacy\.target_epsilon: .*greater than 0"),
         ({"privacy.target_epsilon": -1.0}, r"privacy\.target_epsilon: .*greater than 0"),
         ({"privacy.further_epsilons": [3, 0]}, r"privacy\.further_epsilons\.1: .*greater than 0"),

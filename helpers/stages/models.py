@@ -200,7 +200,7 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
         )
     tokenizer, data = load_tokenizer(config.base_model), config.data
     messages = [{"role": "user", "content": question}]
-    if data.source is not None:
+    if data.source is not None and config.pipeline is None:
         messages = worded(messages, [], data.prompt)
     for name in chosen:
         quantisation = adapters_of(run).get(name, "none")
