@@ -19,7 +19,7 @@ from transformers import (
 from helpers.config import Quantisation
 from helpers.errors import ModelError
 from helpers.files import read_json, write_atomic, write_json
-from helpers.models.find import fetch, hub_token, resolve_model
+from helpers.models.find import fetch, resolve_model
 from helpers.models.precision import best_device, compute_dtype
 
 
@@ -48,7 +48,7 @@ def load_base(
     where = resolve_model(name)
     device = best_device()
     dtype = dtype or compute_dtype(device)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": hub_token()}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantisation != "none":
         options["quantization_config"] = _quantised(quantisation, dtype)
     model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)

@@ -77,7 +77,6 @@ def answer(run: Run) -> dict[str, Path]:
 
     Of holders' records none stands in a prompt that asks about another one: there is no in_context.
     """
-    from helpers.evaluation.answers import plain_messages
     from helpers.models.find import load_tokenizer
     from helpers.models.load import attach_adapters, load_base
 
@@ -95,7 +94,7 @@ def answer(run: Run) -> dict[str, Path]:
     of = {"base": [], "in_context": [shown]} | {name: [folder] for name, folder in trained.items()}
     inputs = {name: [dataset / "test.jsonl", *of[name]] for name in models}
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
-    plain = plain_messages(test)
+    plain = [list(example.prompt) for example in test]
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: quantised.get(name, "none") for name in todo}
     while todo:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from helpers.data.example import Example, asked
-from helpers.errors import EvaluationError
+from helpers.errors import EvaluationError, HelpersError
 from helpers.evaluation.results import collect_results, read_by_id, score_answers
 from helpers.evaluation.similarity import rouge_l
 
@@ -105,6 +105,9 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
     write(path, [r for r in rows if r["id"] != "u1"])
     with pytest.raises(EvaluationError, match=r"lora\.jsonl.*lacks.*\(u1\)"):
         collect(tmp_path, "lora")
+    path.write_text(path.read_text("utf-8").rstrip()[:-9], "utf-8")  # a kill in the middle of the last line
+    with pytest.raises(EvaluationError, match=r"lacks.*: 2 \("):
+        collect(tmp_path, "lora")
     write(path, [*rows, {"id": "zz", "answer": ""}])
     with pytest.raises(EvaluationError, match=r"\(zz\)"):
         collect(tmp_path, "lora")
@@ -112,11 +115,16 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [('{"id": "a"}\n{"id": "b', "line 2"), ('{"id": "a"}\n{"id": "a"}\n', "twice"), ("[1]\n", "line 1")],
+    [
+        ('{"id": "a"\n{"id": "b"}\n', "line 1"),
+        ('{"id": "a"}\n{"id": "a"}\n', "twice"),
+        ("[1]\n", "line 1"),
+        ('{"answer": "a"}\n', "no id"),
+    ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "x.jsonl").write_text(content)
-    with pytest.raises(EvaluationError, match=fault):
+    with pytest.raises(HelpersError, match=fault):
         read_by_id(tmp_path / "x.jsonl")
 
 
