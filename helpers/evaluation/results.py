@@ -3,7 +3,7 @@
 Everything is matched by id, never by position, and ids that do not match are refused by name.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -102,7 +102,7 @@ def collect_results(
     models: dict[str, Any] = {}
     for name, cost in costs.items():
         rows = scores[name].values()
-        separated = _separation(row for row in rows if row["id"] in facts)
+        separated = _separation([row for row in rows if row["id"] in facts])
         metrics = {**_means(rows), "separation": separated, "judge": summarise_judge(rows)}
         models[name] = {"buckets": _rates(rows), "likeness": _likeness(rows), "metrics": metrics, **cost}
     about_facts = [row for rows in scores.values() for row in rows.values() if row["id"] in facts]
@@ -167,12 +167,12 @@ def _by_bucket(rows: Iterable[Record]) -> dict[str, list[Record]]:
     return buckets
 
 
-def _rates(rows: Iterable[Record]) -> dict[str, Any]:
+def _rates(rows: Collection[Record]) -> dict[str, Any]:
     rated = _by_bucket(row for row in rows if row["correct"] is not None)
     return {bucket: rate_with_interval(sum(row["correct"] for row in own), len(own)) for bucket, own in rated.items()}
 
 
-def _likeness(rows: Iterable[Record]) -> dict[str, Any]:
+def _likeness(rows: Collection[Record]) -> dict[str, Any]:
     """Means of the metrics in each bucket where some answers can only be compared with their reference."""
     return {
         bucket: {"n": len(own), **_means(own)}
@@ -181,12 +181,12 @@ def _likeness(rows: Iterable[Record]) -> dict[str, Any]:
     }
 
 
-def _means(rows: Iterable[Record]) -> dict[str, float | None]:
+def _means(rows: Collection[Record]) -> dict[str, float | None]:
     values = {name: [row[name] for row in rows if row[name] is not None] for name in METRICS}
     return {name: fmean(found) if found else None for name, found in values.items()}
 
 
-def _separation(rows: Iterable[Record]) -> dict[str, float | None]:
+def _separation(rows: Collection[Record]) -> dict[str, float | None]:
     found = {name: [row for row in rows if row[name] is not None] for name in METRICS}
     return {name: separation([r[name] for r in kept], [r["correct"] for r in kept]) for name, kept in found.items()}
 

@@ -74,6 +74,13 @@ def test_results_compare_models(tmp_path: Path) -> None:
     json.dumps(results, allow_nan=False)
 
 
+def test_a_model_has_a_separation_of_its_own(tmp_path: Path) -> None:
+    answer(tmp_path, "lora", {**RIGHT, "n1": "no clue"})
+    metrics = collect(tmp_path, "lora")["models"]["lora"]["metrics"]
+    assert metrics["separation"] == {"rouge_l": 1.0, "static": None, "sentence": None, "cross_encoder": None}
+    assert metrics["rouge_l"] == 0.75
+
+
 def test_disagreements_are_capped_over_buckets(tmp_path: Path) -> None:
     answer(tmp_path, "base", dict.fromkeys(RIGHT, ""))
     answer(tmp_path, "lora", RIGHT)
