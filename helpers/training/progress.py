@@ -25,7 +25,6 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._title, self._watch = title, watch
         self._bar: tqdm[Any] = tqdm(disable=True)
         self._shown: dict[str, str] = {}
-        self._mark: tuple[float, float] | None = None
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Open the bar, part full after a resume."""
@@ -43,7 +42,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         logs: Record | None = None,
         **___: Any,
     ) -> None:
-        """Show the newest figures and put tokens a second into the log; stop where a loss is no number any more."""
+        """Show the newest figures; stop where a loss is no number any more."""
         logs = logs or {}
         for name, short in (("loss", "loss"), ("eval_loss", "val")):
             if name in logs:
@@ -53,13 +52,8 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
                         f"{name} is {logs[name]} at step {state.global_step}: training has diverged. Lower "
                         "training.learning_rate, or train in fp32 (training_arguments: {bf16: false})."
                     )
-        if "loss" in logs:
-            now, tokens = time.monotonic(), float(logs.get("num_input_tokens_seen", 0))
-            if self._mark is not None and now > self._mark[0]:
-                rate = (tokens - self._mark[1]) / (now - self._mark[0])
-                state.log_history[-1]["tokens_per_second"] = round(rate, 1)
-                self._shown["tok/s"] = f"{rate:.0f}"
-            self._mark = (now, tokens)
+        if "train_tokens_per_second" in logs:
+            self._shown["tok/s"] = f"{logs['train_tokens_per_second']:.0f}"
         self._shown["MB"] = f"{psutil.Process().memory_info().rss / 2**20:.0f}"
         self._bar.set_postfix(self._shown)
         if self._watch:
@@ -91,7 +85,7 @@ def live_curve(title: str, seconds_between: float = 5.0) -> Watch:
 
     def watch(log: list[Record]) -> None:
         nonlocal drawn_at
-        ended = bool(log) and "train_runtime" in log[-1]  # the Trainer's closing row
+        ended = bool(log) and "train_loss" in log[-1]  # the Trainer's closing row
         if ended or time.monotonic() - drawn_at >= seconds_between:
             show = handle.update if drawn_at else handle.display
             drawn_at = time.monotonic()

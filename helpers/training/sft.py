@@ -15,7 +15,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
@@ -96,21 +96,23 @@ def train_adapter(
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
             findings = audit(trainer, tokenizer, train, rows, max_length_tokens=longest)
             set_seed(config.seed)  # the audit has drawn random numbers
-            checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
-            tokens_before = _tokens_seen(checkpoint)
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
-    summary: dict[str, Any] = {
+
+    def last(key: str) -> Any:
+        return next((row[key] for row in reversed(log) if key in row), None)
+
+    summary = {
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "train_tokens": int(max((row.get("num_input_tokens_seen", 0) for row in log), default=0)),
+        "train_tokens": int(last("num_input_tokens_seen") or 0),
         **cost,
-        "train_loss": next((row["loss"] for row in reversed(log) if "loss" in row), None),
-        "eval_loss": next((row["eval_loss"] for row in reversed(log) if "eval_loss" in row), None),
+        "train_loss": last("loss"),
+        "eval_loss": last("eval_loss"),
+        # This and `seconds` are of this session, `train_tokens` also of those that a kill ended.
+        "tokens_per_second": last("train_tokens_per_second"),
         "audit": findings,
     }
-    # `seconds` is of this session, `train_tokens` also of those that a kill ended.
-    summary["tokens_per_second"] = round((summary["train_tokens"] - tokens_before) / cost["seconds"], 1)
     save_adapter(folder, model, tokenizer, config.base_model)
     write_jsonl(folder / "training_log.jsonl", log)
     # Last: its presence says that training ended.
@@ -132,12 +134,6 @@ def _last_checkpoint(folder: Path, examples: Sequence[Example]) -> str | None:
             shutil.rmtree(checkpoint)
     newest: str | None = get_last_checkpoint(str(folder))
     return newest
-
-
-def _tokens_seen(checkpoint: str | None) -> int:
-    if checkpoint is None:
-        return 0
-    return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
 
 
 def _lora(config: Config) -> LoraConfig:
