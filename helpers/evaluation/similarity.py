@@ -7,8 +7,11 @@ word looks very much like the right one. Every function matches `answers[i]` wit
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from helpers.data.matching import words
@@ -18,9 +21,6 @@ from helpers.evaluation.results import Metric
 from helpers.installed import minilm_folder
 from helpers.models.find import CACHE, fetch, made
 from helpers.models.precision import cpu_multiplies_bf16
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 
@@ -91,11 +91,9 @@ def cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> li
     """
     if not answers:
         return []
-    import numpy as np
-
     # Models repeat themselves, and every reference comes once for each model: encode each text once.
     texts = list(dict.fromkeys([*answers, *references]))
-    vectors: NDArray[np.float64] = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
+    vectors: npt.NDArray[np.float64] = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     row = {text: unit[i] if text.strip() else np.zeros(unit.shape[1]) for i, text in enumerate(texts)}
@@ -138,8 +136,6 @@ def load_static_model(name: str = "embedded", *, cache: Path) -> Any:
 
 def _distil(folder: Path) -> None:
     """Distil as `model2vec.distill` does; its extra cannot be installed next to transformers 5.4 or newer."""
-    import numpy as np
-    import torch
     from model2vec import StaticModel
     from sklearn.decomposition import PCA
     from transformers import AutoModel, AutoTokenizer
