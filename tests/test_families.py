@@ -10,12 +10,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from helpers.config import Lora, Training
+from helpers.config import Lora, Training, load_config
 from helpers.data.example import Example, asked
 from helpers.models.find import chat_tokens, load_tokenizer
 from helpers.models.generate import generate_answers
 from helpers.models.load import attach_adapters, load_base
-from helpers.training.sft import Recipe, train_adapter
+from helpers.training.sft import train_adapter
 
 SMALL = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -107,8 +107,9 @@ def save_family(folder: Path, name: str) -> str:
 def test_a_family_learns_stops_and_reloads(name: str, tmp_path: Path) -> None:
     base = save_family(tmp_path / "base", name)
     shape = Lora(rank=16, alpha=32, dropout=0.0, target_modules="all-linear")
-    recipe = Recipe(base, "none", shape, SETTINGS, 0, {"bf16": False})
-    found = train_adapter(tmp_path / "a", recipe, train=LEARNT, validation=[])["audit"]
+    own = {"lora": shape, "training": SETTINGS, "training_arguments": {"bf16": False}, "threads": None}
+    config = load_config("smoke", {"base_model": base, "seed": 0}).model_copy(update=own)
+    found = train_adapter(tmp_path / "a", config, "none", train=LEARNT, validation=[])["audit"]
     assert found["adapter_tensors"] == found["gradient_tensors"] > 0  # targets resolve, and training equals serving
     tokenizer = load_tokenizer(base)
     tuned = attach_adapters(load_base(base, dtype=torch.float32), {"a": tmp_path / "a"}, base)

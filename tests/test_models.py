@@ -68,7 +68,9 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter"):
         check_adapter(tmp_path, "tiny-random")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    (tmp_path / "base_model.txt").write_text("smollm2-135m-instruct\n")
+    with pytest.raises(ModelError, match="holds no adapter"):
+        check_adapter(tmp_path, "tiny-random")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m-instruct"}')
     with pytest.raises(ModelError, match="trained on smollm2-135m-instruct, not on tiny-random"):
         check_adapter(tmp_path, "tiny-random")
 

@@ -11,16 +11,8 @@ from matplotlib.figure import Figure
 
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval
-from helpers.report.figures import to_svg
-from helpers.report.page import (
-    comparison_table,
-    headline,
-    plot_buckets,
-    plot_similarity_blindness,
-    plot_training,
-    print_table,
-    write_report,
-)
+from helpers.report.figures import plot_buckets, plot_similarity_blindness, plot_training, to_svg
+from helpers.report.page import comparison_table, headline, print_table, write_report
 
 ODD = 'Basic {{Budget}} <script>alert("x")</script>\nΈνωση'
 

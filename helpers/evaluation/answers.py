@@ -1,35 +1,17 @@
-"""The messages each compared model is asked with."""
+"""What a question stands behind when the untouched model is shown what it needs: the in-context baseline."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, Message
-
-Messages = list[Message]
-
-
-class Defined(Protocol):
-    """The part of a glossary entry that the in-context baseline reads."""
-
-    @property
-    def acronym(self) -> str: ...  # noqa: D102
-    @property
-    def definition(self) -> str: ...  # noqa: D102
-    @property
-    def field(self) -> str: ...  # noqa: D102
+from helpers.data.glossary.entries import Entry
 
 
-def plain_messages(test: Sequence[Example]) -> list[Messages]:
-    """The prompt alone, as base and tuned models are asked."""
-    return [list(example.prompt) for example in test]
-
-
-def glossary_messages(test: Sequence[Example], entries: Sequence[Defined], count: int) -> list[Messages]:
+def glossary_messages(test: Sequence[Example], entries: Sequence[Entry], count: int) -> list[list[Message]]:
     """The question behind the glossary lines nearest to it: what retrieval gives without any training.
 
     Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
@@ -52,7 +34,7 @@ def glossary_messages(test: Sequence[Example], entries: Sequence[Defined], count
     return asked
 
 
-def nearest_rows_messages(test: Sequence[Example], train: Sequence[Example], count: int) -> list[Messages]:
+def nearest_rows_messages(test: Sequence[Example], train: Sequence[Example], count: int) -> list[list[Message]]:
     """The question behind the training questions nearest to it, with their answers.
 
     Args:
@@ -70,7 +52,7 @@ def nearest_rows_messages(test: Sequence[Example], train: Sequence[Example], cou
     return asked
 
 
-def _closeness(question: str, entry: Defined) -> float:
+def _closeness(question: str, entry: Entry) -> float:
     words = re.findall(r"[\w/-]+", question)
     acronym = max((fuzz.ratio(word, entry.acronym) for word in words), default=0.0)
     definition = fuzz.partial_ratio(entry.definition, question, processor=utils.default_process)

@@ -5,8 +5,6 @@ be taught which differences matter. Its pairs come from the training set alone, 
 tell how far it may be trusted; that accuracy is stored next to it.
 """
 
-import hashlib
-import json
 import random
 import tempfile
 import time
@@ -17,11 +15,11 @@ from typing import Any, NamedTuple
 
 from helpers.data.example import Example, read_examples
 from helpers.errors import EvaluationError
-from helpers.evaluation.similarity import model_not_found
+from helpers.files import read_json, sha256, write_json
 from helpers.installed import minilm_folder
+from helpers.models.find import fetch
 from helpers.provenance import code_digest
 
-_QUALITY = "quality.json"
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _MAX_LENGTH_TOKENS = 2, 16, 2e-4, 96
 _HELD_OUT_SHARE = 0.2
 PAIRS_AN_ENTRY = 20
@@ -52,18 +50,19 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
     Raises:
         EvaluationError: the conversations hold fewer than three entries.
     """
-    source = hashlib.sha256(train_path.read_bytes()).hexdigest()
     code = code_digest("evaluation/cross_encoder")
-    made_from = {"train_sha256": source, "seed": seed, "max_pairs": max_pairs, "code": code}
-    quality_path = folder / _QUALITY
+    made_from = {"train_sha256": sha256(train_path), "seed": seed, "max_pairs": max_pairs, "code": code}
+    quality_path = folder / "quality.json"
     if quality_path.is_file():
-        kept: dict[str, Any] = json.loads(quality_path.read_text(encoding="utf-8"))
+        kept = read_json(quality_path)
         if made_from.items() <= kept.items():
             return kept
     train, held_out, entries = make_pairs(train_path, seed=seed, max_pairs=max_pairs)
     start = time.perf_counter()
     model = _fit(train, seed)
-    right = sum((s > 0.5) == (p.label == 1.0) for s, p in zip(_scores(held_out, model), held_out, strict=True))
+    answers, references, labels = zip(*held_out, strict=True)
+    scores = cross_encoder_similarity(answers, references, model)
+    right = sum((score > 0.5) == (label == 1.0) for score, label in zip(scores, labels, strict=True))
     quality = {
         "accuracy": right / len(held_out),
         "held_out_pairs": len(held_out),
@@ -73,7 +72,7 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
         **made_from,
     }
     model.save_pretrained(str(folder))
-    quality_path.write_text(json.dumps(quality, indent=2), encoding="utf-8")  # Last: it marks the model whole.
+    write_json(quality_path, quality)  # Last: it marks the model whole.
     return quality
 
 
@@ -117,14 +116,13 @@ def load_cross_encoder(name: str = "embedded", *, folder: Path) -> Any:
         folder: what `train_cross_encoder` wrote; used for `embedded` only.
 
     Raises:
-        EvaluationError: there is no such model, or it gives several scores a pair.
+        ModelError: there is no such model.
+        EvaluationError: it gives several scores a pair.
     """
     from sentence_transformers.cross_encoder import CrossEncoder
 
-    try:
-        model = CrossEncoder(str(folder) if name == "embedded" else name)
-    except (OSError, ValueError) as error:
-        raise model_not_found("cross_encoder", name, error) from error
+    source = str(folder) if name == "embedded" else name
+    model = fetch(lambda: CrossEncoder(source), f"score.cross_encoder: {name!r}")
     if model.num_labels != 1:
         raise EvaluationError(f"score.cross_encoder: {name!r} gives {model.num_labels} scores a pair, expected one.")
     return model
@@ -138,13 +136,7 @@ def cross_encoder_similarity(answers: Sequence[str], references: Sequence[str], 
         references: full right answers, one for each answer.
         model: from `load_cross_encoder`.
     """
-    return _scores([Pair(a, r, 0.0) for a, r in zip(answers, references, strict=True)], model)
-
-
-def _scores(pairs: Sequence[Pair], model: Any) -> list[float]:
-    if not pairs:
-        return []
-    scores = model.predict([(p.answer, p.reference) for p in pairs], show_progress_bar=False)
+    scores = model.predict(list(zip(answers, references, strict=True)), show_progress_bar=False)
     return [float(score) for score in scores]
 
 

@@ -7,13 +7,14 @@ with the reason; it never counts as wrong.
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.data.example import Example
+from helpers.data.example import Example, read_examples
 from helpers.errors import UnreadableReply
-from helpers.evaluation.intervals import cohens_kappa
+from helpers.evaluation.results import read_by_id, spread
+from helpers.files import Record
 from helpers.resumable import resumable_map
 
 if TYPE_CHECKING:
@@ -55,18 +56,43 @@ def choose_items(items: Sequence[Example], max_items: int, seed: int) -> list[st
     for item in items:
         buckets[item.bucket].append(item.id)
     rng = random.Random(seed)
-    queues = [rng.sample(sorted(ids), len(ids)) for _, ids in sorted(buckets.items())]
-    chosen: set[str] = set()
-    while any(queues) and len(chosen) < max_items:
-        for queue in queues:
-            if queue and len(chosen) < max_items:
-                chosen.add(queue.pop())
+    chosen = spread([rng.sample(sorted(ids), len(ids))[::-1] for _, ids in sorted(buckets.items())], max_items)
     return [item.id for item in items if item.id in chosen]
+
+
+def judge_sample(
+    test: Path, predictions: Mapping[str, Path], endpoint: "ChatEndpoint", *, count: int, folder: Path, seed: int
+) -> dict[str, list[Record]]:
+    """Let the endpoint's model judge the same sample of test items for every model.
+
+    Args:
+        test: test items.
+        predictions: model name to its answers.
+        endpoint: an open chat endpoint.
+        count: items of the sample.
+        folder: verdicts are kept here as they come, so that a killed judge goes on.
+        seed: of the sample.
+
+    Returns:
+        Model name to verdicts; see `judge_answers`.
+    """
+    items = read_examples(test)
+    chosen = {*choose_items(items, count, seed)}
+    verdicts = {}
+    for name, path in predictions.items():
+        answers = read_by_id(path)
+        to_judge = [
+            {"id": i.id, "question": i.question, "reference": i.answer, "answer": answers[i.id]["answer"]}
+            for i in items
+            if i.id in chosen and i.id in answers
+        ]
+        verdicts[name] = judge_answers(to_judge, endpoint, path=folder / f"{name}.jsonl", seed=seed)
+    return verdicts
 
 
 def judge_answers(
     items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Have a model judge answers, and keep each verdict as soon as it is there.
 
     A call with the same path goes on where a killed one stopped: an item is asked again only if what the judge reads or
@@ -116,25 +142,3 @@ def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> 
         reply = {"verdict": None, "reason": str(error)}
     told = {"id": item["id"], "case": _digest(item), "answer": item["answer"], "judge": endpoint.name}
     return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}
-
-
-def summarise_judge(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Count a judge's verdicts and compare them with containment.
-
-    Args:
-        scores: rows of `scores/<model>.jsonl`; one without `judge_reason` was not judged.
-
-    Returns:
-        `{"n", "unscored", "rate", "kappa_with_containment"}`: items judged, those whose reply could not be
-        read, the share called correct of the rest, and Cohen's kappa; the last two may be None.
-    """
-    judged = [row for row in scores if row["judge_reason"] is not None]
-    scored = [row for row in judged if row["judge"] is not None]
-    verdicts = [row["judge"] == "correct" for row in scored]
-    both = [(row["judge"] == "correct", row["correct"]) for row in scored if row["correct"] is not None]
-    return {
-        "n": len(judged),
-        "unscored": len(judged) - len(scored),
-        "rate": sum(verdicts) / len(verdicts) if verdicts else None,
-        "kappa_with_containment": cohens_kappa(*map(list, zip(*both, strict=True))) if both else None,
-    }

@@ -3,9 +3,8 @@
 Everything is matched by id, never by position, and ids that do not match are refused by name.
 """
 
-import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from helpers.data.example import GENERAL, Example, read_examples
 from helpers.data.matching import is_correct
 from helpers.errors import EvaluationError
-from helpers.evaluation.intervals import rate_with_interval, separation
-from helpers.evaluation.judge import summarise_judge
+from helpers.evaluation.intervals import cohens_kappa, rate_with_interval, separation
+from helpers.files import Record, read_jsonl
 
 MAX_UNRATED = 12
 """Items shown of those whose answers can only be compared with a reference."""
@@ -27,8 +26,8 @@ def score_answers(
     predictions_path: Path,
     *,
     metrics: Mapping[str, Metric],
-    verdicts: Iterable[Mapping[str, Any]] = (),
-) -> list[dict[str, Any]]:
+    verdicts: Iterable[Record] = (),
+) -> list[Record]:
     """Score one model's answers.
 
     Args:
@@ -44,8 +43,7 @@ def score_answers(
         EvaluationError: a file is broken, or predictions and test hold different ids.
     """
     test = {example.id: example for example in read_examples(test_path)}
-    predictions = read_by_id(predictions_path)
-    _refuse_mismatch(test, predictions, predictions_path)
+    predictions = _read_answers(predictions_path, test)
     judged = {row["id"]: row for row in verdicts}
     answers = [predictions[i]["answer"] for i in test]
     references = [example.answer for example in test.values()]
@@ -99,20 +97,24 @@ def collect_results(
     scores: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Any]] = {}
     for model in costs:
-        for folder, rows in ((scores_dir, scores), (predictions_dir, predictions)):
-            rows[model] = read_by_id(folder / f"{model}.jsonl")
-            _refuse_mismatch(test, rows[model], folder / f"{model}.jsonl")
-    models = {
-        name: {
-            "buckets": _rates(scores[name].values()),
-            "likeness": _likeness(scores[name].values()),
-            "metrics": _metrics(list(scores[name].values()), facts),
-            **costs[name],
-        }
-        for name in costs
-    }
+        for folder, kept in ((scores_dir, scores), (predictions_dir, predictions)):
+            kept[model] = _read_answers(folder / f"{model}.jsonl", test)
+    models: dict[str, Any] = {}
+    for name, cost in costs.items():
+        rows = scores[name].values()
+        separated = _separation([row for row in rows if row["id"] in facts])
+        metrics = {**_means(rows), "separation": separated, "judge": summarise_judge(rows)}
+        models[name] = {"buckets": _rates(rows), "likeness": _likeness(rows), "metrics": metrics, **cost}
     about_facts = [row for rows in scores.values() for row in rows.values() if row["id"] in facts]
     with_cosine = [row for row in about_facts if row["sentence"] is not None]
+    verdicts = {i: {rows[i]["correct"] for rows in scores.values()} for i in test}
+    apart: dict[str, list[str]] = {example.bucket: [] for example in test.values()}
+    for i, example in test.items():
+        if len(verdicts[i]) > 1:
+            apart[example.bucket].append(i)
+    shown = spread(apart.values(), max_disagreements)
+    disagreements = [i for bucket in apart.values() for i in bucket if i in shown]
+    unrated = [i for i in test if verdicts[i] == {None}][:MAX_UNRATED]
     return {
         **extra,
         "models": models,
@@ -122,82 +124,93 @@ def collect_results(
             word: sorted(round(row["sentence"], 3) for row in with_cosine if row["correct"] == correct)
             for word, correct in (("correct", True), ("wrong", False))
         },
-        "disagreements": _disagreements(test, predictions, scores, max_disagreements),
-        "unrated": [
-            _side_by_side(test[i], predictions, scores)
-            for i in [i for i in test if all(rows[i]["correct"] is None for rows in scores.values())][:MAX_UNRATED]
-        ],
-        "disagreeing": sum(len({rows[i]["correct"] for rows in scores.values()}) > 1 for i in test),
+        "disagreements": [_side_by_side(test[i], predictions, scores) for i in disagreements],
+        "unrated": [_side_by_side(test[i], predictions, scores) for i in unrated],
+        "disagreeing": sum(map(len, apart.values())),
     }
 
 
-def read_by_id(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a JSON Lines file into `{id: row}`.
+def read_by_id(path: Path) -> dict[str, Record]:
+    """Read a JSON Lines file into `{id: row}`; a last line cut off by a kill is left out.
 
     Raises:
-        EvaluationError: the file is missing, a line is no JSON object with an `id`, or an id comes twice.
+        EvaluationError: the file is missing, a row has no `id`, or an id comes twice.
+        RunError: another line is not a JSON object.
     """
     if not path.is_file():
         raise EvaluationError(f"{path} does not exist; run the notebook that writes it first.")
-    rows: dict[str, dict[str, Any]] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                identity = row["id"]
-            except (ValueError, TypeError, KeyError):
-                problem = f"{path}, line {number}: expected a JSON object with an id, received {line[:60]!r}"
-                raise EvaluationError(f"{problem}. Write the file anew.") from None
-            if identity in rows:
-                raise EvaluationError(f"{path}, line {number}: the id {identity!r} comes twice. Write the file anew.")
-            rows[identity] = row
+    rows: dict[str, Record] = {}
+    for row in read_jsonl(path):
+        identity = row.get("id")
+        if identity is None or identity in rows:
+            fault = "a row has no id" if identity is None else f"the id {identity!r} comes twice"
+            raise EvaluationError(f"{path}: {fault}. Write the file anew.")
+        rows[identity] = row
     return rows
 
 
-def _refuse_mismatch(test: Mapping[str, Any], rows: Mapping[str, Any], path: Path) -> None:
+def _read_answers(path: Path, test: Mapping[str, Any]) -> dict[str, Record]:
+    """As `read_by_id`; refuses a file whose ids are not those of the test."""
+    rows = read_by_id(path)
     missing, foreign = [i for i in test if i not in rows], [i for i in rows if i not in test]
-    for ids, fault in (
-        (missing, "the test's items that it lacks"),
-        (foreign, "items that the test does not hold"),
-    ):
+    for ids, fault in ((missing, "the test's items that it lacks"), (foreign, "items that the test does not hold")):
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
             raise EvaluationError(f"{path}: {fault}: {len(ids)} ({shown}). Answer this test set anew.")
+    return rows
 
 
-def _rates(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    correct: defaultdict[str, list[bool]] = defaultdict(list)
+def _by_bucket(rows: Iterable[Record]) -> dict[str, list[Record]]:
+    buckets: dict[str, list[Record]] = {}
     for row in rows:
-        if row["correct"] is not None:
-            correct[row["bucket"]].append(row["correct"])
-    return {bucket: rate_with_interval(sum(found), len(found)) for bucket, found in correct.items()}
+        buckets.setdefault(row["bucket"], []).append(row)
+    return buckets
 
 
-def _likeness(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _rates(rows: Collection[Record]) -> dict[str, Any]:
+    rated = _by_bucket(row for row in rows if row["correct"] is not None)
+    return {bucket: rate_with_interval(sum(row["correct"] for row in own), len(own)) for bucket, own in rated.items()}
+
+
+def _likeness(rows: Collection[Record]) -> dict[str, Any]:
     """Means of the metrics in each bucket where some answers can only be compared with their reference."""
-    buckets: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        buckets[row["bucket"]].append(row)
-    found: dict[str, Any] = {}
-    for bucket, own in buckets.items():
-        if any(row["correct"] is None for row in own):
-            values = {name: [row[name] for row in own if row[name] is not None] for name in METRICS}
-            found[bucket] = {"n": len(own), **{name: fmean(of) if of else None for name, of in values.items()}}
-    return found
-
-
-def _metrics(rows: Sequence[Mapping[str, Any]], facts: set[str]) -> dict[str, Any]:
-    values = {name: [row[name] for row in rows if row[name] is not None] for name in METRICS}
     return {
-        **{name: fmean(found) if found else None for name, found in values.items()},
-        "separation": _separation([row for row in rows if row["id"] in facts]),
-        "judge": summarise_judge(rows),
+        bucket: {"n": len(own), **_means(own)}
+        for bucket, own in _by_bucket(rows).items()
+        if any(row["correct"] is None for row in own)
     }
 
 
-def _separation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def _means(rows: Collection[Record]) -> dict[str, float | None]:
+    values = {name: [row[name] for row in rows if row[name] is not None] for name in METRICS}
+    return {name: fmean(found) if found else None for name, found in values.items()}
+
+
+def _separation(rows: Collection[Record]) -> dict[str, float | None]:
     found = {name: [row for row in rows if row[name] is not None] for name in METRICS}
     return {name: separation([r[name] for r in kept], [r["correct"] for r in kept]) for name, kept in found.items()}
+
+
+def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:
+    """Count a judge's verdicts and compare them with containment.
+
+    Args:
+        scores: rows of `scores/<model>.jsonl`; one without `judge_reason` was not judged.
+
+    Returns:
+        `{"n", "unscored", "rate", "kappa_with_containment"}`: items judged, those whose reply could not be
+        read, the share called correct of the rest, and Cohen's kappa; the last two may be None.
+    """
+    judged = [row for row in scores if row["judge_reason"] is not None]
+    scored = [row for row in judged if row["judge"] is not None]
+    verdicts = [row["judge"] == "correct" for row in scored]
+    both = [(row["judge"] == "correct", row["correct"]) for row in scored if row["correct"] is not None]
+    return {
+        "n": len(judged),
+        "unscored": len(judged) - len(scored),
+        "rate": sum(verdicts) / len(verdicts) if verdicts else None,
+        "kappa_with_containment": cohens_kappa(*map(list, zip(*both, strict=True))) if both else None,
+    }
 
 
 def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
@@ -206,18 +219,10 @@ def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: None if rate is None or base is None else rate - base for name, rate in rates.items()}
 
 
-def _disagreements(
-    test: Mapping[str, Example], predictions: Mapping[str, Any], scores: Mapping[str, Any], limit: int
-) -> list[dict[str, Any]]:
-    buckets: defaultdict[str, list[str]] = defaultdict(list)
-    for i, example in test.items():
-        if len({rows[i]["correct"] for rows in scores.values()}) > 1:
-            buckets[example.bucket].append(i)
-    order = list(dict.fromkeys(example.bucket for example in test.values()))
-    # Turn by turn, so that a bucket with few disagreements is not crowded out.
-    turns = sorted((turn, order.index(b), i) for b, ids in buckets.items() for turn, i in enumerate(ids))[:limit]
-    chosen = sorted(turns, key=lambda turn: (turn[1], turn[0]))
-    return [_side_by_side(test[i], predictions, scores) for _, _, i in chosen]
+def spread(groups: Iterable[Sequence[str]], limit: int) -> set[str]:
+    """Items of all groups, `limit` at most: taken turn by turn, so that a group of few is not crowded out."""
+    turns = chain.from_iterable(zip_longest(*groups))
+    return set([item for item in turns if item is not None][:limit])
 
 
 def _side_by_side(item: Example, predictions: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,22 +4,64 @@ These are shown because they are what the field reports, and to show their limit
 word looks very much like the right one. Every function matches `answers[i]` with `references[i]`.
 """
 
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from helpers.data.matching import words
 from helpers.errors import EvaluationError
+from helpers.evaluation import cross_encoder as cross
+from helpers.evaluation.results import Metric
 from helpers.installed import minilm_folder
+from helpers.models.find import CACHE, fetch, made
 from helpers.models.precision import cpu_multiplies_bf16
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
+
+
+def load_metrics(
+    static_model: str, sentence_model: str, cross_encoder: str, *, train: Path, cross_encoder_folder: Path, seed: int
+) -> tuple[dict[str, Metric], dict[str, Any] | None]:
+    """Load every similarity score; the embedded cross-encoder is trained first.
+
+    Args:
+        static_model: `embedded`, a folder or a hub id.
+        sentence_model: the same.
+        cross_encoder: the same; `embedded` is trained on `train`.
+        train: training records of this run.
+        cross_encoder_folder: where the trained cross-encoder is kept.
+        seed: of its training.
+
+    Returns:
+        Name to a function of (answers, references), and the cross-encoder's quality on held-out pairs. With too
+        few conversations to train one it is left out, and that is printed.
+
+    Raises:
+        ModelError: a named model cannot be loaded.
+        EvaluationError: the named cross-encoder gives several scores a pair.
+    """
+    metrics: dict[str, Metric] = {
+        "rouge_l": rouge_l,
+        "static": partial(cosines, model=load_static_model(static_model, cache=CACHE / "static-minilm")),
+        "sentence": partial(cosines, model=load_sentence_model(sentence_model)),
+    }
+    quality = None
+    try:
+        if cross_encoder == "embedded":
+            quality = cross.train_cross_encoder(train, cross_encoder_folder, seed=seed)
+        model = cross.load_cross_encoder(cross_encoder, folder=cross_encoder_folder)
+        metrics["cross_encoder"] = partial(cross.cross_encoder_similarity, model=model)
+    except EvaluationError as error:
+        if cross_encoder != "embedded":
+            raise
+        print(f"No cross-encoder score: {error}")
+    return metrics, quality
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -27,7 +69,6 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
     Words are split as in `matching`, because the default tokenizer drops every non-Latin letter.
     """
-    _refuse_unequal(answers, references)
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import Tokenizer
 
@@ -40,48 +81,23 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
     return [float(scorer.score(target=reference, prediction=answer)["rougeL"].fmeasure) for answer, reference in pairs]
 
 
-def sentence_similarity(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Cosine of sentence embeddings, in [-1, 1]; 0 for a blank text.
+def cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
+    """Cosine of embeddings, in [-1, 1]; 0 for a blank text, or one without any word that the model knows.
 
     Args:
         answers: what a model wrote.
         references: full right answers.
-        model: from `load_sentence_model`.
+        model: from `load_sentence_model` or `load_static_model`.
     """
-    return _cosines(answers, references, model)
-
-
-def static_similarity(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Cosine of averaged word vectors, in [-1, 1]; 0 for a blank text, or one without any known word.
-
-    Args:
-        answers: what a model wrote.
-        references: full right answers.
-        model: from `load_static_model`.
-    """
-    return _cosines(answers, references, model)
-
-
-def _cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    _refuse_unequal(answers, references)
     if not answers:
         return []
-    import numpy as np
-
     # Models repeat themselves, and every reference comes once for each model: encode each text once.
     texts = list(dict.fromkeys([*answers, *references]))
-    vectors: NDArray[np.float64] = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
+    vectors: npt.NDArray[np.float64] = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     row = {text: unit[i] if text.strip() else np.zeros(unit.shape[1]) for i, text in enumerate(texts)}
     return [float(np.clip(row[a] @ row[r], -1, 1)) for a, r in zip(answers, references, strict=True)]
-
-
-def _refuse_unequal(answers: Sequence[str], references: Sequence[str]) -> None:
-    if len(answers) != len(references):
-        raise EvaluationError(
-            f"There are {len(answers)} answers but {len(references)} references; pass one for each answer."
-        )
 
 
 def load_sentence_model(name: str = "embedded") -> Any:
@@ -91,15 +107,12 @@ def load_sentence_model(name: str = "embedded") -> Any:
         name: `embedded` for all-MiniLM-L6-v2, a folder, or a Hugging Face hub id.
 
     Raises:
-        EvaluationError: there is no such model.
+        ModelError: there is no such model.
     """
     from sentence_transformers import SentenceTransformer
 
     source = str(minilm_folder()) if name == "embedded" else name
-    try:
-        return SentenceTransformer(source)
-    except (OSError, ValueError) as error:
-        raise model_not_found("sentence_model", name, error) from error
+    return fetch(lambda: SentenceTransformer(source), f"score.sentence_model: {name!r}")
 
 
 def load_static_model(name: str = "embedded", *, cache: Path) -> Any:
@@ -113,24 +126,16 @@ def load_static_model(name: str = "embedded", *, cache: Path) -> Any:
         cache: folder that holds the distilled model; used for `embedded` only.
 
     Raises:
-        EvaluationError: there is no such model.
+        ModelError: there is no such model.
     """
     from model2vec import StaticModel
 
-    try:
-        if name != "embedded":
-            return StaticModel.from_pretrained(name)
-        if not cache.is_dir():
-            _distil(cache)
-        return StaticModel.from_pretrained(str(cache))
-    except (OSError, ValueError) as error:
-        raise model_not_found("static_model", name, error) from error
+    source = str(made(cache, _distil)) if name == "embedded" else name
+    return fetch(lambda: StaticModel.from_pretrained(source), f"score.static_model: {name!r}")
 
 
-def _distil(cache: Path) -> None:
+def _distil(folder: Path) -> None:
     """Distil as `model2vec.distill` does; its extra cannot be installed next to transformers 5.4 or newer."""
-    import numpy as np
-    import torch
     from model2vec import StaticModel
     from sklearn.decomposition import PCA
     from transformers import AutoModel, AutoTokenizer
@@ -147,15 +152,4 @@ def _distil(cache: Path) -> None:
     frequency = 1 / np.arange(2, n_tokens + 2)
     weights = _SIF / (_SIF + frequency / frequency.sum())
     static = StaticModel((vectors * weights[:, None]).astype(np.float16), tokenizer.backend_tokenizer, normalize=True)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache.parent) as unfinished:
-        static.save_pretrained(str(Path(unfinished, "model")))
-        Path(unfinished, "model").rename(cache)  # Whole or not at all, so a kill leaves no half model.
-
-
-def model_not_found(key: str, name: str, error: Exception) -> EvaluationError:
-    """Explain that a scorer's model could not be loaded."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return EvaluationError(
-        f"score.{key}: {name!r} cannot be loaded ({reason}). Use 'embedded', a folder, or a reachable hub id."
-    )
+    static.save_pretrained(str(folder))

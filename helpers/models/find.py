@@ -12,14 +12,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from helpers.config import PROJECT_ROOT
 from helpers.data.example import Message
@@ -53,10 +46,10 @@ def resolve_model(name: str) -> str:
         ModelError: the embedded weights are not installed, or a path does not hold a model.
     """
     if name == "smollm2-135m-instruct":
-        return str(_made(CACHE / name, _export_smollm2))
+        return str(made(CACHE / name, _export_smollm2))
     if name == "tiny-random":
         smollm2 = resolve_model("smollm2-135m-instruct")
-        return str(_made(CACHE / name, lambda folder: _make_tiny(folder, smollm2)))
+        return str(made(CACHE / name, lambda folder: _make_tiny(folder, smollm2)))
     path = Path(name).expanduser()
     anchored = path if path.is_absolute() else PROJECT_ROOT / path
     if anchored.is_dir():
@@ -81,7 +74,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ModelError: it cannot be found, or has no stop token.
     """
     where = resolve_model(name)
-    tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where, token=hub_token()), name)
+    tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where), name)
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer of {name} has no stop token (eos_token), so answers would never end.")
     if isinstance(tokenizer.chat_template, dict):
@@ -126,7 +119,13 @@ def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     return len(tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"])
 
 
-def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+def made(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A model's folder, made on first use: whole or not at all, so that a kill leaves no half model.
+
+    Args:
+        folder: where it is kept.
+        make: writes the model, `config.json` included, into the folder that it is given.
+    """
     if not (folder / "config.json").exists():
         building = folder.with_name(f"{folder.name}.{os.getpid()}")
         building.mkdir(parents=True, exist_ok=True)
@@ -155,28 +154,21 @@ def _export_smollm2(folder: Path) -> None:
 
 def _make_tiny(folder: Path, tokenizer_folder: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    base = AutoConfig.from_pretrained(tokenizer_folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=base.vocab_size,
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=True,
-        max_position_embeddings=2048,
-        bos_token_id=base.bos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def hub_token() -> str | None:
-    """The reader's token for the hub, from the environment."""
-    return os.environ.get("HF_TOKEN") or None
 
 
 def fetch(load: Callable[[], Any], name: str) -> Any:
@@ -186,19 +178,18 @@ def fetch(load: Callable[[], Any], name: str) -> Any:
     try:
         return load()
     except Exception as error:
-        causes = [error, error.__cause__, error.__context__]
-        kinds = tuple(type(cause) for cause in causes)
-        if any(issubclass(kind, GatedRepoError) for kind in kinds) or "gated repo" in str(error):
+        causes = (error, error.__cause__, error.__context__)
+        if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
             raise ModelError(
                 f"{name} is a gated model: accept its licence on its hub page, then write HF_TOKEN=... into .env."
             ) from None
-        if any(issubclass(kind, RepositoryNotFoundError | LocalEntryNotFoundError) for kind in kinds):
+        if any(isinstance(cause, RepositoryNotFoundError | LocalEntryNotFoundError) for cause in causes):
             raise ModelError(
-                f"{name} could not be fetched from the hub. Check the name and the network, or use an embedded model: "
-                f"{', '.join(EMBEDDED)}."
+                f"{name} could not be fetched from the hub. Check the name and the network, or use an embedded model."
             ) from None
         if importlib.util.find_spec("bitsandbytes") is None and "bitsandbytes" in str(error):
             raise ModelError("bitsandbytes is not installed. Run bash 00-set_up/install.sh.") from None
         if isinstance(error, OSError | ValueError):
-            raise ModelError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{name} cannot be loaded: {reason}") from None
         raise

@@ -18,8 +18,8 @@ from transformers import (
 
 from helpers.config import Quantisation
 from helpers.errors import ModelError
-from helpers.files import read_json, write_atomic, write_json
-from helpers.models.find import fetch, hub_token, resolve_model
+from helpers.files import read_json, write_json
+from helpers.models.find import fetch, resolve_model
 from helpers.models.precision import best_device, compute_dtype
 
 
@@ -48,7 +48,7 @@ def load_base(
     where = resolve_model(name)
     device = best_device()
     dtype = dtype or compute_dtype(device)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "token": hub_token()}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantisation != "none":
         options["quantization_config"] = _quantised(quantisation, dtype)
     model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)
@@ -126,7 +126,6 @@ def save_adapter(folder: Path, model: PeftModel, tokenizer: PreTrainedTokenizerB
     config = read_json(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
     (folder / "README.md").unlink(missing_ok=True)
-    write_atomic(folder / "base_model.txt", base_name + "\n")
 
 
 def check_adapter(folder: Path, base_name: str) -> None:
@@ -135,10 +134,9 @@ def check_adapter(folder: Path, base_name: str) -> None:
     Raises:
         ModelError: with both names.
     """
-    if not (folder / "adapter_model.safetensors").exists():
+    if not all((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
         raise ModelError(f"{folder} holds no adapter. Train it with 02-fine_tune/02-train_adapters.ipynb.")
-    note = folder / "base_model.txt"
-    trained_on = note.read_text(encoding="utf-8").strip() if note.exists() else "an unnamed model"
+    trained_on = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if trained_on != base_name:
         raise ModelError(
             f"The adapter {folder} was trained on {trained_on}, not on {base_name}. "

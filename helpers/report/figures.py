@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 Results = Mapping[str, Any]
 P = ParamSpec("P")
@@ -28,6 +29,10 @@ METRIC_TITLES = {
     "static": "Static vectors",
     "sentence": "Sentence cosine",
     "cross_encoder": "Cross-encoder",
+}
+_LOSSES: dict[str, Any] = {
+    "loss": {"linewidth": 1, "alpha": 0.55},
+    "eval_loss": {"linewidth": 2.2, "marker": "o", "markersize": 5},
 }
 _STYLE: Any = {  # Any, because matplotlib's types list every key there is.
     "font.family": "sans-serif",
@@ -137,33 +142,18 @@ def plot_training(results: Results) -> Figure:
     colours = model_colours(list(training))
     figure, axes = plt.subplots(figsize=(9.2, 3.6), layout="constrained")
     for name, facts in training.items():
-        losses = {
-            key: [(row["step"], row[key]) for row in facts["log"] if row.get(key) is not None]
-            for key in ("loss", "eval_loss")
-        }
-        if losses["loss"]:
-            axes.plot(*zip(*losses["loss"], strict=True), color=colours[name], linewidth=1, alpha=0.55)
-        if losses["eval_loss"]:
-            steps, values = zip(*losses["eval_loss"], strict=True)
-            axes.plot(steps, values, "o-", color=colours[name], linewidth=2.2, markersize=5, label=name)
-    if training:
-        axes.set(xlabel="Training step", ylabel="Loss (nats a token)", ylim=(0, None))
-        axes.set_title(
-            "Bold: conversations held back. Thin: conversations trained on.",
-            fontweight="normal",
-            fontsize=10.5,
-        )
+        drawn: list[Line2D] = []
+        for key, style in _LOSSES.items():
+            points = [(row["step"], row[key]) for row in facts["log"] if row.get(key) is not None]
+            if points:
+                drawn += axes.plot(*zip(*points, strict=True), color=colours[name], **style)
+        if drawn:
+            drawn[-1].set_label(name)  # the bold line, where there is one
+    axes.set(xlabel="Training step", ylabel="Loss (nats a token)", ylim=(0, None))
+    told = "Bold: conversations held back. Thin: conversations trained on."
+    axes.set_title(told, fontweight="normal", fontsize=10.5)
+    if axes.lines:
         axes.legend(loc="upper right")
-    else:
-        axes.text(
-            0.5,
-            0.5,
-            "These results hold no training log.",
-            ha="center",
-            transform=axes.transAxes,
-            color=MUTED,
-        )
-        axes.set_axis_off()
     return figure
 
 

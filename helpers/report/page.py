@@ -1,16 +1,15 @@
 """Tables and a self-contained HTML report, from `results.json` alone."""
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
+from helpers.data.example import GENERAL
 from helpers.errors import EvaluationError
-from helpers.files import write_atomic
+from helpers.files import read_json, write_atomic
 from helpers.report.figures import (
     METRIC_TITLES,
     Results,
@@ -24,27 +23,10 @@ from helpers.report.figures import (
     to_svg,
 )
 
-__all__ = [
-    "comparison_table",
-    "few_items",
-    "headline",
-    "likeness_table",
-    "plot_buckets",
-    "plot_similarity_blindness",
-    "plot_training",
-    "print_table",
-    "write_report",
-]
-
-MODEL_MEANINGS = {
-    "base": "untouched",
-    "in_context": "untouched, with what is nearest in the training data in its prompt",
-}
-_UNTRAINED = tuple(MODEL_MEANINGS)
+UNTRAINED = ("base", "in_context")
 _TEMPLATE = Path(__file__).with_name("template.html")
 FEW = 30
 """Items of a bucket below which the report warns."""
-NO_FACTS = ("buckets", "per_entry")
 _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
 
 
@@ -91,59 +73,46 @@ def print_table(results: Results) -> None:
 def headline(results: Results) -> tuple[str, list[str]]:
     """Say in one sentence what the numbers show, and in a few more what it costs.
 
+    Where most answers cannot be found right by their words, the sentence is about their likeness to the references.
+
     Returns:
         The sentence, and further ones; all are built from numbers that are there.
     """
-    models = results["models"]
-    trained = [name for name in models if name not in _UNTRAINED]
+    trained = [name for name in results["models"] if name not in UNTRAINED]
     if not trained:
         return "No fine-tuned model was tested yet.", []
-    rated = [bucket for bucket in buckets_of(results) if bucket != "general"]
-    if not rated or not _says_most(results, rated[0]):
-        return _likeness_headline(results, trained)
-    asked = _title(results, rated[0])
-    best = max(trained, key=lambda name: _rate(results, name, rated[0]) or 0.0)
-    after, before = _rate(results, best, rated[0]), _rate(results, "base", rated[0])
-    title = f"Fine-tuned, the model answers {percent(after)} of {asked} right"
-    title += "." if before is None else f"; untouched, {percent(before)}."
-    more = []
-    for bucket in (*rated[1:], "general"):
-        now, then = _rate(results, best, bucket), _rate(results, "base", bucket)
-        if now is not None:
-            told = f"{_title(results, bucket).capitalize()}: {percent(now)}"
-            more.append(told + ("." if then is None else f" (untouched: {percent(then)})."))
-    in_context = _rate(results, "in_context", rated[0])
-    if in_context is not None:
-        more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
-    return title, more
-
-
-def _says_most(results: Results, bucket: str) -> bool:
-    """Whether most answers of a bucket can be found right or wrong, and not only compared with their reference."""
-    model = next(iter(results["models"].values()))
-    rated, alike = (model.get(part, {}).get(bucket, {}).get("n", 0) for part in ("buckets", "likeness"))
-    return bool(rated > alike / 2)
-
-
-def _likeness_headline(results: Results, trained: Sequence[str]) -> tuple[str, list[str]]:
-    """Where no answer can be found right by its words."""
-    models = results["models"]
-    buckets = [bucket for name in trained for bucket in models[name].get("likeness", {}) if bucket != "general"]
-    if not buckets:
+    rated = [bucket for bucket in buckets_of(results) if bucket != GENERAL]
+    first = next(iter(results["models"]))
+    checked, likened = (
+        _found(results, first, rated[0], "n", part) or 0 if rated else 0 for part in ("buckets", "likeness")
+    )
+    by_words = checked > likened / 2
+    if by_words:
+        asked, of = rated, ("rate", "buckets")
+    else:
+        alike = [bucket for name in trained for bucket in results["models"][name].get("likeness", {})]
+        asked, of = [bucket for bucket in alike if bucket != GENERAL][:1], ("rouge_l", "likeness")
+    if not asked:
         return "The test holds nothing but general knowledge.", []
-
-    def shared(name: str) -> float | None:
-        found: float | None = models.get(name, {}).get("likeness", {}).get(buckets[0], {}).get("rouge_l")
-        return found
-
-    best = max(trained, key=lambda name: shared(name) or 0.0)
-    title = f"Fine-tuned, the model's answers have a ROUGE-L of {shared(best) or 0.0:.2f} with the references"
-    title += "." if shared("base") is None else f"; untouched, {shared('base'):.2f}."
-    more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
-    now, then = _rate(results, best, "general"), _rate(results, "base", "general")
-    if now is not None and then is not None:
-        more.append(f"General knowledge: {percent(now)} (untouched: {percent(then)}).")
-    return title, more
+    best = max(trained, key=lambda name: _found(results, name, asked[0], *of) or 0.0)
+    after, before = (_found(results, name, asked[0], *of) for name in (best, "base"))
+    if by_words:
+        title = f"Fine-tuned, the model answers {percent(after)} of {_title(results, asked[0])} right"
+        more = []
+    else:
+        title = f"Fine-tuned, the model's answers have a ROUGE-L of {after or 0.0:.2f} with the references"
+        more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
+    if before is not None:
+        title += f"; untouched, {percent(before) if by_words else f'{before:.2f}'}"
+    for bucket in (*asked[1:], GENERAL):
+        now, then = (_found(results, name, bucket, "rate") for name in (best, "base"))
+        if now is not None:
+            told = "" if then is None else f" (untouched: {percent(then)})"
+            more.append(f"{_title(results, bucket).capitalize()}: {percent(now)}{told}.")
+    in_context = _found(results, "in_context", asked[0], "rate")
+    if by_words and in_context is not None:
+        more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
+    return f"{title}.", more
 
 
 def few_items(results: Results) -> str:
@@ -167,9 +136,9 @@ def _title(results: Results, bucket: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def _rate(results: Results, model: str, bucket: str) -> float | None:
-    rate: float | None = results["models"].get(model, {}).get("buckets", {}).get(bucket, {}).get("rate")
-    return rate
+def _found(results: Results, model: str, bucket: str, figure: str, part: str = "buckets") -> float | None:
+    found: float | None = results["models"].get(model, {}).get(part, {}).get(bucket, {}).get(figure)
+    return found
 
 
 def write_report(results_path: Path, html_path: Path) -> None:
@@ -186,7 +155,7 @@ def write_report(results_path: Path, html_path: Path) -> None:
         RunError: the page cannot be written.
     """
     try:
-        results = json.loads(results_path.read_text(encoding="utf-8"))
+        results = read_json(results_path)
         models = results["models"]
     except (OSError, ValueError, TypeError, KeyError):
         raise EvaluationError(
@@ -198,20 +167,21 @@ def write_report(results_path: Path, html_path: Path) -> None:
         figures["training"] = to_svg(plot_training(results), "training")
     if any(area is not None for area in results.get("separation", {}).values()):
         figures["similarity"] = to_svg(plot_similarity_blindness(results), "similarity")
-    page = _template().render(
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
+    )
+    environment.filters |= {"percent": percent, "duration": _duration}
+    page = environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         results=results,
         models=models,
         title=title,
         more=more,
         figures=figures,
         buckets=buckets_of(results),
-        model_meanings=MODEL_MEANINGS,
         metric_titles=METRIC_TITLES,
         colours=model_colours(list(models)),
         blindness=_blindness(results),
-        command=_command(results.get("run", {})),
         few=few_items(results),
-        no_facts=NO_FACTS,
     )
     write_atomic(html_path, page)
 
@@ -231,20 +201,6 @@ def _blindness(results: Results) -> str:
         f"Even the best threshold, chosen with hindsight, would misjudge {percent(misjudged)} of all answers; "
         "this report counts the term itself."
     )
-
-
-def _command(run: Mapping[str, Any]) -> str:
-    return str(run.get("command") or f"make run CONF={run.get('profile', 'cpu')}")
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
-    )
-    environment.filters["percent"] = percent
-    environment.filters["duration"] = _duration
-    return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
 def _duration(seconds: float | None) -> str:

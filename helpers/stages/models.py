@@ -39,7 +39,7 @@ def fine_tune(
 
         return fine_tune_private(run, only)
     from helpers.training.copies import copy_model
-    from helpers.training.sft import Recipe, train_adapter
+    from helpers.training.sft import train_adapter
 
     config, settings = run.config, run.config.training
     dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
@@ -54,18 +54,8 @@ def fine_tune(
                 with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
                     if not own:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                    recipe = Recipe(
-                        config.base_model,
-                        quantisation,
-                        config.lora,
-                        settings,
-                        config.seed,
-                        config.training_arguments,
-                        config.lora_arguments,
-                        config.threads,
-                    )
                     train, validation = map(read_examples, inputs)
-                    train_adapter(folder, recipe, train=train, validation=validation, watch=watch)
+                    train_adapter(folder, config, quantisation, train=train, validation=validation, watch=watch)
             summaries[name] = read_json(folder / "training.json")
     for name in summaries:  # when all are trained: a copy that fails stops none of them
         copy_model(run.path / "models" / name, settings.additional_output_paths)
@@ -77,7 +67,6 @@ def answer(run: Run) -> dict[str, Path]:
 
     Of holders' records none stands in a prompt that asks about another one: there is no in_context.
     """
-    from helpers.evaluation.answers import plain_messages
     from helpers.models.find import load_tokenizer
     from helpers.models.load import attach_adapters, load_base
 
@@ -95,7 +84,7 @@ def answer(run: Run) -> dict[str, Path]:
     of = {"base": [], "in_context": [shown]} | {name: [folder] for name, folder in trained.items()}
     inputs = {name: [dataset / "test.jsonl", *of[name]] for name in models}
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
-    plain = plain_messages(test)
+    plain = [list(example.prompt) for example in test]
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: quantised.get(name, "none") for name in todo}
     while todo:

@@ -24,7 +24,8 @@ OF_FILES = ("glossary", "data.source")
 def score(run: Run) -> dict[str, Any]:
     """03: score every model's answers, let the judge read a sample, and gather results.json."""
     from helpers.evaluation import results
-    from helpers.evaluation.scorers import judge_sample, load_metrics
+    from helpers.evaluation.judge import judge_sample
+    from helpers.evaluation.similarity import load_metrics
 
     settings = run.config.score
     folder = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)

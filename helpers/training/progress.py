@@ -1,4 +1,4 @@
-"""Show a training while it runs: a progress bar in any terminal, a callback for a live picture."""
+"""Show a training while it runs: a progress bar in any terminal, a loss curve that grows in a notebook."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from helpers.errors import TrainingError
 from helpers.files import Record
 
+Watch = Callable[[list[Record]], None]
+"""Called with every row logged so far, whenever there is a new one."""
+
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
     """Steps, minutes left, loss, validation loss, tokens a second and memory on one line."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._bar: tqdm[Any] | None = None
+    def __init__(self, title: str, watch: Watch | None = None) -> None:
+        self._title, self._watch = title, watch
+        self._bar: tqdm[Any] = tqdm(disable=True)
         self._shown: dict[str, str] = {}
-        self._mark: tuple[float, float] | None = None
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Open the bar, part full after a resume."""
@@ -30,8 +32,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
+        self._bar.update(state.global_step - self._bar.n)
 
     def on_log(
         self,
@@ -41,41 +42,54 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         logs: Record | None = None,
         **___: Any,
     ) -> None:
-        """Show the newest figures and put tokens a second into the log; stop where a loss is no number any more."""
+        """Show the newest figures; stop where a loss is no number any more."""
         logs = logs or {}
-        for name in ("loss", "eval_loss"):
-            if name in logs and not math.isfinite(float(logs[name])):
-                raise TrainingError(
-                    f"{name} is {logs[name]} at step {state.global_step}: training has diverged. Lower "
-                    "training.learning_rate, or train in fp32 (training_arguments: {bf16: false})."
-                )
-        row = state.log_history[-1] if state.log_history else logs
-        if "loss" in logs:
-            now, tokens = time.monotonic(), float(logs.get("num_input_tokens_seen", 0))
-            if self._mark is not None and now > self._mark[0]:
-                rate = (tokens - self._mark[1]) / (now - self._mark[0])
-                row["tokens_per_second"] = round(rate, 1)
-                self._shown["tok/s"] = f"{rate:.0f}"
-            self._mark = (now, tokens)
-            self._shown["loss"] = f"{float(logs['loss']):.3f}"
-        if "eval_loss" in logs:
-            self._shown["val"] = f"{float(logs['eval_loss']):.3f}"
+        for name, short in (("loss", "loss"), ("eval_loss", "val")):
+            if name in logs:
+                self._shown[short] = f"{float(logs[name]):.3f}"
+                if not math.isfinite(float(logs[name])):
+                    raise TrainingError(
+                        f"{name} is {logs[name]} at step {state.global_step}: training has diverged. Lower "
+                        "training.learning_rate, or train in fp32 (training_arguments: {bf16: false})."
+                    )
+        if "train_tokens_per_second" in logs:
+            self._shown["tok/s"] = f"{logs['train_tokens_per_second']:.0f}"
         self._shown["MB"] = f"{psutil.Process().memory_info().rss / 2**20:.0f}"
-        if self._bar is not None:
-            self._bar.set_postfix(self._shown)
+        self._bar.set_postfix(self._shown)
+        if self._watch:
+            self._watch(list(state.log_history))
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
-class Watcher(TrainerCallback):  # type: ignore[misc]
-    """Hands the log so far to a function, for a picture that grows while the model trains."""
+def live_curve(title: str, seconds_between: float = 5.0) -> Watch:
+    """Make a function that draws the training log so far, always into the same figure.
 
-    def __init__(self, watch: Callable[[list[Record]], None]) -> None:
-        self._watch = watch
+    Outside a notebook it does nothing; the progress bar tells the same there.
 
-    def on_log(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
-        """Call the function with every row logged so far."""
-        self._watch(list(state.log_history))
+    Args:
+        title: of the curve.
+        seconds_between: the picture is drawn anew at most this often, and once more at the end.
+    """
+    from IPython.core.getipython import get_ipython
+
+    if get_ipython() is None:
+        return lambda log: None
+    from IPython.display import DisplayHandle, Image
+
+    from helpers.report.figures import plot_training, to_png
+
+    handle, drawn_at = DisplayHandle(), 0.0
+
+    def watch(log: list[Record]) -> None:
+        nonlocal drawn_at
+        ended = bool(log) and "train_loss" in log[-1]  # the Trainer's closing row
+        if ended or time.monotonic() - drawn_at >= seconds_between:
+            show = handle.update if drawn_at else handle.display
+            drawn_at = time.monotonic()
+            figure = plot_training({"training": {title: {"log": log}}})
+            show(Image(to_png(figure), format="png", width=700))
+
+    return watch

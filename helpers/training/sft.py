@@ -5,25 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
-from transformers import PreTrainedTokenizerBase, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
-from helpers.config import Lora, Quantisation, Training
+from helpers.config import Config, Quantisation
 from helpers.data.example import Example
 from helpers.errors import TrainingError
-from helpers.files import Record, write_atomic, write_json, write_jsonl
+from helpers.files import write_atomic, write_json, write_jsonl
 from helpers.models.find import load_tokenizer
 from helpers.models.load import add_adapter, load_base, save_adapter
 from helpers.models.precision import best_device, compute_dtype
@@ -31,44 +30,20 @@ from helpers.models.tokens import tokenise
 from helpers.provenance import measured
 from helpers.training.copies import Copies
 from helpers.training.preflight import audit, check_lengths
-from helpers.training.progress import ProgressBar, Watcher
+from helpers.training.progress import ProgressBar, Watch
 from helpers.training.trainer import CompletionTrainer
 
 OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What decides the trained weights, but for the records.
-
-    Attributes:
-        base_name: the frozen base; see `helpers.models.find.resolve_model`.
-        quantisation: `none` (LoRA, arXiv:2106.09685) or `nf4` (QLoRA, arXiv:2305.14314).
-        shape: the section `lora` of the configuration.
-        settings: the section `training`; its `adapters` are not looked at.
-        seed: of weights, order and dropout.
-        training_arguments: further arguments of `transformers.TrainingArguments`.
-        lora_arguments: further arguments of `peft.LoraConfig`.
-        threads: CPU threads; None leaves torch's choice.
-    """
-
-    base_name: str
-    quantisation: Quantisation
-    shape: Lora
-    settings: Training
-    seed: int
-    training_arguments: dict[str, Any] = field(default_factory=dict)
-    lora_arguments: dict[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-
-
 def train_adapter(
     folder: Path,
-    recipe: Recipe,
+    config: Config,
+    quantisation: Quantisation,
     *,
     train: Sequence[Example],
     validation: Sequence[Example],
-    watch: Callable[[list[Record]], None] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, audited before the first step.
 
@@ -77,7 +52,8 @@ def train_adapter(
 
     Args:
         folder: where the adapter goes.
-        recipe: base, adapter and settings.
+        config: tells the base, its threads, `lora` and `training` with further arguments of both, and the seed.
+        quantisation: of the base: `none` (LoRA, arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others.
         train: examples to learn.
         validation: others, for the loss curve; may be empty.
         watch: called with the log so far whenever it grows.
@@ -93,26 +69,23 @@ def train_adapter(
     if not train:
         raise TrainingError("There is no training conversation. Lower dataset.validation_share and prepare again.")
     datasets.disable_progress_bars()
-    set_seed(recipe.seed)
+    set_seed(config.seed)
+    longest = config.training.max_length_tokens
     with measured() as cost:
-        tokenizer = load_tokenizer(recipe.base_name)
-        base = load_base(recipe.base_name, quantisation=recipe.quantisation, threads=recipe.threads)
-        model = add_adapter(base, _lora(recipe), recipe.base_name)
+        tokenizer = load_tokenizer(config.base_model)
+        base = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
+        model = add_adapter(base, _lora(config), config.base_model)
         rows, watched = tokenise(train, tokenizer), tokenise(validation, tokenizer) if validation else None
         if watched:
-            check_lengths(watched, validation, recipe.settings.max_length_tokens)
-        arguments = _arguments(folder / "checkpoints", recipe, rows, measured=bool(validation))
+            check_lengths(watched, validation, longest)
+        arguments = _arguments(folder / "checkpoints", config, rows, measured=bool(validation))
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
             train_dataset=rows,
             eval_dataset=watched,
             processing_class=tokenizer,
-            callbacks=[
-                ProgressBar(folder.name),
-                Copies(folder, recipe.settings.additional_output_paths),
-                *([Watcher(watch)] if watch else []),
-            ],
+            callbacks=[ProgressBar(folder.name, watch), Copies(folder, config.training.additional_output_paths)],
         )
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
@@ -121,24 +94,30 @@ def train_adapter(
         trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, rows, max_length_tokens=recipe.settings.max_length_tokens)
-            set_seed(recipe.seed)  # the audit has drawn random numbers
-            checkpoint = _last_checkpoint(folder / "checkpoints", [*train, *validation])
-            tokens_before = _tokens_seen(checkpoint)
-            trainer.train(resume_from_checkpoint=checkpoint)
+            findings = audit(trainer, tokenizer, train, rows, max_length_tokens=longest)
+            set_seed(config.seed)  # the audit has drawn random numbers
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
-    summary: dict[str, Any] = {
+
+    def last(key: str) -> Any:
+        return next((row[key] for row in reversed(log) if key in row), None)
+
+    summary = {
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "train_tokens": int(max((row.get("num_input_tokens_seen", 0) for row in log), default=0)),
+        "train_tokens": int(last("num_input_tokens_seen") or 0),
         **cost,
-        "train_loss": next((row["loss"] for row in reversed(log) if "loss" in row), None),
-        "eval_loss": next((row["eval_loss"] for row in reversed(log) if "eval_loss" in row), None),
+        "train_loss": last("loss"),
+        "eval_loss": last("eval_loss"),
+        # This and `seconds` are of this session, `train_tokens` also of those that a kill ended.
+        "tokens_per_second": last("train_tokens_per_second"),
         "audit": findings,
     }
-    # `seconds` is of this session, `train_tokens` also of those that a kill ended.
-    summary["tokens_per_second"] = round((summary["train_tokens"] - tokens_before) / cost["seconds"], 1)
-    _save(folder, model, tokenizer, recipe.base_name, log, {**summary, "quantisation": recipe.quantisation})
+    save_adapter(folder, model, tokenizer, config.base_model)
+    write_jsonl(folder / "training_log.jsonl", log)
+    # Last: its presence says that training ended.
+    write_json(folder / "training.json", {**summary, "quantisation": quantisation})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return summary
 
 
@@ -157,26 +136,20 @@ def _last_checkpoint(folder: Path, examples: Sequence[Example]) -> str | None:
     return newest
 
 
-def _tokens_seen(checkpoint: str | None) -> int:
-    if checkpoint is None:
-        return 0
-    return int(TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").num_input_tokens_seen)
-
-
-def _lora(recipe: Recipe) -> LoraConfig:
-    shape = recipe.shape
+def _lora(config: Config) -> LoraConfig:
+    shape = config.lora
     own = {"r": shape.rank, "lora_alpha": shape.alpha, "lora_dropout": shape.dropout, "task_type": "CAUSAL_LM"}
     own["target_modules"] = shape.target_modules
-    if twice := sorted(own.keys() & recipe.lora_arguments.keys()):
+    if twice := sorted(own.keys() & config.lora_arguments.keys()):
         raise TrainingError(f"lora_arguments may not set {', '.join(twice)}: the section lora does.")
     try:
-        return LoraConfig(**own, **recipe.lora_arguments)
+        return LoraConfig(**own, **config.lora_arguments)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"lora_arguments: {error}. See peft.LoraConfig for what is allowed.") from None
 
 
-def _arguments(folder: Path, recipe: Recipe, rows: Dataset, *, measured: bool) -> SFTConfig:
-    settings, further = recipe.settings, recipe.training_arguments
+def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -> SFTConfig:
+    settings, further = config.training, config.training_arguments
     own = sorted(OWN_ARGUMENTS & further.keys())
     if own:
         raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
@@ -211,8 +184,8 @@ def _arguments(folder: Path, recipe: Recipe, rows: Dataset, *, measured: bool) -
     try:
         return SFTConfig(
             output_dir=str(folder),
-            seed=recipe.seed,
-            data_seed=recipe.seed,
+            seed=config.seed,
+            data_seed=config.seed,
             packing=settings.packing,
             max_length=settings.max_length_tokens if settings.packing else None,
             **arguments,
@@ -221,17 +194,3 @@ def _arguments(folder: Path, recipe: Recipe, rows: Dataset, *, measured: bool) -
         raise TrainingError(
             f"training_arguments: {error}. See transformers.TrainingArguments for what is allowed."
         ) from None
-
-
-def _save(
-    folder: Path,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    base_name: str,
-    log: list[Record],
-    summary: dict[str, Any],
-) -> None:
-    save_adapter(folder, model, tokenizer, base_name)
-    write_jsonl(folder / "training_log.jsonl", log)
-    write_json(folder / "training.json", summary)  # last: its presence says that training ended
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from helpers.data.example import Example, asked, write_examples
-from helpers.errors import EvaluationError
+from helpers.errors import EvaluationError, ModelError
 from helpers.evaluation.cross_encoder import (
     cross_encoder_similarity,
     load_cross_encoder,
@@ -86,5 +86,5 @@ def test_training_is_kept_and_stores_its_accuracy(train_path: Path, tmp_path: Pa
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"score\.cross_encoder: 'embedded'"):
+    with pytest.raises(ModelError, match=r"score\.cross_encoder: 'embedded'"):
         load_cross_encoder(folder=tmp_path / "nowhere")

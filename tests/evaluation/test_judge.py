@@ -8,7 +8,8 @@ from scripted_server import Response, ScriptedServer, completion, failure
 from helpers.data.example import Example, asked
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError, RunError
-from helpers.evaluation.judge import choose_items, judge_answers, summarise_judge
+from helpers.evaluation.judge import choose_items, judge_answers
+from helpers.evaluation.results import summarise_judge
 
 ODD = 'Line one\n{"braces"} and “quotes” Ένωση'
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from helpers.data.example import Example, asked
-from helpers.errors import EvaluationError
+from helpers.errors import EvaluationError, HelpersError
 from helpers.evaluation.results import collect_results, read_by_id, score_answers
 from helpers.evaluation.similarity import rouge_l
 
@@ -74,6 +74,13 @@ def test_results_compare_models(tmp_path: Path) -> None:
     json.dumps(results, allow_nan=False)
 
 
+def test_a_model_has_a_separation_of_its_own(tmp_path: Path) -> None:
+    answer(tmp_path, "lora", {**RIGHT, "n1": "no clue"})
+    metrics = collect(tmp_path, "lora")["models"]["lora"]["metrics"]
+    assert metrics["separation"] == {"rouge_l": 1.0, "static": None, "sentence": None, "cross_encoder": None}
+    assert metrics["rouge_l"] == 0.75
+
+
 def test_disagreements_are_capped_over_buckets(tmp_path: Path) -> None:
     answer(tmp_path, "base", dict.fromkeys(RIGHT, ""))
     answer(tmp_path, "lora", RIGHT)
@@ -105,6 +112,9 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
     write(path, [r for r in rows if r["id"] != "u1"])
     with pytest.raises(EvaluationError, match=r"lora\.jsonl.*lacks.*\(u1\)"):
         collect(tmp_path, "lora")
+    path.write_text(path.read_text("utf-8").rstrip()[:-9], "utf-8")  # a kill in the middle of the last line
+    with pytest.raises(EvaluationError, match=r"lacks.*: 2 \("):
+        collect(tmp_path, "lora")
     write(path, [*rows, {"id": "zz", "answer": ""}])
     with pytest.raises(EvaluationError, match=r"\(zz\)"):
         collect(tmp_path, "lora")
@@ -112,11 +122,16 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [('{"id": "a"}\n{"id": "b', "line 2"), ('{"id": "a"}\n{"id": "a"}\n', "twice"), ("[1]\n", "line 1")],
+    [
+        ('{"id": "a"\n{"id": "b"}\n', "line 1"),
+        ('{"id": "a"}\n{"id": "a"}\n', "twice"),
+        ("[1]\n", "line 1"),
+        ('{"answer": "a"}\n', "no id"),
+    ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "x.jsonl").write_text(content)
-    with pytest.raises(EvaluationError, match=fault):
+    with pytest.raises(HelpersError, match=fault):
         read_by_id(tmp_path / "x.jsonl")
 
 

@@ -4,14 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.errors import EvaluationError
-from helpers.evaluation.similarity import (
-    load_sentence_model,
-    load_static_model,
-    rouge_l,
-    sentence_similarity,
-    static_similarity,
-)
+from helpers.errors import ModelError
+from helpers.evaluation.similarity import cosines, load_sentence_model, load_static_model, rouge_l
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +37,7 @@ def test_rouge_l_reads_other_scripts_and_punctuation() -> None:
 
 def test_sentence_similarity(sentence_model: Any) -> None:
     answers = ["A cat sleeps.", "A kitten is asleep.", "Taxes rose in May.", "  "]
-    same, near, far, blank = sentence_similarity(answers, ["A cat sleeps."] * 4, sentence_model)
+    same, near, far, blank = cosines(answers, ["A cat sleeps."] * 4, sentence_model)
     assert same == pytest.approx(1, abs=1e-5)
     assert 1 > near > 0.6 > 0.3 > far >= -1
     assert blank == 0
@@ -53,40 +47,41 @@ def test_static_similarity_is_a_cosine() -> None:
     model = static_model({"[UNK]": [0, 0], "east": [2, 0], "north": [0, 1], "west": [-1, 0]})
     answers = ["east", "east", "east", "east north", ""]
     references = ["east", "north", "west", "east", "east"]
-    cosines = static_similarity(answers, references, model)
-    assert cosines == pytest.approx([1, 0, -1, 2 / 5**0.5, 0], abs=1e-6)
+    assert cosines(answers, references, model) == pytest.approx([1, 0, -1, 2 / 5**0.5, 0], abs=1e-6)
 
 
 def test_static_model_from_a_folder(tmp_path: Path) -> None:
     static_model({"[UNK]": [0, 0], "east": [2, 0]}).save_pretrained(str(tmp_path / "own"))
     model = load_static_model(str(tmp_path / "own"), cache=tmp_path / "unused")
-    assert static_similarity(["east"], ["east"], model) == pytest.approx([1])
+    assert cosines(["east"], ["east"], model) == pytest.approx([1])
     assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.slow
 def test_distilled_static_model_is_kept(tmp_path: Path) -> None:
     first = load_static_model(cache=tmp_path / "static")
-    near, far = static_similarity(["a cat sleeps", "taxes rose"], ["the kitten slept"] * 2, first)
+    near, far = cosines(["a cat sleeps", "taxes rose"], ["the kitten slept"] * 2, first)
     assert near > far
     again = load_static_model(cache=tmp_path / "static")
-    assert static_similarity(["a cat sleeps"], ["the kitten slept"], again) == pytest.approx([near], abs=1e-3)
+    assert cosines(["a cat sleeps"], ["the kitten slept"], again) == pytest.approx([near], abs=1e-3)
     assert first.dim == 256
 
 
 def test_no_items() -> None:
     assert rouge_l([], []) == []
-    assert sentence_similarity([], [], None) == []
+    assert cosines([], [], None) == []
 
 
 def test_lengths_must_match() -> None:
-    with pytest.raises(EvaluationError, match="2 answers but 1 references"):
+    with pytest.raises(ValueError, match="shorter"):
         rouge_l(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="shorter"):
+        cosines(["east", "east"], ["east"], static_model({"[UNK]": [0, 0], "east": [2, 0]}))
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")
-    with pytest.raises(EvaluationError, match=r"score\.sentence_model: .*nowhere"):
+    with pytest.raises(ModelError, match=r"score\.sentence_model: .*nowhere"):
         load_sentence_model(missing)
-    with pytest.raises(EvaluationError, match=r"score\.static_model: .*nowhere"):
+    with pytest.raises(ModelError, match=r"score\.static_model: .*nowhere"):
         load_static_model(missing, cache=tmp_path)

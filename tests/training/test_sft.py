@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.config import Lora, Training
+from helpers.config import Config, Lora, Training, load_config
 from helpers.data.example import Example, asked, write_examples
 from helpers.errors import ModelError, TrainingError
 from helpers.files import read_jsonl
 from helpers.models import precision
 from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
-from helpers.training.sft import Recipe, _last_checkpoint, train_adapter
+from helpers.training.sft import _last_checkpoint, train_adapter
 
 
 def record(number: int, answer: str = "stands for Drug Handling Board.") -> Example:
@@ -30,6 +30,11 @@ SHAPE = Lora(rank=4, alpha=8, dropout=0.0, target_modules="all-linear")
 SETTINGS = Training(
     adapters={}, epochs=2, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=2, checkpoints=4
 )
+
+
+def config_of(settings: Training, **further: Any) -> Config:
+    own = {"lora": SHAPE, "training": settings, "threads": None} | further
+    return load_config("smoke", {"base_model": "tiny-random", "seed": 0}).model_copy(update=own)
 
 
 def train(
@@ -43,7 +48,8 @@ def train(
     settings = SETTINGS.model_copy(update={"epochs": epochs})
     return train_adapter(
         folder,
-        Recipe("tiny-random", quantisation, SHAPE, settings, 0, **further),
+        config_of(settings, **further),
+        quantisation,  # type: ignore[arg-type]
         train=[record(n) for n in range(16)] if records is None else records,
         validation=[record(90)],
         watch=watch,
@@ -115,15 +121,16 @@ def test_a_long_conversation_is_named_and_not_cut(tiny: str, tmp_path: Path) -> 
 CHILD = """
 import sys
 from pathlib import Path
-from helpers.config import Lora, Training
+from helpers.config import Lora, Training, load_config
 from helpers.data.example import read_examples
-from helpers.training.sft import Recipe, train_adapter
+from helpers.training.sft import train_adapter
 folder, data = Path(sys.argv[1]), read_examples(Path(sys.argv[2]))
 shape = Lora(rank=4, alpha=8, dropout=0.1, target_modules="all-linear")
 settings = Training(adapters={}, epochs=10, learning_rate=1e-2, batch_size=4, max_length_tokens=64, evaluations=1,
     checkpoints=10)
-recipe = Recipe("tiny-random", "none", shape, settings, 0)
-train_adapter(folder, recipe, train=data, validation=[])
+config = load_config("smoke", {"base_model": "tiny-random", "seed": 0})
+config = config.model_copy(update={"lora": shape, "training": settings, "threads": None})
+train_adapter(folder, config, "none", train=data, validation=[])
 """
 
 

@@ -8,18 +8,17 @@ import pytest
 import torch
 from datasets import Dataset
 from test_families import save_family
-from test_sft import SETTINGS
+from test_sft import SETTINGS, config_of
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from helpers.config import Lora
 from helpers.data.example import Example, asked
 from helpers.files import read_jsonl
 from helpers.models.find import chat_text, load_tokenizer
 from helpers.models.losses import IGNORED, row_losses
 from helpers.models.tokens import tokenise
-from helpers.training.sft import Recipe, train_adapter
+from helpers.training.sft import train_adapter
 
 TURNS = (*asked("Où est le café ?"), {"role": "assistant", "content": "À gauche."}, *asked("Et la mairie ?"))
 EXAMPLES = [
@@ -86,10 +85,10 @@ def test_packed_neighbours_do_not_see_each_other(family: str, tmp_path: Path) ->
 
 def test_a_packed_training_learns_every_token(tiny: str, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"packing": True, "max_length_tokens": 96, "batch_size": 2, "epochs": 6})
-    recipe = Recipe("tiny-random", "none", Lora(rank=4, alpha=8, dropout=0.0, target_modules="all-linear"), settings, 0)
-    found = train_adapter(tmp_path / "run" / "models" / "a", recipe, train=EXAMPLES, validation=EXAMPLES[:2])
+    folder = tmp_path / "run" / "models" / "a"
+    found = train_adapter(folder, config_of(settings), "none", train=EXAMPLES, validation=EXAMPLES[:2])
     rows = tokenise(EXAMPLES, load_tokenizer("tiny-random"))
     assert found["audit"]["learnt_tokens"] == sum(label != IGNORED for labels in rows["labels"] for label in labels)
     assert found["steps"] < 6 * len(EXAMPLES) / 2  # several conversations in a row
-    log = read_jsonl(tmp_path / "run" / "models" / "a" / "training_log.jsonl")
+    log = read_jsonl(folder / "training_log.jsonl")
     assert found["train_loss"] < next(row["loss"] for row in log if "loss" in row) - 0.5
