@@ -1,7 +1,8 @@
 """One frozen, validated configuration from YAML profiles, overrides and the environment.
 
 `conf/conf.yaml` documents every key. A profile (`smoke`, `cpu`, `gpu` or a path) overrides some of them, and
-`overrides` (dotted keys) come last. Only the door (`helpers.stages`) reads the whole of it; trainings receive sections.
+`overrides` (dotted keys) come last. The door (`helpers.stages`) and `helpers.training.sft` read the whole of it, others
+receive sections.
 """
 
 from __future__ import annotations

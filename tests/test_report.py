@@ -70,6 +70,12 @@ def test_comparison_table(results: dict[str, Any]) -> None:
     assert table.loc["in_context", "reverse"] == "–"
 
 
+def test_the_headline_of_a_private_run_is_about_the_private_model(results: dict[str, Any]) -> None:
+    results["models"]["private"] = model(new_phrasing=12)
+    results["training"]["private"] = {"log": [], "privacy": {"epsilon": 7.98, "delta": 1e-5}}
+    assert headline(results)[0].startswith("Fine-tuned with ε = 7.98, the model answers 60%")
+
+
 def test_headline_is_computed(results: dict[str, Any]) -> None:
     title, more = headline(results)
     assert title == "Fine-tuned, the model answers 95% of new phrasings right; untouched, 0%."

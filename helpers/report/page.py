@@ -94,13 +94,17 @@ def headline(results: Results) -> tuple[str, list[str]]:
         asked, of = [bucket for bucket in alike if bucket != GENERAL][:1], ("rouge_l", "likeness")
     if not asked:
         return "The test holds nothing but general knowledge.", []
-    best = max(trained, key=lambda name: _found(results, name, asked[0], *of) or 0.0)
+    private = [name for name in trained if results.get("training", {}).get(name, {}).get("privacy")]
+    best = max(private or trained, key=lambda name: _found(results, name, asked[0], *of) or 0.0)
+    tuned = "Fine-tuned"
+    if private:  # a baseline without privacy answers better, and is not what such a run is for
+        tuned += f" with ε = {results['training'][best]['privacy']['epsilon']:.3g}"
     after, before = (_found(results, name, asked[0], *of) for name in (best, "base"))
     if by_words:
-        title = f"Fine-tuned, the model answers {percent(after)} of {_title(results, asked[0])} right"
+        title = f"{tuned}, the model answers {percent(after)} of {_title(results, asked[0])} right"
         more = []
     else:
-        title = f"Fine-tuned, the model's answers have a ROUGE-L of {after or 0.0:.2f} with the references"
+        title = f"{tuned}, the model's answers have a ROUGE-L of {after or 0.0:.2f} with the references"
         more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
     if before is not None:
         title += f"; untouched, {percent(before) if by_words else f'{before:.2f}'}"

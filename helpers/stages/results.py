@@ -174,10 +174,18 @@ def _command(run: Run) -> str:
 
 
 def _training(run: Run) -> dict[str, Any]:
+    """What is told of each training, with its losses."""
     trained = {}
     for name in adapters_of(run):
         folder = run.path / "models" / name
-        if (folder / "training.json").exists():
-            log = folder / "training_log.jsonl"  # a private training has its own, noised one
-            trained[name] = {"log": read_jsonl(log) if log.exists() else [], **read_json(folder / "training.json")}
+        if not (folder / "training.json").exists():
+            continue
+        if run.config.pipeline:
+            from helpers.stages.private_training import told_of
+
+            told = told_of(run, name)
+            told["log"] = [{"step": row["step"], "eval_loss": row["heldout_loss"]} for row in told["log"]]
+        else:
+            told = {"log": read_jsonl(folder / "training_log.jsonl"), **read_json(folder / "training.json")}
+        trained[name] = told
     return trained
