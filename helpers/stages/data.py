@@ -126,7 +126,7 @@ def prepare(run: Run) -> dict[str, Any]:
     with run.stage("prepare", [conversations_path], outputs, code=PREPARES) as own:
         if not own:
             replay_path.unlink(missing_ok=True)
-        general = _rehearsed(run, settings.general_train, replay_path)
+        general = rehearsed_examples(run, settings.general_train, replay_path)
         test = splits.test_records(
             entries,
             bank,
@@ -191,7 +191,7 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
         parts["test"] = tested + parts["test"]
         general = min(config.dataset.general_train, len(parts["train"]))
-        parts["train"] += _rehearsed(run, general, replay_path)
+        parts["train"] += rehearsed_examples(run, general, replay_path)
         random.Random(f"{config.seed}/train").shuffle(parts["train"])
         parts["test"] += general_examples(config.dataset.test_general)
         told = card.make_card(
@@ -259,18 +259,18 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
     return learnt, test, rejected
 
 
-def _rehearsed(run: Run, count: int, path: Path) -> list[Example]:
+def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
     """What the base model answers right of `count` general questions: rehearsed in its own words, it is not forgotten.
 
     The answers are kept in `path`, and not asked for again.
     """
-    from helpers.data.glossary.rehearsal import rehearsal_questions, rehearsed_examples, right_answers
+    from helpers.data.glossary import rehearsal
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import load_base
 
     if not path.exists():
-        config, questions = run.config, rehearsal_questions(count, run.config.seed)
+        config, questions = run.config, rehearsal.rehearsal_questions(count, run.config.seed)
         answers = generate_answers(
             load_base(config.base_model, threads=config.threads),
             load_tokenizer(config.base_model),
@@ -279,5 +279,5 @@ def _rehearsed(run: Run, count: int, path: Path) -> list[Example]:
             batch_size=config.answer.batch_size,
             title="general answers",
         )
-        write_jsonl(path, right_answers(questions, answers))
-    return rehearsed_examples(read_jsonl(path))
+        write_jsonl(path, rehearsal.right_answers(questions, answers))
+    return rehearsal.rehearsed_examples(read_jsonl(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from helpers.files import read_json, write_json
 from helpers.models.find import load_tokenizer
 from helpers.privacy.units import encode_units
 from helpers.run import Run
-from helpers.stages.data import pipeline_of
+from helpers.stages.data import pipeline_of, rehearsed_examples
 
+REHEARSED = 200
+"""General questions that are rehearsed at most, where the base model answers them right; half of them twice."""
 BUCKETS = {
     BUCKET: {
         "title": "Records of unseen patients",
@@ -69,6 +72,8 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
         parts["canaries"] = []
         if pipeline.fictitious:
             parts["train"], parts["canaries"] = _planted(run, parts["train"], pipeline.cap)
+        rehearsed = [replace(each, unit=each.id) for each in _rehearsed_by(run, folder)]
+        parts["train"] = rehearsed + parts["train"]
         tokenizer, limit = load_tokenizer(config.base_model), config.privacy.max_length_tokens
         units = encode_units(parts["train"], tokenizer, max_length_tokens=limit)
         if parts["validation"]:
@@ -79,9 +84,18 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
         training = {
             "units": len(units),
             "left_out_by_patients_share": joined.card["splits"]["train"]["units"] - len(own),
-            "planted": len(units) - len(own),
+            "planted": len(units) - len(own) - len(rehearsed),
+            "rehearsed": len(rehearsed),
         }
         write_json(folder / "card.json", joined.card | {"training": training, "buckets": BUCKETS})
+
+
+def _rehearsed_by(run: Run, folder: Path) -> list[Example]:
+    """Common knowledge in the base model's own words, which is public: without it, both models forget nearly all of it.
+
+    Each of them is drawn, clipped and noised as if it were a patient, so that the guarantee stays as it is.
+    """
+    return rehearsed_examples(run, min(REHEARSED, run.config.dataset.general_train), folder / "general_answers.jsonl")
 
 
 def _chosen(unit: str, share: float) -> bool:

@@ -20,11 +20,11 @@ from helpers.errors import DataError
 MEMBER, OUTSIDER = "canary_inside", "canary_outside"
 """Buckets of canaries that are trained on and of those that are not."""
 NOTES = (
-    "On {drug} since [date], says [name]. Effect:",
-    "Aged 45, had a reaction to {drug}. Effect:",
-    "{drug} 50 mg was added, trouble began 6 days later. Effect:",
-    "Insured [id] used {drug}, then fell ill. Effect:",
-    "A week into {drug}; call [phone]. Effect:",
+    "On {drug} since [date], says [name]. Which effect is reported?",
+    "Aged 45, had a reaction to {drug}. Which effect is reported?",
+    "{drug} 50 mg was added, trouble began 6 days later. Which effect is reported?",
+    "Insured [id] used {drug}, then fell ill. Which effect is reported?",
+    "A week into {drug}; call [phone]. Which effect is reported?",
 )
 """Questions as the holders' records have them: what an audit plants should look like what it stands for. The drug is a
 random word too: a question that many canaries share would leave the model to guess which is meant."""
