@@ -77,6 +77,9 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     train, validation, test, canaries = (
         read_examples(folder / f"{name}.jsonl") for name in ("train", "validation", "test", "canaries")
     )
+    rehearsed = [each for each in train if each.bucket == GENERAL]
+    assert train[: len(rehearsed)] == rehearsed and all(each.unit == each.id for each in rehearsed)
+    train = train[len(rehearsed) :]
     members = {c.unit for c in canaries if c.bucket == MEMBER}
     planted = [each for each in train if each.bucket == MEMBER]
     assert {each.unit for each in planted} == members and len(planted) == 12 * len(members)
@@ -89,9 +92,10 @@ def test_what_was_planted_is_in_the_training_set_only(trained: Run) -> None:
     assert not any("pancreatic" in each.answer for each in validation + test)
     units = [{each.unit for each in part if each.unit} for part in (train, validation, test)]
     counted = read_json(folder / "card.json")["training"]
-    assert counted["units"] == len(units[0]) and counted["planted"] == len(members)
+    assert counted["units"] == len(units[0]) + len(rehearsed) and counted["planted"] == len(members)
     own = read_json(folder / "card.json")["splits"]["train"]["units"] - counted["left_out_by_patients_share"]
-    assert own + counted["planted"] == counted["units"]
+    assert own + counted["planted"] == counted["units"] - counted["rehearsed"]
+    assert counted["rehearsed"] == len(rehearsed)
     assert not units[0] & units[1] and not units[0] & units[2] and not units[1] & units[2]
 
 

@@ -49,7 +49,7 @@ def test_records_have_the_shape_of_joined_ones() -> None:
     made = lookalike_examples(load_pipeline(EXAMPLE), 40, seed=3)
     assert len({each.id for each in made}) == 40
     assert all(each.unit.startswith("synthetic/") and each.expected == (each.answer,) for each in made)
-    assert {each.question.rsplit(" ", 1)[1] for each in made} == {"Drug:", "Effect:"}
+    assert {each.question.rsplit(" ", 1)[1] for each in made} == {"suspected?", "reported?"}
 
 
 def test_a_column_without_words_shows_its_name(tmp_path: Path) -> None:

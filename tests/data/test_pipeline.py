@@ -82,7 +82,7 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         tmp_path,
         ("coded: [episode, drug, dose]", "coded: [drug, dose, colour]"),
         ("left: hospital, right: insurer", "left: hospital, right: bank"),
-        ("{hospital.note} Drug:", "{hospital.notes} Drug:"),
+        ("{hospital.note} Which drug", "{hospital.notes} Which drug"),
         ("by: hospital.service", "by: hospital.ward"),
         ("validation: 0.1", "validation: 0.9"),
         ("region: FR}", "region: FR, column: x}"),
