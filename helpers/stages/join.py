@@ -9,9 +9,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from helpers.data.card import SPLITS
 from helpers.data.example import Example, write_examples
 from helpers.data.glossary.rehearsal import general_examples
-from helpers.data.holders.card import SPLITS
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline
 from helpers.data.holders.pseudonyms import read_key
