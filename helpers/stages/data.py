@@ -57,7 +57,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
     from helpers.endpoint.chat import open_endpoint
 
-    with open_endpoint(**run.config.endpoint.model_dump()) as endpoint:
+    with open_endpoint(run.config.endpoint) as endpoint:
         yield endpoint
 
 
