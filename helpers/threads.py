@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 import psutil
 
@@ -33,12 +32,7 @@ def wait_politely() -> bool:
 
 def busy_cores() -> float:
     """Cores that all programs but this one keep busy, looked at for a moment."""
-    own, all_before, began = psutil.Process(), psutil.cpu_times(), time.monotonic()
-    own_before = own.cpu_times()
-    time.sleep(LOOKED_S)
-    passed, all_after, own_after = time.monotonic() - began, psutil.cpu_times(), own.cpu_times()
-
-    def used(times: object) -> float:
-        return sum(float(getattr(times, name, 0.0)) for name in ("user", "system", "nice"))
-
-    return max(0.0, (used(all_after) - used(all_before) - used(own_after) + used(own_before)) / passed)
+    own = psutil.Process()
+    own.cpu_percent()  # from here on
+    everything = psutil.cpu_percent(LOOKED_S) * (psutil.cpu_count() or 1)
+    return max(0.0, everything - own.cpu_percent()) / 100

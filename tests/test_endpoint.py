@@ -28,10 +28,11 @@ from scripted_server import (
     web_page,
 )
 
-from helpers.endpoint.chat import ChatEndpoint, open_endpoint, resolve_endpoint
+from helpers.config import Endpoint, load_config
+from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
-from helpers.server import Server
+from helpers.server import Server, resolve_endpoint
 
 KEY = "sk-very-secret-0123456789"
 ASK: Any = [{"role": "user", "content": "Is WHO the World Health Organization?"}]
@@ -51,6 +52,10 @@ VERDICT = {"verdict": "correct", "reason": "It {is}."}
 def endpoint(url: str, **settings: Any) -> ChatEndpoint:
     defaults: dict[str, Any] = {"model": MODEL, "timeout_s": 5, "max_attempts": 2, "max_wait_s": 5}
     return ChatEndpoint(f"{url}/v1", api_key=SecretStr(KEY), **(defaults | settings))
+
+
+def configured(**settings: Any) -> Endpoint:
+    return load_config("smoke", {f"endpoint.{name}": value for name, value in settings.items()}).endpoint
 
 
 def message_of(action: Callable[[], Any], within_s: float = 3, kind: type = EndpointError) -> str:
@@ -270,13 +275,13 @@ def test_open_webui_is_reached_under_its_own_paths() -> None:
 
     with ScriptedServer(script, script_models=True) as server:
         env = {"OWUI_URL": f"{server.url}/", "OWUI_TOKEN": KEY, "OWUI_FAV_MODEL": MODEL}
-        with open_endpoint(env=env) as chat:
+        with open_endpoint(configured(), env) as chat:
             assert chat.complete(ASK, **OPTIONS).text == "hello"
         paths = [request.path for request in server.requests]
         assert paths == ["/api/models", "/api/chat/completions"]
         assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
         # The commonest mistake: the address of the page a browser shows.
-        message = message_of(open_endpoint("openai", server.url, env={}).__enter__)
+        message = message_of(open_endpoint(configured(provider="openai", base_url=server.url), {}).__enter__)
     assert f"Open WebUI the address is {server.url}/api," in message
 
 
@@ -325,7 +330,7 @@ def server_process() -> psutil.Process:
 
 
 def test_the_embedded_server_answers_and_goes() -> None:
-    with open_endpoint("embedded", parallel_requests=2, env={"OPENAI_API_KEY": KEY}) as chat:
+    with open_endpoint(configured(provider="embedded", parallel_requests=2), {"OPENAI_API_KEY": KEY}) as chat:
         assert chat.model and "/" not in chat.model
         child = server_process()
         reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)

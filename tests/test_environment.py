@@ -8,6 +8,7 @@ import pytest
 from helpers import load_config
 from helpers.environment import (
     CONSTRAINTS,
+    NO_BF16,
     Check,
     check_environment,
     check_packages,
@@ -62,7 +63,7 @@ def test_remedy_is_printed_only_where_needed(capsys: pytest.CaptureFixture[str])
     ("gpu", "memory", "cpu", "profile"),
     [
         (24.0, 16.0, "8 cores", "gpu"),
-        (0.0, 16.0, "8 cores, avx512_bf16", "cpu"),
+        (0.0, 16.0, "8 cores, bf16 in hardware", "cpu"),
         (4.0, 16.0, "8 cores", "cpu"),
         (0.0, 2.0, "2 cores", "smoke"),
     ],
@@ -74,6 +75,6 @@ def test_profile_fits_the_machine(gpu: float, memory: float, cpu: str, profile: 
 
 def test_slow_cpu_is_told_more_minutes() -> None:
     memory = Check("Memory", True, "", "", 8.0)
-    fast = recommend_profile([Check("CPU", True, "2 cores, amx_bf16"), memory])
-    slow = recommend_profile([Check("CPU", True, "2 cores, no bf16"), memory])
+    fast = recommend_profile([Check("CPU", True, "2 cores, bf16 in hardware"), memory])
+    slow = recommend_profile([Check("CPU", True, f"2 cores, {NO_BF16}"), memory])
     assert slow[1] > fast[1]

@@ -80,6 +80,13 @@ def asked(question: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": question},)
 
 
+def few_shot(task: str, shown: Iterable[tuple[str, str]], question: str) -> list[Message]:
+    """A prompt for a model that writes: the task, pairs of a question and its good answer, and a question."""
+    roles = ("user", "assistant")
+    turns = [{"role": role, "content": text} for pair in shown for role, text in zip(roles, pair, strict=True)]
+    return [{"role": "system", "content": task}, *turns, *asked(question)]
+
+
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write a dataset file."""
     write_jsonl(path, [example.row() for example in examples])

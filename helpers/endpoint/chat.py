@@ -22,15 +22,15 @@ from pydantic import SecretStr
 
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.endpoint.failures import Failures, RequestRejected
-from helpers.endpoint.json_reply import find_object, is_only_object
+from helpers.endpoint.json_reply import find_object
 from helpers.errors import ConfigError, UnreadableReply
 from helpers.installed import embedded_gguf
-from helpers.server import Provider, Server, resolve_endpoint
+from helpers.server import Server, resolve_endpoint
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["ChatEndpoint", "Messages", "Reply", "embedded_server", "open_endpoint", "resolve_endpoint"]
+    from helpers.config import Endpoint
 
 Messages = Sequence[Mapping[str, str]]
 JsonFormat = Literal["json_schema", "json_object", "prompt"]
@@ -184,9 +184,9 @@ class ChatEndpoint:
             except RequestRejected:
                 continue
             # Left free to choose, a model adds words around the object: the server ignored the format.
-            strict = schema if json_format == "json_schema" else {}
-            is_cut_object = reply.finish_reason == "length" and reply.text.lstrip().startswith("{")
-            if is_cut_object or is_only_object(reply.text, strict):
+            text, strict = reply.text.strip(), schema if json_format == "json_schema" else {}
+            is_whole = text.endswith("}") and find_object(text, strict)[0] is not None
+            if text.startswith("{") and (is_whole or reply.finish_reason == "length"):
                 break
         else:
             json_format = _JSON_FORMATS[-1]
@@ -267,37 +267,30 @@ class ChatEndpoint:
 
 
 @contextmanager
-def open_endpoint(
-    provider: Provider = "auto",
-    base_url: str | None = None,
-    model: str | None = None,
-    *,
-    timeout_s: float = 120,
-    max_attempts: int = 4,
-    max_wait_s: float = 60,
-    parallel_requests: int = 8,
-    context_tokens_each: int = 1024,
-    env: Mapping[str, str] | None = None,
-) -> Iterator[ChatEndpoint]:
+def open_endpoint(settings: "Endpoint", env: Mapping[str, str] | None = None) -> Iterator[ChatEndpoint]:
     """Yield a checked endpoint, started first when it is the embedded one.
 
-    The arguments are those of `resolve_endpoint`, `ChatEndpoint` and `embedded_server`; the last one answers
-    `parallel_requests` at a time.
+    Args:
+        settings: the section `endpoint` of the configuration; the embedded server answers `parallel_requests` at a
+            time.
+        env: environment variables; None for those of this process.
 
     Raises:
         ConfigError: settings or environment variables are missing or wrong.
         EndpointError: the endpoint cannot be used.
         ModelError: the embedded model is not installed.
     """
-    server = resolve_endpoint(provider, base_url, model, os.environ if env is None else env)
+    env, parallel = os.environ if env is None else env, settings.parallel_requests
+    server = resolve_endpoint(settings.provider, settings.base_url, settings.model, env)
     url, model, key = server
     with ExitStack() as stack:
         if url is None:
             gguf, model = Path(model).expanduser() if model else None, None
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
-            url = stack.enter_context(embedded_server(gguf, 2 * parallel_requests, context_tokens_each))
+            url = stack.enter_context(embedded_server(gguf, 2 * parallel))
             server = server._replace(model=str(gguf or embedded_gguf()))
-        endpoint = ChatEndpoint(url, model, key, timeout_s, max_attempts, max_wait_s, parallel_requests)
+        limits = (settings.timeout_s, settings.max_attempts, settings.max_wait_s)
+        endpoint = ChatEndpoint(url, model, key, *limits, parallel)
         offered = endpoint.check()
         endpoint.name = server.name(server.model or offered)
         yield endpoint

@@ -5,7 +5,6 @@ outlive the notebook that started it, however that notebook ends; and a crash in
 child alone.
 """
 
-import http.client
 import os
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 from helpers.errors import EndpointError, ModelError
+from helpers.files import write_atomic
 from helpers.installed import embedded_gguf
 
 # How often libgomp's threads look whether the others are ready before they sleep. By default they look for so long that
@@ -67,12 +66,12 @@ def embedded_server(
             ) as process,
         ):
             try:
-                yield _wait_until_healthy(process, address, log, start_timeout_s)
+                yield _wait_until_ready(process, address, log, start_timeout_s)
             finally:
                 process.kill()
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], address: Path, log: Path, timeout_s: float) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path, timeout_s: float) -> str:
     give_up_at = time.monotonic() + timeout_s
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
@@ -81,28 +80,16 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], address: Path, log: Pa
                 f"The embedded chat server stopped with exit code {process.returncode} before it was ready; "
                 f"is the GGUF file whole, and memory free? It said: {' '.join(tail).strip()}"
             )
-        if address.exists() and _is_healthy(url := address.read_text(encoding="utf-8")):
-            return f"{url}/v1"
+        if address.exists():
+            return f"{address.read_text(encoding='utf-8')}/v1"
         time.sleep(0.05)
     raise EndpointError(
         f"The embedded chat server was not ready after {timeout_s:g} s; close other programs and run again."
     )
 
 
-def _is_healthy(url: str) -> bool:
-    # http.client, because urllib would send even a loopback address to the machine's HTTP proxy.
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
 def _serve(model_path: Path, parallel: int, context_tokens_each: int, address: Path) -> None:
-    """Run the server until standard input closes; write its URL to `address` once it listens."""
+    """Run the server until standard input closes; write its URL to `address` once it answers."""
     watchdog = threading.Thread(target=_exit_with_parent, daemon=True)
     watchdog.start()
     import joblib  # type: ignore[import-untyped]
@@ -118,10 +105,8 @@ def _serve(model_path: Path, parallel: int, context_tokens_each: int, address: P
     params.cpuparams.n_threads = joblib.cpu_count(only_physical_cores=True)
     params.ui = params.endpoint_slots = False  # The slots page would show prompts to other users.
     params.verbosity = 1  # Errors alone.
-    server = xllamacpp.Server(params)
-    part = address.with_suffix(".part")
-    part.write_text(server.listening_address, encoding="utf-8")
-    part.replace(address)
+    server = xllamacpp.Server(params)  # Returns once the model is loaded.
+    write_atomic(address, server.listening_address)
     watchdog.join()
 
 

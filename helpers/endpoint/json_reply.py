@@ -23,15 +23,6 @@ def find_object(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | Non
     return None, fault
 
 
-def is_only_object(text: str, schema: dict[str, Any]) -> bool:
-    """Whether a text is one JSON object that fits a schema, with nothing around it."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and _violation(found, schema) is None
-
-
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the outermost JSON objects in a text, in order."""
     end = 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
 
-PREPARES = ("data/example", "data/glossary", "data/table", "models/generate", "models/tokens")
+PREPARES = ("data/card", "data/example", "data/glossary", "data/table", "models/generate", "models/tokens")
 """Code that decides what is made of conversations or rows."""
 CARD = ("card.json", "card.md", "lengths.png")
 
@@ -57,7 +57,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
     from helpers.endpoint.chat import open_endpoint
 
-    with open_endpoint(**run.config.endpoint.model_dump()) as endpoint:
+    with open_endpoint(run.config.endpoint) as endpoint:
         yield endpoint
 
 
@@ -107,12 +107,11 @@ def prepare(run: Run) -> dict[str, Any]:
 
         return join(run)
     from helpers.data.glossary import card, splits
-    from helpers.data.glossary.phrasings import load_bank
 
     if run.config.data.source is not None:
         return _prepare_table(run)
 
-    settings, seed, bank = run.config.dataset, run.config.seed, load_bank()
+    settings, seed = run.config.dataset, run.config.seed
     folder = run.path / "dataset"
     conversations_path, replay_path = folder / "conversations.jsonl", folder / "general_answers.jsonl"
     if not conversations_path.exists():
@@ -127,30 +126,14 @@ def prepare(run: Run) -> dict[str, Any]:
         if not own:
             replay_path.unlink(missing_ok=True)
         general = rehearsed_examples(run, settings.general_train, replay_path)
-        test = splits.test_records(
-            entries,
-            bank,
-            new_phrasings=settings.test_new_phrasings,
-            reverse=settings.test_reverse,
-            unknown=settings.test_unknown,
-            general=settings.test_general,
-            seed=seed,
-        )
-        avoid = {item.subject for item in test if item.bucket == "unknown"}
+        test = splits.test_records(entries, settings, seed=seed)
         train, validation = splits.training_records(
-            conversations,
-            entries,
-            bank,
-            unknown=settings.unknown_train * len(entries),
-            general=general,
-            validation_share=settings.validation_share,
-            avoid=avoid,
-            seed=seed,
+            conversations, entries, settings, general=general, test=test, seed=seed
         )
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
-        counts = card.make_card(entries, conversations, train, validation, test) | overlap
-        write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
         parts = {"train": train, "validation": validation, "test": test}
+        counts = card.make_card(entries, conversations, parts) | overlap
+        write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
         _write_dataset(run, parts, counts, card.card_text(counts))
     return counts
 

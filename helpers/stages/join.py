@@ -10,10 +10,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from helpers.data.example import GENERAL, SHORT, Example, write_examples
+from helpers.data.card import GENERAL_BUCKET, SPLITS
+from helpers.data.example import SHORT, Example, write_examples
 from helpers.data.glossary.rehearsal import general_examples
 from helpers.data.holders.candidates import BUCKET
-from helpers.data.holders.card import SPLITS
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline
 from helpers.data.holders.pseudonyms import read_key
@@ -33,8 +33,7 @@ BUCKETS = {
         "title": "Records of unseen patients",
         "meaning": f"Their values stand in no training record. An answer of up to {SHORT} words is looked for.",
     },
-    GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."},
-}
+} | GENERAL_BUCKET
 """What the report says about each bucket of the test."""
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from helpers.config import WITHOUT_EFFECT
+from helpers.data.card import SPLITS
 from helpers.data.example import read_examples
-from helpers.data.holders.card import SPLITS
 from helpers.data.holders.pipeline import Holder, Pipeline
 from helpers.errors import ConfigError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, sha256, sync, write_atomic, write_json

@@ -62,9 +62,11 @@ def writing() -> float:
     """Seconds of eight replies of the embedded server, four at once."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from helpers.config import load_config
     from helpers.endpoint.chat import open_endpoint
 
-    with open_endpoint("embedded", parallel_requests=4) as endpoint, ThreadPoolExecutor(4) as pool:
+    settings = load_config("cpu", {"endpoint.provider": "embedded", "endpoint.parallel_requests": 4}).endpoint
+    with open_endpoint(settings) as endpoint, ThreadPoolExecutor(4) as pool:
         asked = [[{"role": "user", "content": f"Tell me about the number {n}."}] for n in range(8)]
         began = time.monotonic()
         list(pool.map(lambda messages: endpoint.complete(messages, max_tokens=32, temperature=0.0, seed=0), asked))

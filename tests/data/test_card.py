@@ -23,10 +23,11 @@ CONVERSATIONS = [
     conversation("A", 2, "bank", "answer cut off", "question empty"),
     conversation("B", 0, "bank"),
 ]
+NOTHING: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
 
 
 def test_asked_is_kept_and_rejected() -> None:
-    card = make_card(ENTRIES, CONVERSATIONS, [], [], [])
+    card = make_card(ENTRIES, CONVERSATIONS, NOTHING)
     assert (card["asked"], card["kept"], card["rejected"]) == (7, 4, 3)
     assert card["reasons"] == {"answer cut off": 2, "question empty": 1}
     assert card["per_entry"]["A"] == {"asked": 6, "kept_model": 2, "kept_bank": 1, "rejected": 3}
@@ -39,13 +40,13 @@ def test_asked_is_kept_and_rejected() -> None:
 
 def test_a_lost_conversation_is_noticed() -> None:
     with pytest.raises(AssertionError, match="conversations were lost"):
-        make_card(ENTRIES[:1], CONVERSATIONS, [], [], [])
+        make_card(ENTRIES[:1], CONVERSATIONS, NOTHING)
 
 
 def test_text_names_every_entry_and_reason() -> None:
     train = [Example("f", "forward", asked("?"), "!")] * 3 + [Example("u", "unknown", asked("?"), "!")]
     test = [Example("r", "reverse", asked("?"), "!")] * 2
-    text = card_text(make_card(ENTRIES, CONVERSATIONS, train, train[:1], test))
+    text = card_text(make_card(ENTRIES, CONVERSATIONS, {"train": train, "validation": train[:1], "test": test}))
     for line in (
         "| split | forward | unknown | reverse |",
         "| train | 3 | 1 | 0 |",

@@ -41,7 +41,7 @@ def test_an_ambiguous_acronym_needs_its_field() -> None:
 @pytest.mark.parametrize("kind", ["forward", "reverse"])
 def test_every_held_out_phrasing_is_refused(kind: str) -> None:
     bank = load_bank()
-    for phrasing in bank.forward_test if kind == "forward" else bank.reverse_test:
+    for phrasing in bank.test[kind]:
         assert check_question(kind, fill_entry(phrasing, ABC), ABC) is not None, phrasing
 
 

@@ -153,12 +153,14 @@ def test_a_bank_that_runs_out_starts_over(tmp_path: Path) -> None:
 
 def test_half_of_the_banks_questions_have_an_opening_and_none_comes_twice(tmp_path: Path) -> None:
     bank = load_bank()
-    count = len(bank.forward_train)
+    count = len(bank.train["forward"])
     records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], **{**NOTHING, "forward_by_bank": count})
     opened = [r for r in records if r["question"].startswith(tuple(bank.openings))]
     assert 0.35 * count < len(opened) < 0.65 * count
     asked = [skeleton(re.sub("|".join(map(re.escape, bank.openings)), "", r["question"]), ENTRIES[0]) for r in records]
-    assert len(set(asked)) > 0.95 * len({skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.forward_train})
+    assert len(set(asked)) > 0.95 * len(
+        {skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.train["forward"]}
+    )
 
 
 @pytest.mark.parametrize(("finish_reason", "kept"), [("stop", True), ("length", False)])

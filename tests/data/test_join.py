@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from small_providers import CLINIC, SETTINGS, SHOP, join, records, small_pipeline, words
 
-from helpers.data.holders.card import join_card_text
 from helpers.data.holders.deidentify import fold
 from helpers.data.holders.join import Joined, join_providers
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
@@ -101,7 +100,7 @@ def test_no_phone_mail_or_full_name_is_left(joined: Joined, raw: dict[str, pd.Da
 
 
 def test_no_display_shows_a_record(joined: Joined) -> None:
-    shown = f"{joined} {joined!r} {[joined.records]} {joined.card} {join_card_text(joined.card)}"
+    shown = f"{joined} {joined!r} {[joined.records]} {joined.card}"
     assert "train" in shown
     for record in records(joined)[:50]:
         assert words(record) not in shown

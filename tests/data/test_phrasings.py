@@ -15,7 +15,7 @@ ENTRY = Entry("QZX", "QZX", "Quarterly Zone Exchange")
 
 @pytest.mark.parametrize("kind", ["forward", "reverse"])
 def test_no_training_phrasing_resembles_a_held_out_one(kind: str) -> None:
-    train, test = getattr(BANK, f"{kind}_train"), getattr(BANK, f"{kind}_test")
+    train, test = BANK.train[kind], BANK.test[kind]
     close = {
         (one, other): ratio
         for one, other in product(train, test)
@@ -25,11 +25,12 @@ def test_no_training_phrasing_resembles_a_held_out_one(kind: str) -> None:
     assert not close
 
 
-@pytest.mark.parametrize("name", ["forward_train", "reverse_train", "forward_test", "reverse_test"])
-def test_questions_are_distinct_and_have_their_slots(name: str) -> None:
-    phrasings = getattr(BANK, name)
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+@pytest.mark.parametrize("bank", [BANK.train, BANK.test], ids=["train", "test"])
+def test_questions_are_distinct_and_have_their_slots(bank: dict[str, list[str]], kind: str) -> None:
+    phrasings = bank[kind]
     assert len({text.casefold() for text in phrasings}) == len(phrasings)
-    needed, other = ("acronym", "definition") if name.startswith("forward") else ("definition", "acronym")
+    needed, other = ("acronym", "definition") if kind == "forward" else ("definition", "acronym")
     for text in phrasings:
         assert text.count(f"{{{needed}}}") == 1 and f"{{{other}}}" not in text, text
         assert text.count("{where}") == 1, text
@@ -37,9 +38,9 @@ def test_questions_are_distinct_and_have_their_slots(name: str) -> None:
 
 
 def test_answers_hold_what_is_asked() -> None:
-    assert all("{definition}" in text for text in BANK.forward_answers)
-    assert all("{acronym}" in text for text in BANK.reverse_answers)
-    assert all("{definition}" not in text for text in BANK.decline_answers)
+    assert all("{definition}" in text for text in BANK.answers["forward"])
+    assert all("{acronym}" in text for text in BANK.answers["reverse"])
+    assert all("{definition}" not in text for text in BANK.answers["unknown"])
 
 
 def test_general_questions_are_apart() -> None:

@@ -38,17 +38,16 @@ GLOSSARIES: dict[str, list[dict[str, str]]] = {
 
 BY_BANK = load_config("smoke").dataset.model_copy(
     update={"forward_by_model": 0, "forward_by_bank": 12, "reverse_by_model": 0, "reverse_by_bank": 6}
+    | {"unknown_train": 9, "validation_share": 0.1}
+    | {"test_new_phrasings": 3, "test_reverse": 2, "test_unknown": 10, "test_general": 5}
 )
 
 
 def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
     nobody = ChatEndpoint("http://127.0.0.1:9/v1")  # the bank words everything
     conversations = write_conversations(entries, nobody, BY_BANK, path=path, seed=seed)
-    test = test_records(entries, BANK, new_phrasings=3, reverse=2, unknown=10, general=5, seed=seed)
-    avoid = {item.subject for item in test if item.bucket == "unknown"}
-    train, validation = training_records(
-        conversations, entries, BANK, unknown=20, general=GENERAL, validation_share=0.1, avoid=avoid, seed=seed
-    )
+    test = test_records(entries, BY_BANK, seed=seed)
+    train, validation = training_records(conversations, entries, BY_BANK, general=GENERAL, test=test, seed=seed)
     return train, validation, test
 
 
@@ -57,7 +56,7 @@ def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile
     entries = load_glossary(glossary_file(GLOSSARIES[name]))
     train, validation, test = make(entries, tmp_path / "c.jsonl")
     everything = [*train, *validation]
-    assert len(everything) == 18 * len(entries) + 20 + 1
+    assert len(everything) == (18 + 9) * len(entries) + 1
     assert len(validation) == round(0.1 * len(everything))
     assert len({record.id for record in everything}) == len(everything)
     assert len({item.id for item in test}) == len(test) == 5 * len(entries) + 15
@@ -88,11 +87,10 @@ def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path
         for e in entries
         for n in range(10)
     ]
-    train, _ = training_records(
-        conversations, entries, BANK, unknown=10, general=[], validation_share=0, avoid=set(), seed=0
-    )
+    settings = BY_BANK.model_copy(update={"unknown_train": 3, "validation_share": 0})
+    train, _ = training_records(conversations, entries, settings, general=[], test=[], seed=0)
     declined = [record.question for record in train if record.bucket == "unknown"]
-    assert len(declined) == 10
+    assert len(declined) == 12
     assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
 
 
@@ -136,7 +134,7 @@ def leak(train: Example, test: Example, entries: list[Entry]) -> str:
 
 def test_leaks_are_named() -> None:
     abc, xyz = Entry("ABC", "ABC", "Alpha Beta"), Entry("XYZ", "XYZ", "Xi Ypsilon")
-    held_out = BANK.forward_test[0]
+    held_out = BANK.test["forward"][0]
 
     def about(bucket: str, question: str, subject: str = "") -> Example:
         return Example("one", bucket, asked(question), "", subject=subject)
@@ -145,7 +143,7 @@ def test_leaks_are_named() -> None:
     assert "uses a held-out phrasing" in leak(about("forward", fill_entry(held_out, xyz), "XYZ"), item, [abc, xyz])
     assert "stands in the training set" in leak(about("general", item.question.upper()), item, [abc])
     assert "['qq']" in leak(about("unknown", "Qq?", "Qq"), about("unknown", "What is QQ?", "QQ"), [abc])
-    fine = about("forward", fill_entry(BANK.forward_train[0], xyz), "XYZ")
+    fine = about("forward", fill_entry(BANK.train["forward"][0], xyz), "XYZ")
     assert 0 < assert_disjoint([fine], [item], [abc, xyz])["highest_overlap"] < 80
 
 

@@ -7,12 +7,16 @@ import re
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import LEAK_RATIO, held_out_overlap, load_bank
 
-ASKS_MEANING = re.compile(
-    r"\b(mean|means|meant|meaning|stand|stands|short for|full name|full form|long form|what is|what's|what are|"
-    r"explain|abbreviat\w*|definition|define|letters|spell|acronym|expand|refers?)\b",
-    re.IGNORECASE,
-)
-ASKS_ACRONYM = re.compile(r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE)
+NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acronym")}
+"""What a question of each kind names, and what its answer tells."""
+ASKS = {
+    "forward": re.compile(
+        r"\b(mean|means|meant|meaning|stand|stands|short for|full name|full form|long form|what is|what's|what are|"
+        r"explain|abbreviat\w*|definition|define|letters|spell|acronym|expand|refers?)\b",
+        re.IGNORECASE,
+    ),
+    "reverse": re.compile(r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE),
+}
 MAX_QUESTION_WORDS = 32
 MAX_OTHER_WORDS = 8
 """Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
@@ -32,28 +36,19 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
         return "question too long"
     if "\n" in question or question[-1] not in "?.!":
         return "question cut off"
-    names, defines = _mentions(entry.acronym, question), _holds(entry.definition, question)
-    if kind == "forward":
-        if not names:
-            return "question without the acronym"
-        if defines:
-            return "question gives the definition away"
-        if not ASKS_MEANING.search(question):
-            return "question asks something else"
-        if re.search(rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to) \w+ \w+", question):
-            return "question asserts a meaning"
-    else:
-        if not defines:
-            return "question without the definition"
-        if names:
-            return "question gives the acronym away"
-        if not ASKS_ACRONYM.search(question):
-            return "question asks something else"
+    (named, told), found = NAMES[kind], _found(entry, question)
+    if not found[named]:
+        return f"question without the {named}"
+    if found[told]:
+        return f"question gives the {told} away"
+    if not ASKS[kind].search(question):
+        return "question asks something else"
+    asserts = rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to) \w+ \w+"
+    if kind == "forward" and re.search(asserts, question):
+        return "question asserts a meaning"
     if entry.ambiguous and entry.field.casefold() not in question.casefold():
         return "question does not name the field"
-    bank = load_bank()
-    held_out = bank.forward_test if kind == "forward" else bank.reverse_test
-    if held_out_overlap(question, entry, held_out) >= LEAK_RATIO:
+    if held_out_overlap(question, entry, load_bank().test[kind]) >= LEAK_RATIO:
         return "question is a held-out phrasing"
     return None
 
@@ -64,10 +59,9 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
         return "answer empty" if not answer else "answer has several lines"
     if answer[-1] not in ".!":
         return "answer cut off"
-    if kind == "forward" and not _holds(entry.definition, answer):
-        return "answer without the definition"
-    if kind == "reverse" and not _mentions(entry.acronym, answer):
-        return "answer without the acronym"
+    told = NAMES[kind][1]
+    if not _found(entry, answer)[told]:
+        return f"answer without the {told}"
     said_first = entry.acronym if kind == "forward" else entry.definition
     if not answer.casefold().startswith(said_first.casefold()):
         return "answer does not begin by reading back what was asked"
@@ -83,9 +77,9 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
     return None
 
 
-def _mentions(acronym: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(acronym)}(?!\w)", text) is not None
-
-
-def _holds(definition: str, text: str) -> bool:
-    return " ".join(definition.casefold().split()) in " ".join(text.casefold().split())
+def _found(entry: Entry, text: str) -> dict[str, bool]:
+    """Whether a text holds the acronym, as a whole word and in its case, and the definition, in any case."""
+    return {
+        "acronym": re.search(rf"(?<!\w){re.escape(entry.acronym)}(?!\w)", text) is not None,
+        "definition": " ".join(entry.definition.casefold().split()) in " ".join(text.casefold().split()),
+    }

@@ -85,12 +85,12 @@ def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
         raise GlossaryError(f"The glossary {path.name} is empty. Expected at least one entry: {SHAPE}.")
     kept = [values for _, values in meanings.values()][:max_entries]
     counts = Counter(values["acronym"] for values in kept)
-    return [_entry(values, counts[values["acronym"]] > 1) for values in kept]
-
-
-def _entry(values: dict[str, str], ambiguous: bool) -> Entry:
-    identity = f"{values['acronym']} ({values['field']})" if ambiguous else values["acronym"]
-    return Entry(id=identity, ambiguous=ambiguous, **values)
+    entries = []
+    for values in kept:
+        ambiguous = counts[values["acronym"]] > 1
+        identity = f"{values['acronym']} ({values['field']})" if ambiguous else values["acronym"]
+        entries.append(Entry(id=identity, ambiguous=ambiguous, **values))
+    return entries
 
 
 def _read_rows(path: Path) -> list[Any]:

@@ -20,15 +20,16 @@ LEAK_RATIO = 80.0
 
 @dataclass(frozen=True)
 class Bank:
-    """The contents of phrasings.yaml and general.yaml; slots are {acronym}, {definition} and {where}."""
+    """The contents of phrasings.yaml and general.yaml; slots are {acronym}, {definition} and {where}.
 
-    forward_train: list[str]
-    reverse_train: list[str]
-    forward_test: list[str]
-    reverse_test: list[str]
-    forward_answers: list[str]
-    reverse_answers: list[str]
-    decline_answers: list[str]
+    `train`, `test`: kind (`forward`, `reverse`) to questions. `answers`: kind, or `unknown`, to answers. `examples`:
+    kind to what the writing model is shown: a scene, an invented entry and the question about it.
+    """
+
+    train: dict[str, list[str]]
+    test: dict[str, list[str]]
+    answers: dict[str, list[str]]
+    examples: dict[str, list[tuple[str, Entry, str]]]
     openings: list[str]
     scenes: list[str]
     general_train: list[dict[str, Any]]
@@ -40,6 +41,8 @@ def load_bank() -> Bank:
     """Read the two YAML files that ship beside this module."""
     phrasings = yaml.safe_load((HERE / "phrasings.yaml").read_text(encoding="utf-8"))
     general = yaml.safe_load((HERE / "general.yaml").read_text(encoding="utf-8"))
+    for rows in phrasings["examples"].values():
+        rows[:] = [(scene, Entry("", acronym, meaning), asked) for scene, acronym, meaning, asked in rows]
     return Bank(**phrasings, general_train=general["train"], general_test=general["test"])
 
 

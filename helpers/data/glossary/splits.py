@@ -7,9 +7,10 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
+from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import Bank, fill, fill_entry, held_out_overlap, skeleton
+from helpers.data.glossary.phrasings import fill, fill_entry, held_out_overlap, load_bank, skeleton
 from helpers.data.glossary.rehearsal import general_examples
 from helpers.errors import RunError
 from helpers.files import Record
@@ -21,12 +22,10 @@ KEEPS_CASE_UP_TO = 3
 def training_records(
     conversations: Sequence[Record],
     entries: Sequence[Entry],
-    bank: Bank,
+    settings: Dataset,
     *,
-    unknown: int,
     general: Sequence[Example],
-    validation_share: float,
-    avoid: set[str],
+    test: Sequence[Example],
     seed: int,
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation examples, shuffled.
@@ -34,16 +33,17 @@ def training_records(
     Args:
         conversations: what `write_conversations` returned.
         entries: the glossary.
-        bank: the phrasing bank.
-        unknown: how many invented acronyms to decline, asked in the words of the forward conversations.
+        settings: the section `dataset`: for each entry how many invented acronyms are declined, asked in the words of
+            the forward conversations, and the share of all records held back, 0 to 1.
         general: what is rehearsed of the base model's own answers.
-        validation_share: share of all records held back, 0 to 1.
-        avoid: invented acronyms of the test set, which training must not show.
+        test: of `test_records`, whose invented acronyms training must not show.
         seed: of every draw.
 
     Returns:
         (train, validation), in the buckets `forward`, `reverse`, `unknown` and `general`.
     """
+    avoid = {example.subject for example in test if example.bucket == "unknown"}
+    invented = invent_acronyms(entries, settings.unknown_train * len(entries), avoid=avoid, seed=seed, near_share=0.75)
     chooser = random.Random(f"{seed}/train")
     by_id = {entry.id: entry for entry in entries}
     examples = []
@@ -55,74 +55,46 @@ def training_records(
     forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
-    for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=avoid, seed=seed, near_share=0.75)):
+    for number, acronym in enumerate(invented):
         source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
         question = acronym.join(re.split(known, source["question"]))
-        answer = fill(chooser.choice(bank.decline_answers), acronym=acronym)
+        answer = fill(chooser.choice(load_bank().answers["unknown"]), acronym=acronym)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
     chooser.shuffle(examples)
-    held_back = round(len(examples) * validation_share)
+    held_back = round(len(examples) * settings.validation_share)
     return examples[held_back:], examples[:held_back]
 
 
-def test_records(
-    entries: Sequence[Entry],
-    bank: Bank,
-    *,
-    new_phrasings: int,
-    reverse: int,
-    unknown: int,
-    general: int,
-    seed: int,
-) -> list[Example]:
-    """Test examples in four buckets.
+def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
+    """Test examples in four buckets, as many as `settings`, the section `dataset`, says.
 
-    `new_phrasing` and `reverse` take held-out phrasings, `unknown` acronyms that exist nowhere (half of them
-    one letter from a known one), `general` questions that have nothing to do with the glossary.
+    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere (half of
+    them one letter from a known one), `general` questions that have nothing to do with the glossary.
     """
-    chooser = random.Random(f"{seed}/test")
+    bank, chooser = load_bank(), random.Random(f"{seed}/test")
     examples = []
     for entry in entries:
-        for number, phrasing in enumerate(
-            chooser.sample(bank.forward_test, min(new_phrasings, len(bank.forward_test)))
-        ):
-            question, answer = fill_entry(phrasing, entry), fill_entry(bank.forward_answers[0], entry)
-            examples.append(
-                Example(
-                    f"new_phrasing/{entry.id}/{number}",
-                    "new_phrasing",
-                    asked(question),
-                    answer,
-                    (entry.definition,),
-                    "contains",
-                    subject=entry.id,
-                )
-            )
-        for number, phrasing in enumerate(chooser.sample(bank.reverse_test, min(reverse, len(bank.reverse_test)))):
-            question, answer = fill_entry(phrasing, entry), fill_entry(bank.reverse_answers[0], entry)
-            # So short an acronym may be an ordinary word, such as IT or WHO.
-            check: Check = "contains_cased" if len(entry.acronym) <= KEEPS_CASE_UP_TO else "contains"
-            examples.append(
-                Example(
-                    f"reverse/{entry.id}/{number}",
-                    "reverse",
-                    asked(question),
-                    answer,
-                    (entry.acronym,),
-                    check,
-                    subject=entry.id,
-                )
-            )
-    for number, acronym in enumerate(invent_acronyms(entries, unknown, avoid=set(), seed=seed + 1)):
-        question = fill(bank.forward_test[number % len(bank.forward_test)], acronym=acronym)
-        answer = fill(bank.decline_answers[0], acronym=acronym)
-        examples.append(
-            Example(f"unknown/{acronym}", "unknown", asked(question), answer, check="declines", subject=acronym)
+        # So short an acronym may be an ordinary word, such as IT or WHO.
+        cased: Check = "contains_cased" if len(entry.acronym) <= KEEPS_CASE_UP_TO else "contains"
+        buckets: tuple[tuple[str, str, int, str, Check], ...] = (
+            ("new_phrasing", "forward", settings.test_new_phrasings, entry.definition, "contains"),
+            ("reverse", "reverse", settings.test_reverse, entry.acronym, cased),
         )
-    return [*examples, *general_examples(general)]
+        for bucket, kind, count, expected, check in buckets:
+            answer = fill_entry(bank.answers[kind][0], entry)
+            for number, phrasing in enumerate(chooser.sample(bank.test[kind], min(count, len(bank.test[kind])))):
+                question, name = asked(fill_entry(phrasing, entry)), f"{bucket}/{entry.id}/{number}"
+                examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
+    forward = bank.test["forward"]
+    invented = invent_acronyms(entries, settings.test_unknown, avoid=set(), seed=seed + 1)
+    for number, acronym in enumerate(invented):
+        question = asked(fill(forward[number % len(forward)], acronym=acronym))
+        answer = fill(bank.answers["unknown"][0], acronym=acronym)
+        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, check="declines", subject=acronym))
+    return [*examples, *general_examples(settings.test_general)]
 
 
 def invent_acronyms(

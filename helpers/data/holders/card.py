@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helpers.data.card import SPLITS as SPLITS  # the join takes it from here
+from helpers.data.card import counted
 from helpers.data.holders.candidates import Candidate
 from helpers.data.holders.splits import kept_in
 
-SPLITS = ("train", "validation", "test")
 TOUCHED = (
     "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
     "text can depend on whether another {unit} is with a holder.",
@@ -51,11 +52,12 @@ def make_join_card(
             if name in candidate.rows:
                 why[candidate.rows[name]] = why[candidate.rows[name]] or candidate.reason
         used = {candidate.rows[name] for candidate in kept if name in candidate.rows}
-        holders[name] = _count(name, len(reasons), len(used), [why[row] for row in why if row not in used])
-    left_out = [candidate.reason for candidate in candidates if candidate.reason]
+        left_out = Counter(reason for row, reason in why.items() if reason and row not in used)
+        holders[name] = counted(f"rows of {name}", len(reasons), len(used), left_out)
+    left_out = Counter(candidate.reason for candidate in candidates if candidate.reason)
     return {
         "holders": holders,
-        "joined": _count("the join", len(candidates), len(kept), left_out),
+        "joined": counted("rows of the join", len(candidates), len(kept), left_out),
         "frequent_key": dict(frequent or {}),
         "units": len({candidate.unit for candidate in kept}),
         "cap": cap,
@@ -63,13 +65,6 @@ def make_join_card(
         "deidentify": dict(quality),
         "touched": [place.format(unit=unit) for place in TOUCHED] + [NOT_MEASURED] * (not quality["measured"]),
     }
-
-
-def _count(name: str, given: int, kept: int, reasons: Sequence[str]) -> dict[str, Any]:
-    left_out = Counter(reason for reason in reasons if reason)
-    if given != kept + left_out.total():
-        raise AssertionError(f"rows of {name} were lost: {given} given, {kept} kept, {left_out.total()} left out")
-    return {"given": given, "kept": kept, "left_out": dict(left_out.most_common())}
 
 
 def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
@@ -81,30 +76,3 @@ def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
         "values": len(values),
         "records_of_a_unit": {str(size): times for size, times in sorted(Counter(of_unit.values()).items())},
     }
-
-
-def join_card_text(card: Mapping[str, Any]) -> str:
-    """The card as Markdown."""
-    lines = ["# Card of the joined records", ""]
-    lines += [f"{card['joined']['kept']} records of {card['units']} units, at most {card['cap']} of one unit.", ""]
-    lines += ["| split | records | units | different values |", "|---|---|---|---|"]
-    for name, row in card["splits"].items():
-        lines.append(f"| {name} | {row['records']} | {row['units']} | {row['values']} |")
-    lines += ["", "| from | given | kept | left out | why |", "|---|---|---|---|---|"]
-    for name, row in {**card["holders"], "joined records": card["joined"]}.items():
-        lines.append(f"| {name} | {row['given']} | {row['kept']} | {sum(row['left_out'].values())} | |")
-        lines += [f"| | | | {times} | {reason} |" for reason, times in row["left_out"].items()]
-    lines += [
-        f"\nOne key stands in {rows} rows of {name}, far more than any other: a patient, or a word for nobody?"
-        for name, rows in card["frequent_key"].items()
-    ]
-    quality = card["deidentify"]
-    lines += ["", "Masked: " + ", ".join(f"{times} {kind}" for kind, times in quality["masked"].items()) + "."]
-    if quality.get("recall") is not None:
-        languages = " and ".join(quality.get("languages", ())) or "a language that deidentify.languages does not say"
-        lines.append(
-            f"Recall {quality['recall']:.4f} and precision {quality['precision']:.4f} on planted spans, measured in "
-            f"{languages} only; the patterns are French and English."
-        )
-    lines += ["", "Where private data was read before training:", "", *(f"- {place}" for place in card["touched"])]
-    return "\n".join(lines) + "\n"

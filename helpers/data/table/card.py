@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helpers.data.card import GENERAL_BUCKET, buckets_of, counted, markdown_page, markdown_table, splits_table
 from helpers.data.example import GENERAL, SHORT, Example
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -22,8 +22,7 @@ BUCKETS = {
         "title": "Reworded",
         "meaning": "What training rows ask, in words that training never used: is the fact known, or the sentence?",
     },
-    GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."},
-}
+} | GENERAL_BUCKET
 
 
 def make_card(
@@ -47,15 +46,14 @@ def make_card(
         across: test rows, given as such, that belong with training rows.
         rejected: why rewordings were refused, and how often.
     """
-    kept = sum(example.bucket == BUCKET for examples in splits.values() for example in examples)
-    if read != kept + sum(left_out.values()):
-        raise AssertionError(f"rows were lost: {read} read, {kept} kept, {dict(left_out)} left out")
+    buckets = buckets_of(splits)
+    counts = counted("rows", read, sum(of_split.get(BUCKET, 0) for of_split in buckets.values()), left_out)
     return {
         "source": source,
-        "rows_read": read,
-        "rows_kept": kept,
-        "left_out": {reason: times for reason, times in left_out.items() if times},
-        **{name: dict(Counter(example.bucket for example in examples)) for name, examples in splits.items()},
+        "rows_read": counts["given"],
+        "rows_kept": counts["kept"],
+        "left_out": counts["left_out"],
+        **buckets,
         "near_duplicates": near_duplicates,
         "across_given_splits": across,
         "rejected_rewordings": dict(rejected),
@@ -65,29 +63,15 @@ def make_card(
 
 def card_text(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
-    tested = card["test"].get(BUCKET, 0)
-    across = card["across_given_splits"]
+    tested, across = card["test"].get(BUCKET, 0), card["across_given_splits"]
     but = f", but for {across} test rows: the table's own splits are kept" if across else ""
-    lines = [
-        "# Dataset card",
-        "",
+    few = f"Only {tested} rows are in the test: small differences between models cannot be seen with them."
+    return markdown_page(
         f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. {card['near_duplicates']} rows "
         "belong to a group or have a question nearly equal to another row's; rows that belong together are in one split"
         f"{but}.",
-        "",
-        "| split | rows of the table | reworded | general knowledge |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {' | '.join(str(card[name].get(bucket, 0)) for bucket in BUCKETS)} |"
-            for name in ("train", "validation", "test")
-        ),
-    ]
-    if card["left_out"]:
-        lines += ["", "| why left out | rows |", "|---|---|"]
-        lines += [f"| {reason} | {times} |" for reason, times in card["left_out"].items()]
-    if card["rejected_rewordings"]:
-        lines += ["", "| why a rewording was refused | times |", "|---|---|"]
-        lines += [f"| {reason} | {times} |" for reason, times in card["rejected_rewordings"].items()]
-    if tested < FEW:
-        lines += ["", f"Only {tested} rows are in the test: small differences between models cannot be seen with them."]
-    return "\n".join(lines) + "\n"
+        splits_table(card, {BUCKET: "rows of the table", REWORDED: "reworded", GENERAL: "general knowledge"}),
+        markdown_table(["why left out", "rows"], card["left_out"].items()),
+        markdown_table(["why a rewording was refused", "times"], card["rejected_rewordings"].items()),
+        few if tested < FEW else "",
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rapidfuzz import fuzz, utils
 
-from helpers.data.example import Example
+from helpers.data.example import Example, few_shot
 from helpers.data.table.examples import Row
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
@@ -66,14 +66,8 @@ def reword(
         for _ in range(wanted * ATTEMPTS):
             if len(wordings) == wanted:
                 break
-            shown = chooser.sample(SHOWN, len(SHOWN))
-            turns = [
-                {"role": role, "content": text}
-                for pair in shown
-                for role, text in zip(("user", "assistant"), pair, strict=True)
-            ]
             reply = endpoint.complete(
-                [{"role": "system", "content": TASK}, *turns, {"role": "user", "content": question}],
+                few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
                 max_tokens=40 + len(question),
                 temperature=temperature,
                 seed=chooser.randrange(2**31),
