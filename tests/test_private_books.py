@@ -13,6 +13,7 @@ from opacus.accountants import PRVAccountant
 from helpers.data.example import Example
 from helpers.errors import LedgerError, ModelError, PrivacyError, RunError
 from helpers.files import read_json, write_json
+from helpers.privacy.accounting import spent
 from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
 from helpers.run import Run
@@ -216,6 +217,7 @@ def test_a_training_goes_on_where_a_processor_computes_other_last_digits(
 
     real = PRVAccountant.get_epsilon
     monkeypatch.setattr(PRVAccountant, "get_epsilon", lambda *g, **k: factor * real(*g, **k))
+    spent.cache_clear()
     fine_tune_private(run, only="private")
     report = read_json(run.path / "models" / "private" / "privacy_report.json")
     assert {ledger.entries()[-1].result for ledger in ledgers_of(run)} == {report["adapter_sha256"]}

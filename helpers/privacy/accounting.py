@@ -138,6 +138,7 @@ def plan(
     return replace(cost, validation_noise=_rounded_up(noise), scores=scores)
 
 
+@lru_cache(typed=True)  # seconds, asked for by every stage of a training
 def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> Cost:
     """Cost of the first `steps` steps of a training; arguments as those of `plan`.
 

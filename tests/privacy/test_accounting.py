@@ -113,6 +113,7 @@ def test_processors_that_differ_in_the_last_digits_plan_the_same(monkeypatch: py
     monkeypatch.setattr(accounting.PRVAccountant, "get_epsilon", elsewhere(accounting.PRVAccountant.get_epsilon))
     monkeypatch.setattr(accounting.PLDAccountant, "get_epsilon", elsewhere(accounting.PLDAccountant.get_epsilon))
     accounting._noise_for.cache_clear()
+    spent.cache_clear()
     assert plan(600, 120, 0.05, target_epsilon=8.0, scores=3) == here
     accounting._noise_for.cache_clear()
 

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.data.card import SPLITS as SPLITS  # the join takes it from here
-from helpers.data.card import counted
+from helpers.data.card import SPLITS, counted
 from helpers.data.holders.candidates import Candidate
 from helpers.data.holders.splits import kept_in
 
@@ -17,7 +16,7 @@ TOUCHED = (
     "Wordings, cap and splits: they follow from a {unit}'s own content, key or group (split.by) and the seed.",
     "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
     "depend on the test set.",
-    "Counts of the join: those in private/card.json are exact and carry no noise.",
+    "Counts of the join: those in private/dataset/card.json are exact and carry no noise.",
 )
 """Where private data was read before training, for the privacy report."""
 NOT_MEASURED = (

@@ -18,9 +18,10 @@ import pandas as pd
 from pydantic import Secret, SecretStr
 from tqdm.auto import tqdm
 
+from helpers.data.card import SPLITS
 from helpers.data.example import Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate
-from helpers.data.holders.card import SPLITS, make_join_card
+from helpers.data.holders.card import make_join_card
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed
 from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
 from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, whole_number
