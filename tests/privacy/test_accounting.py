@@ -202,5 +202,6 @@ def test_a_target_that_no_noise_meets_is_refused() -> None:
 def test_accountants_that_disagree_give_no_guarantee(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = spent(1.0, 0.05, 100, 1e-5).pld
     monkeypatch.setattr("helpers.privacy.accounting.PLDAccountant.get_epsilon", lambda *_: right * wrong)
+    spent.cache_clear()
     with pytest.raises(PrivacyError, match=r"No guarantee can be given for .noise_multiplier"):
         spent(1.0, 0.05, 100, 1e-5)
