@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from helpers.config import PROJECT_ROOT, load_config
-from helpers.evaluation.attacks.canaries import make_canaries, training_records, whole_words
+from helpers.data.example import Example
+from helpers.evaluation.attacks.canaries import MEMBER, make_canaries, planted_examples, whole_words
 from helpers.evaluation.attacks.extraction import SECRET, continue_texts, secret_revealed
 from helpers.evaluation.attacks.membership import membership
-from helpers.files import Record, read_json, read_jsonl, sha256, write_json
+from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import record_losses, record_tokens
+from helpers.models.likelihood import example_losses
 from helpers.models.load import load_base, save_adapter
+from helpers.models.tokens import learnt_rows
 from helpers.privacy.accounting import plan
 from helpers.privacy.grants import Grant, holders_key, sign
 from helpers.privacy.ledger import Ledger, commit, open_ledger, reserve
@@ -43,23 +45,23 @@ EPOCHS = 2.0
 SEED = 0
 
 
-def records(path: Path, tokenizer: Any) -> tuple[list[Record], list[Record], list[Record]]:
-    """Training records with secret and canaries, sentences of the test split, and all canaries."""
+def records(path: Path, tokenizer: Any) -> tuple[list[Example], list[Example], list[Example]]:
+    """Training texts with secret and canaries, sentences of the test split, and all canaries."""
     rows = [
-        {"unit": row["id"].split("_")[0], "text": row["context"], "split": row["split"]}
-        for row in read_jsonl(path)
-        if len(record_tokens(tokenizer, row["context"])) <= LONGEST
+        Example(row["id"], row["split"], (), row["context"], unit=row["id"].split("_")[0]) for row in read_jsonl(path)
     ]
+    lengths = [len(row) for row, _ in learnt_rows(rows, tokenizer)]
+    rows = [row for row, length in zip(rows, lengths, strict=True) if length <= LONGEST]
     canaries = make_canaries(560, 1000, words=whole_words(tokenizer), seed=SEED)
     train = [
-        *[{"unit": "secret", "text": SECRET}] * SECRET_COPIES,
-        *training_records(canaries, CANARY_COPIES),
-        *(row for row in rows if row["split"] == "train"),
+        *[Example("secret", "secret", (), SECRET, unit="secret")] * SECRET_COPIES,
+        *planted_examples(canaries, CANARY_COPIES),
+        *(row for row in rows if row.bucket == "train"),
     ]
-    return train, [row for row in rows if row["split"] == "test"], canaries
+    return train, [row for row in rows if row.bucket == "test"], canaries
 
 
-def few_of(test: list[Record]) -> list[Record]:
+def few_of(test: list[Example]) -> list[Example]:
     """Some 200 sentences of the test split."""
     return test[:: max(1, len(test) // 200)]
 
@@ -80,15 +82,15 @@ def phee_ledger(folder: Path) -> Ledger:
     return open_ledger(folder, sign(grant, holders_key(folder / "phee.key")), begin=True)
 
 
-def attacked(model: Any, tokenizer: Any, test: list[Record], canaries: list[Record], base: Any) -> dict[str, Any]:
+def attacked(model: Any, tokenizer: Any, test: list[Example], canaries: list[Example], base: Any) -> dict[str, Any]:
     """Loss on unseen sentences, the secret, canaries and free samples."""
-    sides = {"in": [c for c in canaries if c["member"]], "out": [c for c in canaries if not c["member"]]}
-    losses = {side: record_losses(model, tokenizer, rows) for side, rows in sides.items()}
+    sides = {"in": [c for c in canaries if c.bucket == MEMBER], "out": [c for c in canaries if c.bucket != MEMBER]}
+    losses = {side: example_losses(model, tokenizer, rows) for side, rows in sides.items()}
     leak = membership(losses, {side: np.array(values) for side, values in base.items()} if base else None)
     secret = secret_revealed(model, tokenizer, seed=SEED)
     [samples] = continue_texts(model, tokenizer, [""], max_new_tokens=40, temperature=1.0, samples=6, seed=SEED)
     return {
-        "heldout_loss": float(record_losses(model, tokenizer, test).mean()),
+        "heldout_loss": float(example_losses(model, tokenizer, test).mean()),
         "secret_greedy": secret["greedy"],
         "secret_sampled": secret["sampled"],
         "completions": {row["prompt"]: row["greedy"] for row in secret["rows"]},
@@ -115,7 +117,7 @@ def main() -> None:
         found["base"] = attacked(load_base(base_name), tokenizer, test, canaries, None)
         write_json(options.out, found)
     rate = EPOCHS / options.steps
-    validation = [dict(row, text=row["text"]) for row in few_of(test)]
+    validation = few_of(test)
     for name, epsilon in MODELS.items():
         if name in found or options.only not in (None, name):
             continue

@@ -47,7 +47,7 @@ from helpers.privacy import training
 from helpers.privacy.ghosts import GHOSTS
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.units import Unit, encode_units
-from helpers.run import Run
+from helpers.run import HOLDERS, Run
 from helpers.stages.private_training import recipe_of
 
 SIZES = (16, 32, 64)
@@ -74,8 +74,8 @@ def prepared(model: str) -> str:
 
 def batches(rounds: int) -> list[list[Unit]]:
     """The patients of each step, drawn from the example's."""
-    config = load_config("cpu")
-    pipeline = load_pipeline(config.pipeline)
+    config = load_config("cpu", HOLDERS)
+    pipeline = load_pipeline(str(config.pipeline))
     joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
     units = encode_units(joined.records.get_secret_value()["train"], load_tokenizer(TOKENIZER), max_length_tokens=128)
     chooser = random.Random(0)
@@ -86,7 +86,7 @@ class Steps:
     """A model and its two kinds of steps."""
 
     def __init__(self, model: str, quantisation: str, rounds: int) -> None:
-        recipe = recipe_of(Run(PROJECT_ROOT / "runs", load_config("cpu")), "private")
+        recipe = recipe_of(Run(PROJECT_ROOT / "runs", load_config("cpu", HOLDERS)), "private")
         assert recipe.cost is not None
         settings = recipe.settings.model_copy(update={"quantisation": quantisation})
         self.batches = batches(rounds)
