@@ -141,7 +141,7 @@ class Data(Section):
             raise ValueError(f"columns: {unknown[0]!r} is no role; expected some of {', '.join(ROLES)}")
         of_tables = [key for key in ("columns", "rewordings", "sheet", "separator", "encoding") if getattr(self, key)]
         if of_tables and isinstance(self.source, dict) and "holders" in self.source:
-            raise ValueError(f"{of_tables[0]}: holders' records have their columns, files and wordings in the pipeline")
+            raise ValueError(f"{of_tables[0]}: only for tables. With holders' records, set this in the pipeline")
         return self
 
 
@@ -203,7 +203,7 @@ class Score(Section):
 
 
 class Privacy(Section):
-    """How adapters are fitted to examples that belong to somebody, and how they are audited."""
+    """Settings of training with differential privacy and of its audit."""
 
     ledgers: Place
     patients_expected: Positive | None

@@ -55,9 +55,9 @@ STAGES = {
     "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
     "prepare": (
         "helpers.stages:prepare",
-        "01: split conversations or the rows of a table, or join holders' records, for training, validation and test.",
+        "01: make training, validation and test sets from conversations, a table or holders' records.",
     ),
-    "fine-tune": ("helpers.stages:fine_tune", "02: train the adapters; on holders' records, with privacy."),
+    "fine-tune": ("helpers.stages:fine_tune", "02: train the adapters; with differential privacy on holders' records."),
     "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
     "score": ("helpers.stages:score", "03: score the answers."),
     "report": ("helpers.stages:report", "03: write report.html."),
@@ -170,7 +170,9 @@ Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a 
 Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
 Table = Annotated[
     str | None,
-    typer.Option(help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address; or a pipeline.yaml."),
+    typer.Option(
+        help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address; or the pipeline.yaml of holders."
+    ),
 ]
 Folder = Annotated[str | None, typer.Option(help="Run folder; by default runs/<profile>-<fingerprint>.")]
 Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Override, such as lora.rank=8; may repeat.")]
@@ -180,7 +182,7 @@ Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Overri
 def _run(
     conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
 ) -> None:
-    """Execute all notebooks; with data of your own, those that are about them."""
+    """Execute the notebooks: all, or only those for your own data."""
     overrides = _overrides(set, glossary, data)
     opened = _opened(conf, run, overrides)
     _execute_all(opened, conf, overrides)
@@ -210,7 +212,7 @@ def _ask(
 
 @app.command("begin-ledgers")
 def _begin_ledgers(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
-    """02, private: begin the ledgers of holders whose records are not fictitious."""
+    """02: create the missing ledgers of holders of real records."""
     opened = _opened(conf, run, _overrides(set))
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
@@ -290,7 +292,7 @@ def _show(run: Run) -> None:
     if "privacy" in found:
         import pandas as pd
 
-        print(f"\nAttacked, with the {found['privacy']['unit']} as unit:")
+        print(f"\nResults of the attacks (privacy unit: {found['privacy']['unit']}):")
         columns = ["epsilon", "heldout_loss", "secret_revealed", "canary_auc", "canary_auc_high"]
         print(f"{pd.DataFrame(found['privacy']['models']).T[columns].astype(float).round(3).to_string(na_rep='–')}\n")
     for page in sorted(run.path.glob("models/*/privacy_report.html")):

@@ -31,8 +31,7 @@ KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
 HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yaml")}, "score.judge_items": 0}
-"""What the notebooks on private records are about, where the configuration names no holders: answers of a few words,
-which need no judge."""
+"""Default source of the notebooks on private records. No judge: their answers have a few words."""
 
 
 class Run:
@@ -52,7 +51,7 @@ class Run:
 
     @property
     def home(self) -> Path:
-        """Where data, answers and scores lie: those of holders' records in private/, for their owner alone."""
+        """Folder of data, answers and scores: private/ for holders' records, for their owner only."""
         return self.path / "private" if self.config.pipeline else self.path
 
     def server(self) -> Server:

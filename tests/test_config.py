@@ -45,7 +45,7 @@ def test_what_may_be_a_secret_is_not_repeated() -> None:
     [
         (
             {"data.source": {"holders": "p.yaml"}, "data.columns": {"question": "Q"}},
-            "columns: holders' records have their columns",
+            "columns: only for tables",
         ),
         ({"privacy.target_epsilon": 0}, r"privacy\.target_epsilon: .*greater than 0"),
         ({"privacy.target_epsilon": -1.0}, r"privacy\.target_epsilon: .*greater than 0"),

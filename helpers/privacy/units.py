@@ -53,7 +53,7 @@ def encode_units(
         PrivacyError: an example is nobody's, fewer than two patients, or examples that are too long; none is shown.
     """
     if not all(example.unit for example in examples):
-        raise PrivacyError("Some examples belong to nobody, so that nobody's share in training can be bounded.")
+        raise PrivacyError("Some examples have no unit, so that what each patient adds to training cannot be bounded.")
     rows: dict[str, list[tuple[Row, int]]] = {}
     for example, row in zip(examples, learnt_rows(examples, tokenizer), strict=True):
         rows.setdefault(example.unit, []).append(row)

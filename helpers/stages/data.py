@@ -14,7 +14,7 @@ from helpers.data.example import Example, write_examples
 from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
-from helpers.stages.notebooks import PREPARE
+from helpers.stages.notebooks import PREPARE, maker
 
 if TYPE_CHECKING:
     from helpers.data.glossary.entries import Entry
@@ -140,7 +140,7 @@ def prepare(run: Run) -> dict[str, Any]:
 
 def read_card(run: Run) -> dict[str, Any]:
     """The dataset card of this run, or of example_data/ where the first stages were skipped."""
-    folder = run.ensure("dataset", sample="card.json", made_by=PREPARE)
+    folder = run.ensure("dataset", sample="card.json", made_by=maker(run, PREPARE))
     return read_json(folder / "card.json")
 
 

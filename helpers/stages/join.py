@@ -1,4 +1,4 @@
-"""01, with holders' records as source: they are joined, and planted with secrets where all of them are fictitious."""
+"""01, with holders' records as source: they are joined, and secrets are added if all of them are fictitious."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from helpers.run import Run
 from helpers.stages.data import pipeline_of, rehearsed_examples
 
 REHEARSED = 200
-"""General questions that are rehearsed at most, where the base model answers them right; half of them twice."""
+"""General questions that the base model is asked, half of them twice. Only its right answers are rehearsed."""
 BUCKETS = {
     BUCKET: {
-        "title": "Records of unseen patients",
-        "meaning": f"Their values stand in no training record. An answer of up to {SHORT} words is looked for.",
+        "title": "Questions about unseen patients",
+        "meaning": "About patients who are in no training record. An answer is right if it contains the expected one, "
+        f"where that has {SHORT} words or fewer.",
     },
 } | GENERAL_BUCKET
 """What the report says about each bucket of the test."""
@@ -90,7 +91,7 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
 
 
 def _rehearsed_by(run: Run, folder: Path) -> list[Example]:
-    """Common knowledge in the base model's own words, which is public: without it, both models forget nearly all of it.
+    """Common knowledge in the base model's own words, which is public: without it, models forget nearly all.
 
     Each of them is drawn, clipped and noised as if it were a patient, so that the guarantee stays as it is.
     """

@@ -13,7 +13,7 @@ from helpers.errors import RunError
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
 from helpers.stages.data import glossary_entries
-from helpers.stages.notebooks import PREPARE, TRAIN
+from helpers.stages.notebooks import PREPARE, TRAIN, maker
 
 FITS = ("training", "models")
 ANSWERS = ("evaluation/answers", "models")
@@ -42,7 +42,7 @@ def fine_tune(
     from helpers.training.sft import train_adapter
 
     config, settings = run.config, run.config.training
-    dataset = run.ensure("dataset", sample="train.jsonl", made_by=PREPARE)
+    dataset = run.ensure("dataset", sample="train.jsonl", made_by=maker(run, PREPARE))
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
     if only is not None and only not in settings.adapters:
         raise RunError(f"There is no adapter '{only}' in training.adapters; it has {', '.join(settings.adapters)}.")
@@ -71,13 +71,13 @@ def answer(run: Run) -> dict[str, Path]:
     from helpers.models.load import attach_adapters, load_base
 
     config = run.config
-    dataset = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
+    dataset = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     test = read_examples(dataset / "test.jsonl")
     quantised = adapters_of(run)
     folders = {name: run.path / "models" / name for name in quantised}
     trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
     for name in folders.keys() - trained.keys():
-        print(f"The adapter {name} is not trained in this run: left out. {TRAIN} trains it.")
+        print(f"The adapter {name} is not trained in this run: left out. {maker(run, TRAIN)} trains it.")
     models = ["base", *([] if config.pipeline else ["in_context"]), *trained]
     paths = {name: run.home / "predictions" / f"{name}.jsonl" for name in models}
     shown = config.glossary if config.data.source is None else dataset / "train.jsonl"
@@ -122,7 +122,7 @@ def in_context(run: Run, test: list[Example]) -> list[list[Message]]:
     count = run.config.answer.in_context_entries
     if run.config.data.source is None:
         return glossary_messages(test, glossary_entries(run), count)
-    train = read_examples(run.ensure("dataset", sample="train.jsonl", made_by=PREPARE) / "train.jsonl")
+    train = read_examples(run.ensure("dataset", sample="train.jsonl", made_by=maker(run, PREPARE)) / "train.jsonl")
     return nearest_rows_messages(test, [example for example in train if example.bucket != GENERAL], count)
 
 
@@ -185,7 +185,7 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     if not chosen or not set(chosen) <= {"base", *trained}:
         raise RunError(
             f"{run.path} has {'the models ' + ', '.join(trained) if trained else 'no trained model yet'}, and base; "
-            f"received {model or 'no name'}. {'' if trained else f'{TRAIN} trains one.'}"
+            f"received {model or 'no name'}. {'' if trained else f'{maker(run, TRAIN)} trains one.'}"
         )
     tokenizer, data = load_tokenizer(config.base_model), config.data
     messages = [{"role": "user", "content": question}]

@@ -133,7 +133,7 @@ def recipe_of(run: Run, name: str) -> Recipe:
         )
     config, cost = run.config, planned(run, name) if name != BASELINE else None
     if unused := [key for key in ("training_arguments", "lora_arguments") if getattr(config, key)]:
-        raise ConfigError(f"{unused[0]} is set, and not for private training: use the section privacy, and empty it.")
+        raise ConfigError(f"{unused[0]} has no effect in private training. Empty it and use the section privacy.")
     return Recipe(config.base_model, config.lora.target_modules, config.privacy, cost, config.seed, config.threads)
 
 

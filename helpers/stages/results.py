@@ -13,7 +13,7 @@ from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run, flat
 from helpers.stages.data import chat_endpoint, pipeline_of, read_card
 from helpers.stages.models import adapters_of
-from helpers.stages.notebooks import ANSWER, PREPARE, SCORE
+from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, maker
 
 SCORES = ("evaluation",)
 """Code that decides scores."""
@@ -28,8 +28,8 @@ def score(run: Run) -> dict[str, Any]:
     from helpers.evaluation.similarity import load_metrics
 
     settings = run.config.score
-    folder = run.ensure("dataset", sample="test.jsonl", made_by=PREPARE)
-    predictions = run.ensure("predictions", sample="base.jsonl", made_by=ANSWER)
+    folder = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
+    predictions = run.ensure("predictions", sample="base.jsonl", made_by=maker(run, ANSWER))
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
     inputs = [folder / "train.jsonl", folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
     path = run.home / "scores" / "results.json"
@@ -106,7 +106,7 @@ def report(run: Run) -> Path:
 
     source, target = run.home / "results.json", run.home / "report.html"
     if not source.exists():
-        raise RunError(f"{source} is missing. Run {SCORE} on this run folder first.")
+        raise RunError(f"{source} is missing. Run {maker(run, SCORE)} on this run folder first.")
     with run.stage("report", [source], [target]):
         write_report(source, target)
     return target
