@@ -95,7 +95,7 @@ def test_notebook_is_clean(path: Path) -> None:
 
 
 def test_the_audit_alone_says_what_to_run_first(tmp_path: Path) -> None:
-    with pytest.raises(PapermillExecutionError, match=r"Run 02-fine_tune/03-train_privately\.ipynb"):
+    with pytest.raises(PapermillExecutionError, match=r"Run 01-create_dataset/03-join_private_records\.ipynb"):
         execute(AUDIT, tmp_path / "run")
 
 
