@@ -130,8 +130,10 @@ class Data(Section):
     def _from_the_course(cls, source: Any) -> Any:
         if isinstance(source, str) and "://" not in source:
             return str(_anchored(Path(source)))
-        if isinstance(source, dict) and isinstance(source.get("holders"), str):
-            return source | {"holders": str(_anchored(Path(source["holders"])))}
+        if isinstance(source, dict) and "holders" in source:
+            if len(source) > 1 or not isinstance(source["holders"], str):
+                raise ValueError("holders: expected the path of a pipeline.yaml, and no other key")
+            return {"holders": str(_anchored(Path(source["holders"])))}
         return source
 
     @model_validator(mode="after")
@@ -287,7 +289,7 @@ class Config(Section):
     def pipeline(self) -> Path | None:
         """The pipeline of holders' records that `data.source` names, if it names one."""
         source = self.data.source
-        return Path(source["holders"]) if isinstance(source, dict) and [*source] == ["holders"] else None
+        return Path(source["holders"]) if isinstance(source, dict) and "holders" in source else None
 
 
 WITHOUT_EFFECT = {

@@ -191,9 +191,9 @@ def _run(
 
 
 @app.command("run-private")
-def _run_private(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
+def _run_private(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks on private records: those of example_data/, or of your configuration's data.source."""
-    overrides = _overrides(set)
+    overrides = _overrides(set, data=data)
     _execute_all(open_private_run(conf, Path(run).resolve() if run else None, overrides), conf, overrides)
 
 
@@ -211,9 +211,9 @@ def _ask(
 
 
 @app.command("begin-ledgers")
-def _begin_ledgers(conf: Conf = "cpu", run: Folder = None, set: Set = None) -> None:
+def _begin_ledgers(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
     """02: create the missing ledgers of holders of real records."""
-    opened = _opened(conf, run, _overrides(set))
+    opened = _opened(conf, run, _overrides(set, data=data))
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
@@ -238,7 +238,7 @@ for _name, (_target, _told) in STAGES.items():
 
 
 def _opened(conf: str, run: str | None, overrides: dict[str, Any]) -> Run:
-    return open_run(conf, Path(run).resolve() if run else None, overrides)
+    return open_run(conf, Path(run).resolve() if run else None, overrides, holders=True)
 
 
 def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
@@ -287,7 +287,8 @@ def _show(run: Run) -> None:
     found = read_json(path) if path.exists() else {}
     print()
     if "models" in found:
-        print_table(found)
+        if run.config.pipeline is None or stages.pipeline_of(run).fictitious:  # no noise protects test patients
+            print_table(found)
         print(f"\nReport: {_shown(run.home / 'report.html')}")
     if "privacy" in found:
         import pandas as pd

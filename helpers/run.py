@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 from dotenv import load_dotenv
 from filelock import BaseFileLock, FileLock
+from pydantic import ValidationError
 
-from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
+from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, explained, load_config
 from helpers.config_layers import OWN_KEYS
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
@@ -183,6 +184,11 @@ class Run:
         print(f"{folder}/ was not made in this run yet: starting from example_data/{folder}/.")
         return target
 
+    def made_from(self, stage: str, inputs: Sequence[Path]) -> bool:
+        """Whether a stage's outputs are of these inputs, as far as is known."""
+        record = self.record(stage)
+        return record is None or record["inputs"] == self._hashes(inputs)
+
     def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         return {self._name(path): sha256(path) for path in paths if path.exists()}
 
@@ -197,6 +203,8 @@ def open_run(
     conf: str | Path = "cpu",
     run: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    holders: bool = False,
 ) -> Run:
     """Open the run folder of a configuration, or make it.
 
@@ -205,14 +213,21 @@ def open_run(
         run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat
             server go on in the same folder.
         overrides: dotted keys to values.
+        holders: whether the caller takes care not to show holders' records.
 
     Raises:
-        ConfigError: the configuration has mistakes.
+        ConfigError: the configuration has mistakes, or names holders' records and the caller is not made for them.
         RunError: the folder belongs to another configuration, or cannot be written.
     """
     wait_politely()  # before a stage loads torch
     load_dotenv(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
     config = load_config(conf, overrides)
+    if config.pipeline and not holders:
+        raise ConfigError(
+            "data.source names holders' records, which this notebook would show. Theirs are "
+            "01-create_dataset/03-join_private_records.ipynb, 02-fine_tune/03-train_privately.ipynb and, of invented ones, "
+            "03-test/04-audit_privacy.ipynb; commands go on as always."
+        )
     path = _usual_folder(config) if run is None else Path(run)
     path = path if path.is_absolute() else PROJECT_ROOT / path
     path = path.resolve()
@@ -240,9 +255,12 @@ def open_private_run(
     conf: str | Path = "cpu", run: str | Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Run:
     """`open_run` on holders' records: those of example_data/ where the configuration names none."""
-    if load_config(conf, overrides).pipeline is None:
+    config = load_config(conf, overrides)
+    if config.pipeline is None and config.data.source is not None:
+        raise ConfigError("data.source names a table, and this is for holders' records: {holders: a pipeline.yaml}.")
+    if config.pipeline is None:
         overrides = {**HOLDERS, **(overrides or {})}
-    return open_run(conf, run, overrides)
+    return open_run(conf, run, overrides, holders=True)
 
 
 def reopen_run(folder: Path) -> Run:
@@ -254,7 +272,12 @@ def reopen_run(folder: Path) -> Run:
     if not (folder / "config.yaml").exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
     load_dotenv(PROJECT_ROOT / ".env")
-    return Run(folder, Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
+    try:
+        return Run(folder, Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
+    except ValidationError as error:
+        raise RunError(
+            f"{explained(error, str(folder / 'config.yaml'))}\nAn older course made it: run it anew."
+        ) from None
 
 
 def _refuse_other(path: Path, config: Config) -> None:

@@ -15,7 +15,7 @@ from helpers.config import PROJECT_ROOT
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.files import write_json
 from helpers.privacy.grants import Grant, sign
-from helpers.run import Run, open_run
+from helpers.run import Run, open_private_run
 from helpers.stages.join import join
 from helpers.stages.private_training import fine_tune_private, ledgers_of
 
@@ -56,7 +56,7 @@ def opened(folder: Path, pipeline: Path | None = None, **overrides: Any) -> Run:
         "privacy.patients_a_step": 30,
         "privacy.max_length_tokens": 64,
     }
-    return open_run("smoke", folder / "run", own | overrides)
+    return open_private_run("smoke", folder / "run", own | overrides)
 
 
 def _joined(folder: Path) -> None:

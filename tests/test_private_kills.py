@@ -13,7 +13,7 @@ from few_patients import KEY, holders
 
 from helpers.files import read_json, sha256
 from helpers.privacy.ledger import Ledger
-from helpers.run import Run, open_run
+from helpers.run import Run, open_private_run
 from helpers.stages.private_training import fine_tune_private, ledgers_of
 
 KILLS = 50
@@ -26,7 +26,7 @@ def opened(folder: Path, ledgers_at: Path, patients: Path) -> Run:
         "privacy.patients_share": 0.5, "privacy.patients_a_step": 30,
         "privacy.steps": STEPS, "privacy.checkpoints": STEPS, "privacy.scores": 2,
     }  # fmt: skip
-    return open_run("smoke", folder, own)
+    return open_private_run("smoke", folder, own)
 
 
 def course(*folders: Path) -> None:

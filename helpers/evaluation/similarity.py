@@ -26,14 +26,20 @@ _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 
 
 def load_metrics(
-    static_model: str, sentence_model: str, cross_encoder: str, *, train: Path, cross_encoder_folder: Path, seed: int
+    static_model: str,
+    sentence_model: str,
+    cross_encoder: str | None,
+    *,
+    train: Path,
+    cross_encoder_folder: Path,
+    seed: int,
 ) -> tuple[dict[str, Metric], dict[str, Any] | None]:
     """Load every similarity score; the embedded cross-encoder is trained first.
 
     Args:
         static_model: `embedded`, a folder or a hub id.
         sentence_model: the same.
-        cross_encoder: the same; `embedded` is trained on `train`.
+        cross_encoder: the same; `embedded` is trained on `train`. None: none is used.
         train: training records of this run.
         cross_encoder_folder: where the trained cross-encoder is kept.
         seed: of its training.
@@ -52,6 +58,8 @@ def load_metrics(
         "sentence": partial(cosines, model=load_sentence_model(sentence_model)),
     }
     quality = None
+    if cross_encoder is None:
+        return metrics, quality
     try:
         if cross_encoder == "embedded":
             quality = cross.train_cross_encoder(train, cross_encoder_folder, seed=seed)

@@ -31,6 +31,8 @@ def audit_privacy(run: Run) -> dict[str, Any]:
             "The audit attacks models trained on planted, fictitious records; this run has no private one. "
             "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
         )
+    if not pipeline.split.validation:
+        raise RunError("The audit compares with patients held back: give split.validation a share in the pipeline.")
     read = [data / f"{name}.jsonl" for name in ("train", "validation", "test", "canaries")]
     inputs = {"base": read, **{name: [*read, path] for name, path in folders.items()}}
     outputs = {name: run.home / "audit" / f"{name}.json" for name in inputs}

@@ -22,6 +22,7 @@ from helpers.evaluation.attacks.canaries import make_canaries, planted_examples,
 from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, write_json
 from helpers.models.find import load_tokenizer
+from helpers.models.tokens import learnt_rows
 from helpers.privacy.units import encode_units
 from helpers.run import Run
 from helpers.stages.data import pipeline_of, rehearsed_examples
@@ -72,13 +73,16 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
         parts["canaries"] = []
         if pipeline.fictitious:
             parts["train"], parts["canaries"] = _planted(run, parts["train"], pipeline.cap)
-        rehearsed = [replace(each, unit=each.id) for each in _rehearsed_by(run, folder)]
-        parts["train"] = rehearsed + parts["train"]
         tokenizer, limit = load_tokenizer(config.base_model), config.privacy.max_length_tokens
+        public = [replace(each, unit=each.id) for each in _rehearsed_by(run, folder)]
+        lengths = [len(row) for row, _ in learnt_rows(public, tokenizer)]
+        rehearsed = [each for each, length in zip(public, lengths, strict=True) if length <= limit]
+        parts["train"] = rehearsed + parts["train"]
         units = encode_units(parts["train"], tokenizer, max_length_tokens=limit)
         if parts["validation"]:
             encode_units(parts["validation"], tokenizer, max_length_tokens=limit)
-        parts["test"] = parts["test"] + general_examples(config.dataset.test_general)
+        asked = [each for each in parts["test"] if each.prompt]  # a plain text is no question
+        parts["test"] = asked + general_examples(config.dataset.test_general)
         for name, path in paths.items():
             write_examples(path, parts[name])
         training = {

@@ -76,8 +76,11 @@ def answer(run: Run) -> dict[str, Path]:
     quantised = adapters_of(run)
     folders = {name: run.path / "models" / name for name in quantised}
     trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
+    parts = ("train", "validation", "test") if config.pipeline else ("train", "validation")
+    learnt = [dataset / f"{part}.jsonl" for part in parts]
+    trained = {name: folder for name, folder in trained.items() if run.made_from(f"fine_tune {name}", learnt)}
     for name in folders.keys() - trained.keys():
-        print(f"The adapter {name} is not trained in this run: left out. {maker(run, TRAIN)} trains it.")
+        print(f"The adapter {name} is not trained on this run's data: left out. {maker(run, TRAIN)} trains it.")
     models = ["base", *([] if config.pipeline else ["in_context"]), *trained]
     paths = {name: run.home / "predictions" / f"{name}.jsonl" for name in models}
     shown = config.glossary if config.data.source is None else dataset / "train.jsonl"
@@ -180,7 +183,7 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     from helpers.models.load import attach_adapters, load_base
 
     config, answers = run.config, {}
-    trained = [path.parent.name for path in sorted((run.path / "models").glob("*/adapter_config.json"))]
+    trained = [path.parent.name for path in sorted((run.path / "models").glob("[!.]*/adapter_config.json"))]
     chosen = [model] if model else trained
     if not chosen or not set(chosen) <= {"base", *trained}:
         raise RunError(
@@ -192,7 +195,8 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     if data.source is not None and config.pipeline is None:
         messages = worded(messages, [], data.prompt)
     for name in chosen:
-        quantisation = adapters_of(run).get(name, "none")
+        usual = config.privacy.quantisation if config.pipeline else "none"
+        quantisation = config.training.adapters.get(name, usual)
         net = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
         if name != "base":
             net = attach_adapters(net, {name: run.path / "models" / name}, config.base_model)

@@ -188,7 +188,8 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
                 with run.stage(f"fine_tune {name}", inputs, [target]):
                     train_accounted(run, name, target)
                 shutil.rmtree(state_of(run, name))
-        copy_model(target, run.config.training.additional_output_paths)
+    for name in wanted:  # when all are trained: a copy that fails stops none of them
+        copy_model(run.path / "models" / name, run.config.training.additional_output_paths)
     return {name: told_of(run, name) for name in wanted}
 
 

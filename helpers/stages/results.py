@@ -45,7 +45,7 @@ def score(run: Run) -> dict[str, Any]:
         metrics, quality = load_metrics(
             settings.static_model,
             settings.sentence_model,
-            settings.cross_encoder,
+            None if run.config.pipeline else settings.cross_encoder,  # the embedded one learns from a glossary
             train=folder / "train.jsonl",
             cross_encoder_folder=run.home / "models" / "cross_encoder",
             seed=run.config.seed,

@@ -20,7 +20,7 @@ class Examples:
     Attributes:
         train: of the holders' patients that were trained on, without what was planted.
         validation: of unseen patients drawn like those of the training set.
-        test: of unseen patients whose values no training example has.
+        test: of unseen patients whose values no training example has; without any, validation takes its place.
         canaries: from `helpers.evaluation.attacks.canaries.make_canaries`.
     """
 
@@ -63,7 +63,7 @@ def audit_model(
     secret = secret_revealed(model, tokenizer, seed=seed)
     [samples] = continue_texts(model, tokenizer, [""], max_new_tokens=40, temperature=1.0, samples=6, seed=seed)
     return {
-        "heldout_loss": float(example_losses(model, tokenizer, examples.test).mean()),
+        "heldout_loss": float(example_losses(model, tokenizer, examples.test or examples.validation).mean()),
         "secret_revealed": secret["greedy"],
         "secret": secret,
         "canary_auc": shown["auc"],
