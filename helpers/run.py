@@ -224,9 +224,9 @@ def open_run(
     config = load_config(conf, overrides)
     if config.pipeline and not holders:
         raise ConfigError(
-            "data.source names holders' records, which this notebook would show. Theirs are "
-            "01-create_dataset/03-join_private_records.ipynb, 02-fine_tune/03-train_privately.ipynb and, of invented ones, "
-            "03-test/04-audit_privacy.ipynb; commands go on as always."
+            "data.source names holders' records, which this notebook would show. Open theirs instead: "
+            "01-create_dataset/03-join_private_records.ipynb and 02-fine_tune/03-train_privately.ipynb; "
+            "03-test/04-audit_privacy.ipynb is for invented records. Commands work as always."
         )
     path = _usual_folder(config) if run is None else Path(run)
     path = path if path.is_absolute() else PROJECT_ROOT / path

@@ -43,6 +43,8 @@ def test_what_may_be_a_secret_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
+        ({"data.source": {"holders": 5}}, "holders: expected the path"),
+        ({"data.source": {"holders": "a.yaml", "x": 1}}, "and no other key"),
         (
             {"data.source": {"holders": "p.yaml"}, "data.columns": {"question": "Q"}},
             "columns: only for tables",

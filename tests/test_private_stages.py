@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from few_patients import KEY, joined, make_real, opened, pipeline, spends
+from few_patients import KEY, holders, joined, make_real, opened, pipeline, spends
 from filelock import FileLock
 from pydantic import SecretStr
 
-from helpers.data.example import GENERAL, read_examples
+from helpers.data.example import GENERAL, Example, read_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.pseudonyms import normalise_key, pseudonym
-from helpers.errors import DataError, LedgerError, PrivacyError, RunError
+from helpers.errors import ConfigError, DataError, LedgerError, PrivacyError, RunError
 from helpers.evaluation.attacks.canaries import MEMBER
 from helpers.evaluation.attacks.extraction import SECRET
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.privacy.secure_random import SecureGenerator
-from helpers.run import Run
+from helpers.run import Run, open_run
+from helpers.stages import answer, private_training, report, score
 from helpers.stages import join as joining
-from helpers.stages import private_training
 from helpers.stages.audit import audit_privacy
 from helpers.stages.join import join
 from helpers.stages.private_training import fine_tune_private, ledgers_of, models_to_train, planned
@@ -289,3 +289,49 @@ def test_two_trainings_of_one_model_do_not_meet(tmp_path: Path) -> None:
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no model 'privat' among non_private, private"):
         fine_tune_private(opened(tmp_path), only="privat")
+
+
+def test_notebooks_that_show_rows_do_not_open_holders_records(trained: Run) -> None:
+    given = {"data.source": trained.config.data.source}
+    with pytest.raises(ConfigError, match=r"which this notebook would show.*03-train_privately"):
+        open_run("smoke", trained.path, given)
+
+
+def test_copies_are_made_of_a_model_that_is_there(trained: Run, tmp_path: Path) -> None:
+    training = trained.config.training.model_copy(update={"additional_output_paths": (str(tmp_path / "copies"),)})
+    run = Run(trained.path, trained.config.model_copy(update={"training": training}))
+    fine_tune_private(run)
+    copied, released = tmp_path / "copies" / "run" / "private", trained.path / "models" / "private"
+    assert sha256(copied / "adapter_model.safetensors") == sha256(released / "adapter_model.safetensors")
+
+
+def test_private_models_are_answered_and_scored_in_private(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"), trained.config)
+
+    def outside() -> set[Path]:
+        return {path for path in run.path.rglob("*") if not path.is_relative_to(run.home)}
+
+    before = outside()
+    assert [*answer(run)] == ["base", "non_private", "private"]
+    found = score(run)
+    report(run)
+    assert {*found["models"]["private"]["buckets"]} == {"records", "general"}
+    assert "Fine-tuned with ε" in (run.home / "report.html").read_text("utf-8")
+    assert outside() == before
+    assert "No cross-encoder" not in capsys.readouterr().out  # its pairs would be made of patients' records
+    with (run.home / "dataset" / "validation.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(Example("new", BUCKET, (), "text", unit="new").row()) + "\n")
+    assert [*answer(run)] == ["base"]  # the models are of other records
+
+
+def test_texts_are_learnt_and_not_asked(tmp_path: Path) -> None:
+    content = (holders() / "pipeline.yaml").read_text("utf-8")
+    questions = content[content.index("  - {question:") : content.index("cap: 32")]
+    text = "  - {text: '{hospital.note} {pharmacy.drug}'}\n\n"
+    run = opened(tmp_path, pipeline(tmp_path, (questions, text)))
+    join(run)
+    assert {each.bucket for each in read_examples(run.home / "dataset" / "test.jsonl")} == {GENERAL}
+    own = [each for each in read_examples(run.home / "dataset" / "train.jsonl") if each.bucket == BUCKET]
+    assert own and not any(each.prompt for each in own)
