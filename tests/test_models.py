@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.errors import ModelError
-from helpers.models.find import load_tokenizer, resolve_model
+from helpers.errors import DataError, ModelError
+from helpers.models.find import chat_text, load_tokenizer, resolve_model
 from helpers.models.generate import generate_answers
 from helpers.models.load import check_adapter, load_base
 from helpers.models.precision import best_device
@@ -99,3 +99,8 @@ def test_a_frozen_output_layer_is_not_copied_for_each_row(tiny: str, quantisatio
     layer = {model.config.vocab_size, model.config.hidden_size}
     shapes = [shape for event in profile.events() for shape in event.input_shapes if layer <= set(shape)]
     assert shapes and all(len(shape) == 2 for shape in shapes), shapes
+
+
+def test_a_conversation_without_a_message_is_refused(tiny: str) -> None:
+    with pytest.raises(DataError, match="refuses a conversation of no messages"):
+        chat_text(load_tokenizer(tiny), [], asks=True)

@@ -297,6 +297,15 @@ def test_notebooks_that_show_rows_do_not_open_holders_records(trained: Run) -> N
         open_run("smoke", trained.path, given)
 
 
+def test_the_state_that_a_kill_left_of_a_finished_training_is_deleted(trained: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"), trained.config)
+    left = private_training.state_of(run, "private") / "0123.pt"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    fine_tune_private(run, only="private")
+    assert not left.parent.exists()
+
+
 def test_copies_are_made_of_a_model_that_is_there(trained: Run, tmp_path: Path) -> None:
     training = trained.config.training.model_copy(update={"additional_output_paths": (str(tmp_path / "copies"),)})
     run = Run(trained.path, trained.config.model_copy(update={"training": training}))
@@ -324,6 +333,9 @@ def test_private_models_are_answered_and_scored_in_private(
     with (run.home / "dataset" / "validation.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(Example("new", BUCKET, (), "text", unit="new").row()) + "\n")
     assert [*answer(run)] == ["base"]  # the models are of other records
+    assert [*score(run)["models"]] == ["base"]
+    with pytest.raises(RunError, match="no private one of its data"):
+        audit_privacy(run)
 
 
 def test_texts_are_learnt_and_not_asked(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def score_answers(
         A row of `scores/<model>.jsonl` for each test item, in the order of the test.
 
     Raises:
-        EvaluationError: a file is broken, or predictions and test hold different ids.
+        EvaluationError: a file is missing, or predictions and test hold different ids.
+        RunError: a line of a file is no JSON object.
     """
     test = {example.id: example for example in read_examples(test_path)}
     predictions = _read_answers(predictions_path, test)
@@ -90,7 +91,8 @@ def collect_results(
         `unrated`, some items that have no rate; and `extra`.
 
     Raises:
-        EvaluationError: a file is missing or broken, or its ids are not those of the test.
+        EvaluationError: a file is missing, or its ids are not those of the test.
+        RunError: a line of a file is no JSON object.
     """
     test = {example.id: example for example in read_examples(test_path)}
     facts = {i for i, example in test.items() if example.expected and example.bucket != GENERAL}
@@ -220,7 +222,7 @@ def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def spread(groups: Iterable[Sequence[str]], limit: int) -> set[str]:
-    """Items of all groups, `limit` at most: taken turn by turn, so that a group of few is not crowded out."""
+    """Items of all groups, `limit` at most: taken turn by turn, so that small groups are represented."""
     turns = chain.from_iterable(zip_longest(*groups))
     return set([item for item in turns if item is not None][:limit])
 

@@ -39,7 +39,7 @@ def load_metrics(
     Args:
         static_model: `embedded`, a folder or a hub id.
         sentence_model: the same.
-        cross_encoder: the same; `embedded` is trained on `train`. None: none is used.
+        cross_encoder: the same; `embedded` is trained on `train`, which has to be about a glossary. None: none is used.
         train: training records of this run.
         cross_encoder_folder: where the trained cross-encoder is kept.
         seed: of its training.

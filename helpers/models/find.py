@@ -109,8 +109,8 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *
     """
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
+    except (TemplateError, ValueError) as error:  # transformers' own of a conversation without a message
+        roles = ", ".join(message["role"] for message in messages) or "no messages"
         raise DataError(f"The model's chat template refuses a conversation of {roles[:200]}: {error}.") from None
 
 

@@ -16,7 +16,7 @@ from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
 from helpers.run import Run
 from helpers.stages.data import pipeline_of
-from helpers.stages.models import adapters_of
+from helpers.stages.models import trained_models
 from helpers.stages.private_training import BASELINE, told_of
 from helpers.stages.results import gather_results, report
 
@@ -24,11 +24,10 @@ from helpers.stages.results import gather_results, report
 def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked under results.json's `privacy`."""
     pipeline, data = pipeline_of(run), run.home / "dataset"
-    folders = {name: run.path / "models" / name for name in adapters_of(run)}
-    folders = {name: path for name, path in folders.items() if (path / "training.json").exists()}
+    folders = trained_models(run)
     if not pipeline.fictitious or "private" not in folders:
         raise RunError(
-            "The audit attacks models trained on planted, fictitious records; this run has no private one. "
+            "The audit attacks models trained on planted, fictitious records; this run has no private one of its data. "
             "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
         )
     if not pipeline.split.validation:

@@ -73,13 +73,8 @@ def answer(run: Run) -> dict[str, Path]:
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     test = read_examples(dataset / "test.jsonl")
-    quantised = adapters_of(run)
-    folders = {name: run.path / "models" / name for name in quantised}
-    trained = {name: folder for name, folder in folders.items() if (folder / "training.json").exists()}
-    parts = ("train", "validation", "test") if config.pipeline else ("train", "validation")
-    learnt = [dataset / f"{part}.jsonl" for part in parts]
-    trained = {name: folder for name, folder in trained.items() if run.made_from(f"fine_tune {name}", learnt)}
-    for name in folders.keys() - trained.keys():
+    quantised, trained = adapters_of(run), trained_models(run)
+    for name in quantised.keys() - trained.keys():
         print(f"The adapter {name} is not trained on this run's data: left out. {maker(run, TRAIN)} trains it.")
     models = ["base", *([] if config.pipeline else ["in_context"]), *trained]
     paths = {name: run.home / "predictions" / f"{name}.jsonl" for name in models}
@@ -115,6 +110,18 @@ def adapters_of(run: Run) -> dict[str, Quantisation]:
     from helpers.stages.private_training import models_to_train
 
     return dict.fromkeys(models_to_train(run), run.config.privacy.quantisation)
+
+
+def trained_models(run: Run) -> dict[str, Path]:
+    """Name and folder of every adapter that is trained on the run's data as they are now."""
+    parts = ("train", "validation", "test") if run.config.pipeline else ("train", "validation")
+    data = [run.home / "dataset" / f"{part}.jsonl" for part in parts]
+    folders = {name: run.path / "models" / name for name in adapters_of(run)}
+    return {
+        name: folder
+        for name, folder in folders.items()
+        if (folder / "training.json").exists() and run.made_from(f"fine_tune {name}", data)
+    }
 
 
 def in_context(run: Run, test: list[Example]) -> list[list[Message]]:

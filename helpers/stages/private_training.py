@@ -173,6 +173,8 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     inputs = [run.home / "dataset" / f"{name}.jsonl" for name in SPLITS]
     wanted = [name for name in names if only in (None, name)]
     missing = [name for name in wanted if not run.finished(f"fine_tune {name}", inputs)]
+    for name in {*wanted} - {*missing}:  # a kill may have left the state of a finished training
+        shutil.rmtree(state_of(run, name), ignore_errors=True)
     # Before the first of several: what the budgets do not allow together. What was begun is not counted again.
     new = [name for name in missing if name != BASELINE and not any(state_of(run, name).glob("*.pt"))]
     check_budgets(ledgers, [planned(run, name) for name in new], " and ".join(new))

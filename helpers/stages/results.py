@@ -12,7 +12,7 @@ from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run, flat
 from helpers.stages.data import chat_endpoint, pipeline_of, read_card
-from helpers.stages.models import adapters_of
+from helpers.stages.models import adapters_of, trained_models
 from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, maker
 
 SCORES = ("evaluation",)
@@ -31,6 +31,8 @@ def score(run: Run) -> dict[str, Any]:
     folder = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=maker(run, ANSWER))
     order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
+    trained = trained_models(run)  # answers of a model of other data may be left
+    order = [name for name in order if name in trained or not (run.path / "models" / name / "training.json").exists()]
     inputs = [folder / "train.jsonl", folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
     path = run.home / "scores" / "results.json"
     judged = settings.judge_items
@@ -45,7 +47,7 @@ def score(run: Run) -> dict[str, Any]:
         metrics, quality = load_metrics(
             settings.static_model,
             settings.sentence_model,
-            None if run.config.pipeline else settings.cross_encoder,  # the embedded one learns from a glossary
+            None if run.config.pipeline and settings.cross_encoder == "embedded" else settings.cross_encoder,
             train=folder / "train.jsonl",
             cross_encoder_folder=run.home / "models" / "cross_encoder",
             seed=run.config.seed,

@@ -62,8 +62,6 @@ def general_examples(count: int) -> list[Example]:
     """Test examples of common knowledge, none of which is rehearsed: the first `count` of the phrasing bank."""
     examples = []
     for number, row in enumerate(load_bank().general_test[:count]):
-        first, *_ = right = tuple(row["expected"])
-        examples.append(
-            Example(f"general/{number:03d}", GENERAL, asked(row["question"]), f"{first}.", right, "contains")
-        )
+        right, question = tuple(row["expected"]), asked(row["question"])
+        examples.append(Example(f"general/{number:03d}", GENERAL, question, f"{right[0]}.", right, "contains"))
     return examples

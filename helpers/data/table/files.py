@@ -66,7 +66,10 @@ def read_rows(
     except DataError:
         raise
     except UnicodeError:
-        guessed = "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le"
+        guessed = (
+            "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le, as data.encoding or in "
+            "the pipeline"
+        )
         reason = "it is not in the encoding that was given" if encoding else guessed
     except csv.Error:
         reason = "a quotation mark is not closed, or not doubled inside of a cell"
