@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from helpers.config_layers import merge, nest, read_layer, refuse_secrets
+from helpers.config_layers import explained, layered
 from helpers.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +32,6 @@ Place = Annotated[Path, AfterValidator(_anchored)]
 Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
 """How a frozen base is stored: 16 or 32 bits, 4 bits, 8 bits, or as arguments of BitsAndBytesConfig say."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-LONGEST_SHOWN = 40
-"""A mistaken value of more characters is not repeated in the message."""
 
 
 class Section(BaseModel):
@@ -170,14 +168,10 @@ class Training(Section):
     additional_output_paths: tuple[str | dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
-    def _addresses(self) -> Training:
+    def _addresses_and_names(self) -> Training:
         for path in self.additional_output_paths:
             if isinstance(path, dict) and not isinstance(path.get("address"), str):
                 raise ValueError("additional_output_paths: expected an address, or {address: ..., and its options}")
-        return self
-
-    @model_validator(mode="after")
-    def _names(self) -> Training:
         reserved = [name for name in self.adapters if name in ("base", "in_context") or "private" in name]
         if reserved:
             raise ValueError(f"adapters may not be called {reserved}: the course calls other models so")
@@ -262,18 +256,11 @@ class Config(Section):
     score: Score
     privacy: Privacy
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for YAML or JSON; it holds no secret because none can enter."""
-        return self.model_dump(mode="json")
-
     def fingerprint(self) -> str:
         """Eight hex digits of everything that can change a result: the keys, and the bytes of the data's files."""
-        payload = self.as_dict() | {"glossary": None}  # the files' bytes count, not their places
+        payload = self.model_dump(mode="json", exclude=WITHOUT_EFFECT) | {"glossary": None}  # its bytes, not its place
         if source := self.table or self.pipeline:
             payload["data"]["source"] = source.name
-        for section, keys in WITHOUT_EFFECT.items():
-            for key in keys:
-                del payload[section][key]
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
         for path in filter(None, (self.glossary, self.pipeline, self.table)):
             if path.is_file():
@@ -292,10 +279,10 @@ class Config(Section):
         return Path(source["holders"]) if isinstance(source, dict) and "holders" in source else None
 
 
-WITHOUT_EFFECT = {
-    "training": ("additional_output_paths",),
-    "endpoint": ("timeout_s", "max_attempts", "max_wait_s", "parallel_requests"),
-    "privacy": ("ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"),
+WITHOUT_EFFECT: dict[str, set[str]] = {
+    "training": {"additional_output_paths"},
+    "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "parallel_requests"},
+    "privacy": {"ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"},
 }
 """Keys left out of a run's fingerprint: it goes on when they change."""
 
@@ -311,16 +298,7 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
         ConfigError: one message with every mistake: unknown keys, wrong types, impossible values, secrets.
     """
     path = _profile_path(profile)
-    layers = [(PROJECT_ROOT / "conf" / "conf.yaml", read_layer(PROJECT_ROOT / "conf" / "conf.yaml"))]
-    layers.append((path, read_layer(path)))
-    merged: dict[str, Any] = {}
-    for source, layer in layers:
-        refuse_secrets(layer, source)
-        merge(merged, layer)
-    nested = nest(overrides or {})
-    refuse_secrets(nested, Path("overrides"))
-    merge(merged, nested)
-    merged["profile"] = path.stem
+    merged = layered([PROJECT_ROOT / "conf" / "conf.yaml", path], overrides or {}) | {"profile": path.stem}
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -337,20 +315,3 @@ def _profile_path(profile: str | Path) -> Path:
         return path
     names = sorted(p.stem for p in (PROJECT_ROOT / "conf").glob("*.yaml") if p.stem != "conf")
     raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
-
-
-def explained(error: ValidationError, what: str) -> str:
-    """All mistakes of a configuration in one text. What may be a secret is not shown: below unknown keys, or long."""
-    lines: list[str] = []
-    for mistake in error.errors():
-        key, received = ".".join(map(str, mistake["loc"])), repr(mistake["input"])
-        told = [str(mistake["msg"])]
-        if mistake["type"] == "value_error":  # of a validator here, which may find several
-            told = str(mistake["ctx"]["error"]).split("\n")
-        elif mistake["type"] == "extra_forbidden":
-            told = ["unknown key"]
-        elif mistake["type"] != "missing" and len(received) <= LONGEST_SHOWN:
-            told = [f"{mistake['msg']}; received {received}"]
-        lines += [f"  {key}: {each}" if key else f"  {each}" for each in told]
-    count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
-    return f"{what} has {count}:\n" + "\n".join(lines)

@@ -1,14 +1,15 @@
-"""Layers of YAML: read, refused where they hold a secret, and merged."""
+"""Layers of YAML: read, refused where they hold a secret, merged, and mistakes in them explained."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from helpers.errors import ConfigError
 
@@ -24,6 +25,15 @@ SECRET_ADDRESS = re.compile(
 """http://user:password@host, or a signed address."""
 OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
 """Mappings whose keys are the reader's own names: they are replaced whole."""
+
+
+def layered(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Files over one another, and overrides with dotted keys over them. Raises ConfigError, for a secret too."""
+    merged: dict[str, Any] = {}
+    for source, layer in [*((path, read_layer(path)) for path in files), (Path("overrides"), _nested(overrides))]:
+        _refuse_secrets(layer, source)
+        _merge(merged, layer)
+    return merged
 
 
 def read_layer(path: Path) -> dict[str, Any]:
@@ -64,17 +74,24 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a safe loader
 
 
-def merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Put a layer over others, key by key."""
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings, but for those that hold the reader's own keys."""
+    if isinstance(value, dict) and value and prefix.rsplit(".", 1)[-1] not in OWN_KEYS:
+        for key, inner in value.items():
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
         if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in OWN_KEYS:
-            merge(target[key], value)
+            _merge(target[key], value)
         else:
             target[key] = value
 
 
-def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested mappings. Raises ConfigError where one lies below a single value."""
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -98,8 +115,8 @@ def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, layer
 
 
-def refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
-    """Raise ConfigError where a name or the shape of a value says that it is a secret; the message does not show it."""
+def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
+    """Refuse what is a secret by its name or by the shape of its value; the message does not show it."""
     for key, value in _walk(layer):
         named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
         if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
@@ -112,3 +129,20 @@ def refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
                 f"{source.name}: {key} holds a secret (not shown). Remove it there and write the line "
                 f"'{name}=...' into the file .env instead; git ignores that file."
             )
+
+
+def explained(error: ValidationError, what: str) -> str:
+    """All mistakes of a configuration in one text. What may be a secret is not shown: below unknown keys, or long."""
+    lines: list[str] = []
+    for mistake in error.errors():
+        key, received = ".".join(map(str, mistake["loc"])), repr(mistake["input"])
+        told = [str(mistake["msg"])]
+        if mistake["type"] == "value_error":  # of a validator here, which may find several
+            told = str(mistake["ctx"]["error"]).split("\n")
+        elif mistake["type"] == "extra_forbidden":
+            told = ["unknown key"]
+        elif mistake["type"] != "missing" and len(received) <= 40:
+            told = [f"{mistake['msg']}; received {received}"]
+        lines += [f"  {key}: {each}" if key else f"  {each}" for each in told]
+    count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
+    return f"{what} has {count}:\n" + "\n".join(lines)

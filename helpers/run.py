@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 from dotenv import load_dotenv
-from filelock import BaseFileLock, FileLock
+from filelock import FileLock
 from pydantic import ValidationError
 
-from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, explained, load_config
-from helpers.config_layers import OWN_KEYS
+from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
+from helpers.config_layers import explained, flat
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
@@ -48,7 +48,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What is known of the run: versions, seed, code revision and one record for each finished stage."""
-        return self._read(private=False)
+        return self._manifest()
 
     @property
     def home(self) -> Path:
@@ -72,14 +72,12 @@ class Run:
         record = self.record(stage)
         if record is None or {key: record.get(key) for key in KEY} != self._key(inputs, code, asked):
             return False
-        return all(
-            (self.path / name).exists() and sha256(self.path / name) == digest
-            for name, digest in record["outputs"].items()
-        )
+        outputs: dict[str, str] = record["outputs"]
+        return self._hashes([self.path / name for name in outputs]) == outputs
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is known of a stage that ended: its cost, and digests of what it was made from and what it wrote."""
-        found: dict[str, Any] = {**self.manifest["stages"], **self._read(private=True)["stages"]}
+        found: dict[str, Any] = self.manifest["stages"] | self._manifest(private=True)["stages"]
         return found.get(stage)
 
     @contextmanager
@@ -104,62 +102,59 @@ class Run:
             outputs: what it writes.
             code: modules and packages of `helpers` that decide them too, such as `models`.
             asked: the chat server that does.
-            private: the record stays in private/.
-
-        The record of a stage that reads or writes private/, or is `private`, stays there too: digests and times tell
-        of who is in it.
+            private: the record stays in private/, for digests and times tell of who is in it. So does every record of
+                a stage that reads or writes private/.
         """
         key = self._key(inputs, code, asked)
         private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
-        own = self._begin(name, key, outputs, private)
+        if private:
+            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
+        with self._changed(private) as manifest:
+            own = self._begin(manifest, name, key, outputs)
         with measured() as cost:
             yield own
-        with self._alone():
-            manifest = self._read(private)
+        with self._changed(private) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
-            write_json(self._manifest(private), manifest)
 
     def _key(self, inputs: Sequence[Path], code: Sequence[str], asked: str) -> dict[str, Any]:
         of_code = {name: code_digest(name) for name in code} or None  # older records have neither
         return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
 
-    def _begin(self, name: str, key: dict[str, Any], outputs: Sequence[Path], private: bool) -> bool:
+    def _begin(self, manifest: dict[str, Any], name: str, key: dict[str, Any], outputs: Sequence[Path]) -> bool:
         """Enter what a stage begins with; whether that is what it began with before, if it did."""
-        if private:
-            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
-        with self._alone():
-            manifest = self._read(private)
-            ended = manifest["stages"].get(name)
-            before = manifest.setdefault("begun", {}).get(name) or ended
-            if before:
-                same = all(before.get(of) == key[of] for of in KEY)
-            else:
-                copied = {*self.manifest["from_example_data"]}
-                same = not {self._name(path).partition("/")[0] for path in outputs} & copied
-            manifest["begun"][name] = key
-            write_json(self._manifest(private), manifest)
+        ended = manifest["stages"].get(name)
+        before = manifest.setdefault("begun", {}).get(name) or ended
+        if before:
+            same = all(before.get(of) == key[of] for of in KEY)
+        else:
+            same = not {self._name(path).partition("/")[0] for path in outputs} & {*self.manifest["from_example_data"]}
+        manifest["begun"][name] = key
         if ended and not same and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
             print(f"{name}: the code of the course has changed since it was made. It is made anew.")
         return same
 
-    def _alone(self) -> BaseFileLock:
-        """Held while a manifest is changed, so that two stages that end at once do not undo each other's line."""
-        return FileLock(self.path / ".manifest.lock")
+    def _manifest(self, private: bool = False) -> dict[str, Any]:
+        path = self._manifest_path(private)
+        return read_json(path) if path.exists() else {"begun": {}, "stages": {}}
 
-    def _manifest(self, private: bool) -> Path:
+    def _manifest_path(self, private: bool) -> Path:
         return self.path / "private" / "manifest.json" if private else self.path / "manifest.json"
 
-    def _read(self, private: bool) -> dict[str, Any]:
-        path = self._manifest(private)
-        return read_json(path) if path.exists() else {"begun": {}, "stages": {}}
+    @contextmanager
+    def _changed(self, private: bool = False) -> Iterator[dict[str, Any]]:
+        """A manifest, written after the block. One at a time: two stages that end at once do not undo each other."""
+        with FileLock(self.path / ".manifest.lock"):
+            manifest = self._manifest(private)
+            yield manifest
+            write_json(self._manifest_path(private), manifest)
 
     def ensure(self, folder: str, *, sample: str, made_by: str) -> Path:
         """Return `folder` of this run; where its stage was skipped, start from example_data/.
 
         Args:
-            folder: for example `dataset`.
-            sample: a file in it that tells whether its stage ended, for example `test.jsonl`.
+            folder: such as `dataset`.
+            sample: a file in it that tells whether its stage ended, such as `test.jsonl`.
             made_by: the notebook that makes it, for the error message.
 
         Raises:
@@ -170,10 +165,8 @@ class Run:
             return target
         if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
-        with self._alone():
-            manifest = self.manifest  # first, so that a kill cannot make the examples pass for the run's own
+        with self._changed() as manifest:  # first, so that a kill cannot make the examples pass for the run's own
             manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
-            write_json(self.path / "manifest.json", manifest)
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
         shutil.rmtree(part, ignore_errors=True)
         with clear_disk_errors(target):
@@ -228,20 +221,28 @@ def open_run(
             "01-create_dataset/03-join_private_records.ipynb and 02-fine_tune/03-train_privately.ipynb; "
             "03-test/04-audit_privacy.ipynb is for invented records. Commands work as always."
         )
-    path = _usual_folder(config) if run is None else Path(run)
-    path = path if path.is_absolute() else PROJECT_ROOT / path
-    path = path.resolve()
-    opened = Run(path, config)
-    resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    path = (PROJECT_ROOT / (_usual_folder(config) if run is None else run)).resolve()  # an absolute one stays
     made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} if path.is_dir() else set()
     if {"config.yaml", "manifest.json"} < made:  # something was made with that configuration
         _refuse_other(path, config)
     else:
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_atomic(path / "config.yaml", resolved)
-        write_json(path / "manifest.json", _new_manifest(path, config))
+        manifest = {
+            "id": path.name,
+            "profile": config.profile,
+            "fingerprint": config.fingerprint(),
+            "seed": config.seed,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **surroundings(),
+            "from_example_data": [],
+            "begun": {},
+            "stages": {},
+        }
+        write_json(path / "manifest.json", manifest)
     if path.parent == PROJECT_ROOT / "runs":
         _point_latest(path)
-    return opened
+    return Run(path, config)
 
 
 def _usual_folder(config: Config) -> Path:
@@ -282,47 +283,24 @@ def reopen_run(folder: Path) -> Run:
 
 def _refuse_other(path: Path, config: Config) -> None:
     stored = dict(flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
-    current = dict(flat(config.as_dict()))
+    current = dict(flat(config.model_dump(mode="json")))
     free = {"glossary", *(["data.source"] if config.table or config.pipeline else [])} | {
         f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys
     }
-    keys = sorted(stored.keys() | current.keys())
-    differing = [key for key in keys if key not in free and stored.get(key) != current.get(key)]
-    manifest = read_json(path / "manifest.json")
-    if not differing and manifest["fingerprint"] != config.fingerprint():
-        differing = ["glossary, table or pipeline"]
-        names = [path.name for path in (config.glossary, config.table, config.pipeline) if path]
-        stored, current = {differing[0]: "of other contents"}, {differing[0]: ", ".join(names)}
+    differing = [
+        f"{key} was {stored.get(key)}, is {current.get(key)}"
+        for key in sorted({*stored, *current} - free)
+        if stored.get(key) != current.get(key)
+    ]
+    if not differing and read_json(path / "manifest.json")["fingerprint"] != config.fingerprint():
+        names = ", ".join(path.name for path in (config.glossary, config.table, config.pipeline) if path)
+        differing = [f"glossary, table or pipeline was of other contents, is {names}"]
     if differing:
-        shown = "; ".join(f"{key} was {stored.get(key)}, is {current.get(key)}" for key in differing[:5])
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise RunError(
-            f"{path} was made with another configuration ({shown}{more}). "
+            f"{path} was made with another configuration ({'; '.join(differing[:5])}{more}). "
             "Choose another RUN folder, or go back to the configuration in its config.yaml."
         )
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings, but for those that hold the reader's own keys."""
-    if isinstance(value, dict) and value and prefix.rsplit(".", 1)[-1] not in OWN_KEYS:
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
-
-
-def _new_manifest(path: Path, config: Config) -> dict[str, Any]:
-    return {
-        "id": path.name,
-        "profile": config.profile,
-        "fingerprint": config.fingerprint(),
-        "seed": config.seed,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **surroundings(),
-        "from_example_data": [],
-        "begun": {},
-        "stages": {},
-    }
 
 
 def _point_latest(path: Path) -> None:

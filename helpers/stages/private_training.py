@@ -258,7 +258,7 @@ def _identity(run: Run, recipe: Recipe) -> str:
 
     The file's bytes are hashed and no record is read: that comes after its cost is reserved.
     """
-    settings = recipe.settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT["privacy"]))
+    settings = recipe.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT["privacy"])
     cost = asdict(recipe.cost) if recipe.cost else None
     records = sha256(run.home / "dataset" / "train.jsonl")
     content = json.dumps([MECHANISM, records, recipe.base_name, recipe.target_modules, recipe.seed, cost, settings])

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import PROJECT_ROOT, load_config
+from helpers.config_layers import flat
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
-from helpers.run import Run, flat
+from helpers.run import Run
 from helpers.stages.data import chat_endpoint, pipeline_of, read_card
 from helpers.stages.models import adapters_of, trained_models
 from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, maker
@@ -162,9 +163,9 @@ def _command(run: Run) -> str:
             path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else str(path)
         )
 
-    config, own = run.config, dict(flat(run.config.as_dict()))
+    config, own = run.config, dict(flat(run.config.model_dump(mode="json")))
     shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
-    usual = dict(flat(load_config(config.profile).as_dict())) if shipped else own
+    usual = dict(flat(load_config(config.profile).model_dump(mode="json"))) if shipped else own
     changed = {key: value for key, value in own.items() if value != usual.get(key) and key not in OF_FILES}
     pairs = [f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}" for key, value in changed.items()]
     words = ["make run", f"CONF={shlex.quote(config.profile) if shipped else f'path/to/{config.profile}.yaml'}"]

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from helpers.config import Positive, Section, Share, explained
-from helpers.config_layers import read_layer
+from helpers.config import Positive, Section, Share
+from helpers.config_layers import explained, read_layer
 from helpers.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
