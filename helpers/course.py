@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from helpers import stages
+from helpers import errors, stages
 from helpers.config import PROJECT_ROOT
 from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
@@ -25,14 +25,13 @@ from helpers.errors import ConfigError, HelpersError
 from helpers.files import read_json
 from helpers.run import Run, open_private_run, open_run, reopen_run
 
-AUDIT = "03-test/04-audit_privacy.ipynb"
-BREAKS = "02-fine_tune/04-break_privacy.ipynb"
 PRIVATE_NOTEBOOKS = (
     "01-create_dataset/03-join_private_records.ipynb",
     "02-fine_tune/03-train_privately.ipynb",
-    BREAKS,
-    AUDIT,
+    "02-fine_tune/04-break_privacy.ipynb",
+    "03-test/04-audit_privacy.ipynb",
 )
+"""The last two are for made-up patients only."""
 GLOSSARY_NOTEBOOKS = (
     "00-set_up/check_environment.ipynb",
     "01-create_dataset/01-write_conversations.ipynb",
@@ -66,34 +65,6 @@ STAGES = {
 """Commands of one stage, which load what they need: private libraries take seconds."""
 
 
-def run_notebooks(run: Run, *, conf: str, overrides: dict[str, Any], notebooks: Sequence[str]) -> None:
-    """Execute notebooks in order into the run's notebooks/ folder; those that finished before are left out.
-
-    Args:
-        run: the open run folder.
-        conf: the profile the notebooks open it with.
-        overrides: the overrides they open it with.
-        notebooks: paths below the project root.
-
-    Raises:
-        HelpersError: a notebook stopped; the message is the one its cell raised.
-    """
-    asked = run.asked()
-    for number, name in enumerate(notebooks, start=1):
-        source = PROJECT_ROOT / name
-        target = run.path / "notebooks" / name.replace("/", "-")
-        title = f"[{number}/{len(notebooks)}] {name}"
-        if run.finished(f"notebook {name}", [source], EVERYTHING, asked):
-            print(f"{title}: done before", flush=True)
-            continue
-        print(f"{title} ...", flush=True)
-        started = time.monotonic()
-        private = name in PRIVATE_NOTEBOOKS
-        with run.stage(f"notebook {name}", [source], [target], code=EVERYTHING, asked=asked, private=private):
-            _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
-        print(f"{title}: {_duration(time.monotonic() - started)}", flush=True)
-
-
 def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -111,15 +82,10 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
-        known = {kind.__name__ for kind in _children(HelpersError)}
         message = str(error.evalue)
-        if error.ename not in known:
+        if not hasattr(errors, error.ename):
             message = f"{error.ename}: {message} (a fault of the course or of the machine)."
         raise HelpersError(f"{message}\nStopped in {source.name}; its outputs so far are in {target}.") from None
-
-
-def _children(kind: type[Exception]) -> set[type[Exception]]:
-    return {kind}.union(*(_children(child) for child in kind.__subclasses__()))
 
 
 def _duration(seconds: float) -> str:
@@ -130,11 +96,7 @@ UsageError: Any = typer.BadParameter.__base__  # of which typer exports only the
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says, and print one clear sentence where that fails.
-
-    Returns:
-        The exit code: 0, or 2 after an error of the reader's own, or 130 after Ctrl-C.
-    """
+    """Do what the command line says. Returns the exit code: 0, 2 after an error, which is told, or 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(arguments, prog_name="python -m helpers.course", standalone_mode=False)
@@ -219,8 +181,6 @@ def _begin_ledgers(conf: Conf = "cpu", data: Table = None, run: Folder = None, s
 
 
 def _stage(name: str, target: str, told: str) -> None:
-    """Add the command of one stage."""
-
     def command(
         conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
     ) -> None:
@@ -242,19 +202,30 @@ def _opened(conf: str, run: str | None, overrides: dict[str, Any]) -> Run:
 
 
 def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
-    """Execute the notebooks that are about a run's data, and print what came out."""
-    started, notebooks = time.monotonic(), list(GLOSSARY_NOTEBOOKS)
-    if run.config.pipeline:
-        notebooks = list(PRIVATE_NOTEBOOKS)
+    """Execute the notebooks that are about a run's data and did not finish before, and print what came out."""
+    started, asked, private = time.monotonic(), run.asked(), run.config.pipeline is not None
+    notebooks: Sequence[str] = GLOSSARY_NOTEBOOKS
+    if private:
+        notebooks = PRIVATE_NOTEBOOKS
         if not stages.pipeline_of(run).fictitious:
-            print(f"{BREAKS} and {AUDIT} are left out: they work only on made-up patients and planted secrets.")
-            notebooks = [name for name in PRIVATE_NOTEBOOKS if name not in (BREAKS, AUDIT)]
+            notebooks, left_out = notebooks[:2], " and ".join(notebooks[2:])
+            print(f"{left_out} are left out: they work only on made-up patients and planted secrets.")
     elif run.config.data.source is not None:
-        notebooks = list(TABLE_NOTEBOOKS)
+        notebooks = TABLE_NOTEBOOKS
         stages.prepare(run)  # a table with mistakes stops here, not minutes later
     else:
         stages.glossary_entries(run)  # and so does a glossary
-    run_notebooks(run, conf=conf, overrides=overrides, notebooks=notebooks)
+    for number, name in enumerate(notebooks, start=1):
+        source, target = PROJECT_ROOT / name, run.path / "notebooks" / name.replace("/", "-")
+        stage, title = f"notebook {name}", f"[{number}/{len(notebooks)}] {name}"
+        if run.finished(stage, [source], EVERYTHING, asked):
+            print(f"{title}: done before", flush=True)
+            continue
+        print(f"{title} ...", flush=True)
+        begun = time.monotonic()
+        with run.stage(stage, [source], [target], code=EVERYTHING, asked=asked, private=private):
+            _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
+        print(f"{title}: {_duration(time.monotonic() - begun)}", flush=True)
     _show(run)
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")
 

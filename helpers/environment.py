@@ -33,32 +33,20 @@ COSTS = {"smoke": (5, 1500), "cpu": (60, 5000), "gpu": (30, 6000)}
 
 
 class Check(NamedTuple):
-    """One line of the preflight.
+    """One line of the preflight: what was looked at, whether the course can run with what was found, and what to do.
 
-    Attributes:
-        name: what was looked at.
-        ok: whether the course can run with it.
-        found: what was found.
-        remedy: what to do; empty where nothing needs doing.
-        amount: the measured quantity in GB, for `recommend_profile`; None where there is none.
+    `amount` is in GB, for `recommend_profile`.
     """
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
-    amount: float | None = None
+    amount: float = 0.0
 
 
 def check_environment(config: Config) -> list[Check]:
-    """Look at everything the course needs, without changing anything.
-
-    Args:
-        config: tells which endpoint is used.
-
-    Returns:
-        One check for each thing, in the order a reader would repair them.
-    """
+    """Look at everything the course needs, in the order a reader would repair it, without changing anything."""
     return [
         _python(metadata("helpers")["Requires-Python"]),
         check_packages(requires("helpers") or [], read_pins(CONSTRAINTS)),
@@ -88,11 +76,10 @@ def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
     Returns:
         `(profile, minutes, megabytes, why)`: an estimate for the whole course.
     """
-    amounts = {check.name: check.amount or 0.0 for check in checks}
-    cpu = next((check.found for check in checks if check.name == "CPU"), "")
-    if amounts.get("GPU", 0.0) >= NEEDED_GB["gpu"]:
+    found = {check.name: check for check in checks}
+    if "GPU" in found and found["GPU"].amount >= NEEDED_GB["gpu"]:
         profile, why = "gpu", "an NVIDIA GPU with bf16 and enough memory is there"
-    elif amounts.get("Memory", 0.0) >= NEEDED_GB["memory"]:
+    elif found["Memory"].amount >= NEEDED_GB["memory"]:
         profile, why = "cpu", "no suitable NVIDIA GPU, but enough memory for the small model"
     else:
         profile, why = (
@@ -100,25 +87,20 @@ def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
             f"less than {NEEDED_GB['memory']:g} GB of memory are free; close other programs for more",
         )
     minutes, megabytes = COSTS[profile]
-    if profile == "cpu" and NO_BF16 in cpu:
+    if profile == "cpu" and NO_BF16 in found["CPU"].found:
         minutes, why = 3 * minutes, f"{why}; without bf16 in hardware it computes in fp32, about three times as long"
     print(f'conf = "{profile}" fits this machine: about {minutes} minutes and {megabytes} MB of memory ({why}).')
     return profile, minutes, megabytes, why
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Read `name==version` lines; names are folded as package indexes do (`rouge_score` is `rouge-score`)."""
+    """Read `name==version` lines; names are folded as package indexes do: `rouge_score` is `rouge-score`."""
     found = re.findall(r"^([\w.-]+)==([\w.+!-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {str(canonicalize_name(name)): tested for name, tested in found}
+    return {canonicalize_name(name): tested for name, tested in found}
 
 
 def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
-    """Compare the installed packages with what the course requires and was tested with.
-
-    Args:
-        required: requirements as in package metadata, such as `torch>=2.13`; those of extras are skipped.
-        pins: folded name to tested version.
-    """
+    """Compare what is installed with what is required, such as `torch>=2.13`, but for extras, and with the pins."""
     wrong, untested = [], []
     wanted = [each for each in map(Requirement, required) if not each.marker or each.marker.evaluate({"extra": ""})]
     for requirement in wanted:

@@ -34,11 +34,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: readers see the old content or the new, never a part.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        content: text, written as UTF-8 with the line ends it has, or bytes.
+    """Write a whole file or nothing, and its folder: readers see the old content or the new, never a part.
 
     Raises:
         RunError: the disk is full or the folder may not be written.
@@ -119,11 +115,7 @@ class JsonLines:
             self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, record: Record) -> None:
-        """Write one record and hand it to the operating system.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Write one record and hand it to the operating system. Raises RunError where the disk is full."""
         with clear_disk_errors(self.path):
             self._file.write(_line(record))
             self._file.flush()

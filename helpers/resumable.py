@@ -34,9 +34,9 @@ def resumable_map(
         work: called in threads with an item and all results so far; gives the results that the item misses, one after
             the other. If it raises, no further result is begun; those being made are still kept.
         path: JSON lines of results, one appended as soon as it is given.
-        keys: gives the keys of an item's results; items with the same key share one result.
-        key: gives the key of a result.
-        parallel: items under way at once, 1 or more.
+        keys: of an item's results; items with the same key share one result.
+        key: of a result.
+        parallel: items under way at once.
         title: of the progress bar.
         keep: whether a result of an earlier call counts.
 

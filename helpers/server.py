@@ -12,16 +12,12 @@ Provider = Literal["auto", "embedded", "openai", "open_webui"]
 
 
 class Server(NamedTuple):
-    """A chat server.
-
-    Attributes:
-        base_url: its address; None for the embedded one.
-        model: its model; None for the first one that it offers, or the embedded one's own.
-        api_key: sent as bearer token; None where none is known.
-    """
+    """A chat server."""
 
     base_url: str | None
+    """None for the embedded one."""
     model: str | None
+    """None for the first one that it offers, or the embedded one's own."""
     api_key: SecretStr | None
 
     @property
@@ -48,13 +44,7 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
 
     `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
     WebUI where OWUI_URL is set, else OPENAI_BASE_URL without a key, else the embedded one. Configured values
-    win over the environment; keys come from the environment alone.
-
-    Args:
-        provider: kind of endpoint.
-        base_url: configured address, or None.
-        model: configured model, or None; for the embedded server the path of a GGUF file.
-        env: environment variables; empty ones count as unset.
+    win over the environment, in which empty variables count as unset; keys come from the environment alone.
 
     Raises:
         ConfigError: an environment variable is missing, or the settings exclude one another.

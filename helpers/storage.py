@@ -10,11 +10,7 @@ from helpers.errors import DataError
 
 
 def fetch(address: str, options: Mapping[str, Any]) -> bytes:
-    """The content of a file.
-
-    Args:
-        address: a path, or an address of fsspec.
-        options: what its file system takes, such as `endpoint_url`.
+    """The content of a file at a path or an address of fsspec; `options` are of its file system.
 
     Raises:
         DataError: it cannot be read.
@@ -25,7 +21,7 @@ def fetch(address: str, options: Mapping[str, Any]) -> bytes:
         with fsspec.open(address, "rb", **options) as file:
             return bytes(file.read())
     except Exception as error:  # each file system has its own kinds
-        raise DataError(f"{_without_query(address)} cannot be read ({_reason(error)}).") from None
+        raise DataError(f"{address.partition('?')[0]} cannot be read ({_reason(error)}).") from None
 
 
 def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passing: str) -> None:
@@ -34,7 +30,7 @@ def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passi
     Args:
         folder: what is copied; files in a state of being written, whose names begin with a dot, are not.
         address: of the copy; missing folders are made, a missing bucket is not.
-        options: as in `fetch`.
+        options: of its file system.
         passing: a folder below, whose files are deleted there when they are gone here.
 
     Raises:
@@ -55,11 +51,7 @@ def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passi
         for other in {*system.find(f"{root}/{passing}")} - {*targets}:
             system.rm_file(other)
     except Exception as error:
-        raise DataError(f"{_without_query(address)} cannot be written ({_reason(error)}).") from None
-
-
-def _without_query(address: str) -> str:
-    return address.partition("?")[0]
+        raise DataError(f"{address.partition('?')[0]} cannot be written ({_reason(error)}).") from None
 
 
 def _reason(error: Exception) -> str:
@@ -70,8 +62,6 @@ def _reason(error: Exception) -> str:
         return f"{error}: install that package"
     told = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
     if "credential" in str(error).lower() or isinstance(error, PermissionError):
-        told = (
-            told.rstrip(".")
-            + "; give credentials by the environment or .env (for S3 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-        )
+        remedy = "give credentials by the environment or .env (for S3 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        told = f"{told.rstrip('.')}; {remedy}"
     return told

@@ -9,7 +9,6 @@ import psutil
 
 OTHERS = 0.3
 """Cores that other programs keep busy, from which waiting threads sleep."""
-LOOKED_S = 0.25
 
 
 def wait_politely() -> bool:
@@ -17,10 +16,8 @@ def wait_politely() -> bool:
 
     By default OpenMP's threads spin. Alone that is fastest; where another program takes one of two cores, answers took
     more than thirty times as long, and with sleeping threads one and a half times (docs/decisions/0009). The reader's
-    own `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` counts first, and once torch is loaded nothing changes any more.
-
-    Returns:
-        Whether this call chose to sleep.
+    own `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` counts first, and once torch is loaded nothing changes any more. Returns
+    whether this call chose to sleep.
     """
     if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return False
@@ -31,8 +28,8 @@ def wait_politely() -> bool:
 
 
 def busy_cores() -> float:
-    """Cores that all programs but this one keep busy, looked at for a moment."""
+    """Cores that all programs but this one keep busy, looked at for a quarter of a second."""
     own = psutil.Process()
     own.cpu_percent()  # from here on
-    everything = psutil.cpu_percent(LOOKED_S) * (psutil.cpu_count() or 1)
+    everything = psutil.cpu_percent(0.25) * (psutil.cpu_count() or 1)
     return max(0.0, everything - own.cpu_percent()) / 100

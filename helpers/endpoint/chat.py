@@ -21,9 +21,9 @@ import openai
 from pydantic import SecretStr
 
 from helpers.endpoint.embedded_server import embedded_server
-from helpers.endpoint.failures import Failures, RequestRejected
+from helpers.endpoint.failures import Failures
 from helpers.endpoint.json_reply import find_object
-from helpers.errors import ConfigError, UnreadableReply
+from helpers.errors import ConfigError, RequestRejected, UnreadableReply
 from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
 

@@ -5,11 +5,7 @@ from dataclasses import dataclass, field
 
 import openai
 
-from helpers.errors import EndpointError
-
-
-class RequestRejected(EndpointError):
-    """The server refused the request's content or format (400, 422 or 501)."""
+from helpers.errors import EndpointError, RequestRejected
 
 
 @dataclass(frozen=True)
