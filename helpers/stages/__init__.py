@@ -5,29 +5,22 @@ Notebooks and the command line call these same functions, so there is one way to
 are imported by the stage that needs them.
 """
 
-from helpers.stages.data import chat_endpoint, create, glossary_entries, pipeline_of, prepare, read_card
+from helpers.stages.data import PREPARE, chat_endpoint, create, glossary_entries, pipeline_of, prepare
 from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
-from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, TRAIN, WRITE
-from helpers.stages.results import gather_results, report, score
+from helpers.stages.results import report, score
 
 __all__ = [
-    "ANSWER",
     "PREPARE",
-    "SCORE",
-    "TRAIN",
-    "WRITE",
     "answer",
     "ask",
     "chat_endpoint",
     "create",
     "fine_tune",
-    "gather_results",
     "glossary_entries",
     "in_context",
     "longest_answer",
     "pipeline_of",
     "prepare",
-    "read_card",
     "report",
     "score",
 ]

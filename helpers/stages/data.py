@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.data.example import Example, write_examples
+from helpers.data.glossary import card as glossary_card
+from helpers.data.glossary import rehearsal, splits
+from helpers.data.glossary.entries import Entry, load_glossary
+from helpers.data.glossary.writer import write_conversations
+from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.data.table import card as table_card
+from helpers.data.table import source
+from helpers.data.table.examples import Limits, Row, make_examples
+from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
-from helpers.stages.notebooks import PREPARE, maker
 
 if TYPE_CHECKING:
-    from helpers.data.glossary.entries import Entry
-    from helpers.data.holders.pipeline import Pipeline
-    from helpers.data.table.examples import Row
     from helpers.endpoint.chat import ChatEndpoint
 
-
+PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
+TRAIN = "02-fine_tune/02-train_adapters.ipynb"
+ANSWER = "03-test/01-answer.ipynb"
+SCORE = "03-test/02-score.ipynb"
+OF_HOLDERS = {
+    PREPARE: "01-create_dataset/03-join_private_records.ipynb",
+    TRAIN: "02-fine_tune/03-train_privately.ipynb",
+    ANSWER: "the command answer",
+    SCORE: "the command score",
+}
 PREPARES = ("data/card", "data/example", "data/glossary", "data/table", "models/generate", "models/tokens")
 """Code that decides what is made of conversations or rows."""
-CARD = ("card.json", "card.md", "lengths.png")
+
+
+def maker(run: Run, usual: str) -> str:
+    """What to run first, for messages: a `usual` notebook, or what is in its place on holders' records."""
+    return OF_HOLDERS[usual] if run.config.pipeline else usual
 
 
 def glossary_entries(run: Run) -> list[Entry]:
     """The entries of the run's glossary that the configuration admits; says so where some are left out."""
-    from helpers.data.glossary.entries import load_glossary
-
     everything = load_glossary(run.config.glossary)
     limit = run.config.dataset.max_entries
     if limit is None or len(everything) <= limit:
@@ -47,30 +62,19 @@ def pipeline_of(run: Run) -> Pipeline:
             "Private training and its audit need holders' records. Set data.source to {holders: path of a "
             "pipeline.yaml}; 01-create_dataset/README.md says how."
         )
-    from helpers.data.holders.pipeline import load_pipeline
-
     return load_pipeline(run.config.pipeline)
 
 
-@contextmanager
-def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
+def chat_endpoint(run: Run) -> AbstractContextManager[ChatEndpoint]:
     """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
     from helpers.endpoint.chat import open_endpoint
 
-    with open_endpoint(run.config.endpoint) as endpoint:
-        yield endpoint
+    return open_endpoint(run.config.endpoint)
 
 
-def refuse_other_server(run: Run, path: Path, by: str, name: str = "") -> None:
-    """Raise RunError where rows of `path` were made by another server than the one that is configured now.
-
-    Args:
-        run: its configuration and the environment say which that is.
-        path: JSON lines, which may be missing.
-        by: the column that names the server, such as `writer`.
-        name: of the server's model, where that is known already.
-    """
-    names = {str(row.get(by) or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
+def _refuse_other_server(run: Run, path: Path, name: str = "") -> None:
+    """Raise RunError where rows of `path` have another writer than the configured server, or its model `name`."""
+    names = {str(row.get("writer") or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
     server = run.server() if names else None
     if server and (others := [each for each in names if each != name and (name or not server.is_called(each))]):
         raise RunError(
@@ -82,19 +86,15 @@ def refuse_other_server(run: Run, path: Path, by: str, name: str = "") -> None:
 
 def create(run: Run) -> list[Record]:
     """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
-    from helpers.data.glossary.writer import write_conversations
-
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
-    refuse_other_server(run, path, "writer")
-    inputs = [config.glossary]
-    if run.finished("create", inputs):
-        return read_jsonl(path)
-    entries = glossary_entries(run)
-    with run.stage("create", inputs, [path]), chat_endpoint(run) as endpoint:
-        refuse_other_server(run, path, "writer", endpoint.name)  # a server may offer another model first
-        conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
-        write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
-    return conversations
+    _refuse_other_server(run, path)
+    if not run.finished("create", [config.glossary]):
+        entries = glossary_entries(run)
+        with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
+            _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
+            conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
+            write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
+    return read_jsonl(path)
 
 
 def prepare(run: Run) -> dict[str, Any]:
@@ -106,36 +106,25 @@ def prepare(run: Run) -> dict[str, Any]:
         from helpers.stages.join import join
 
         return join(run)
-    from helpers.data.glossary import card, splits
-
-    if run.config.data.source is not None:
-        return _prepare_table(run)
-
-    settings, seed = run.config.dataset, run.config.seed
-    folder = run.path / "dataset"
-    conversations_path, replay_path = folder / "conversations.jsonl", folder / "general_answers.jsonl"
-    if not conversations_path.exists():
+    data, folder, rows = run.config.data, run.path / "dataset", None
+    made_from = run.config.table or folder / "conversations.jsonl"
+    if data.source is None and not made_from.exists():
         return read_card(run)
-    outputs = [folder / f"{name}.jsonl" for name in ("train", "validation", "test", "rejected")]
-    outputs += [*(folder / name for name in CARD), replay_path]
-    if run.finished("prepare", [conversations_path], PREPARES):
-        return read_card(run)
-    entries = glossary_entries(run)
-    conversations = read_jsonl(conversations_path)
-    with run.stage("prepare", [conversations_path], outputs, code=PREPARES) as own:
-        if not own:
-            replay_path.unlink(missing_ok=True)
-        general = rehearsed_examples(run, settings.general_train, replay_path)
-        test = splits.test_records(entries, settings, seed=seed)
-        train, validation = splits.training_records(
-            conversations, entries, settings, general=general, test=test, seed=seed
-        )
-        overlap = splits.assert_disjoint([*train, *validation], test, entries)
-        parts = {"train": train, "validation": validation, "test": test}
-        counts = card.make_card(entries, conversations, parts) | overlap
-        write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
-        _write_dataset(run, parts, counts, card.card_text(counts))
-    return counts
+    if data.source is not None and run.config.table is None:  # what lies elsewhere may have changed
+        rows, made_from = source.read_table(data), folder / "rows.sha256"
+        write_atomic(made_from, source.digest(rows))
+    if not run.finished("prepare", [made_from], PREPARES):
+        rehearsed = folder / "general_answers.jsonl"
+        parts = ("train.jsonl", "validation.jsonl", "test.jsonl", "rejected.jsonl")
+        outputs = [*(folder / name for name in (*parts, "card.json", "card.md", "lengths.png")), rehearsed]
+        with run.stage("prepare", [made_from], outputs, code=PREPARES) as own:
+            if not own:
+                rehearsed.unlink(missing_ok=True)
+            if data.source is None:
+                _prepare_conversations(run, read_jsonl(made_from), rehearsed)
+            else:
+                _prepare_table(run, rows or source.read_table(data), rehearsed)
+    return read_card(run)
 
 
 def read_card(run: Run) -> dict[str, Any]:
@@ -144,50 +133,46 @@ def read_card(run: Run) -> dict[str, Any]:
     return read_json(folder / "card.json")
 
 
-def _prepare_table(run: Run) -> dict[str, Any]:
+def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Path) -> None:
+    settings, seed, entries = run.config.dataset, run.config.seed, glossary_entries(run)
+    general = rehearsed_examples(run, settings.general_train, rehearsed)
+    test = splits.test_records(entries, settings, seed=seed)
+    train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
+    overlap = splits.assert_disjoint([*train, *validation], test, entries)
+    parts = {"train": train, "validation": validation, "test": test}
+    card = glossary_card.make_card(entries, conversations, parts) | overlap
+    write_jsonl(run.path / "dataset" / "rejected.jsonl", glossary_card.rejected_records(conversations))
+    _write_dataset(run, parts, card, glossary_card.card_text(card))
+
+
+def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
     """Split the rows of a table, beside general questions to rehearse and to test."""
-    from helpers.data.glossary.rehearsal import general_examples
-    from helpers.data.table import card, source
-    from helpers.data.table.examples import Limits, make_examples
     from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
 
-    config, folder = run.config, run.path / "dataset"
-    replay_path, inputs, rows = folder / "general_answers.jsonl", [config.table or folder / "rows.sha256"], None
-    if config.table is None:  # what lies elsewhere may have changed
-        rows = source.read_table(config.data)
-        write_atomic(inputs[0], source.digest(rows))
-    outputs = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", *CARD)]
-    if run.finished("prepare", inputs, PREPARES):
-        return read_card(run)
-    with run.stage("prepare", inputs, [*outputs, replay_path], code=PREPARES) as own:
-        if not own:
-            replay_path.unlink(missing_ok=True)
-        tokenizer = load_tokenizer(config.base_model)
-        tokens = partial(chat_tokens, tokenizer)
-        limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
-        rows = rows or source.read_table(config.data)
-        kept, left_out = make_examples(rows, config.data, limits)
-        found = split_rows(kept, config.data.split, seed=config.seed)
-        parts = {name: [row.example for row in of] for name, of in found.rows.items()}
-        learnt, tested, rejected = _reworded(run, found.rows["train"])
-        parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
-        parts["test"] = tested + parts["test"]
-        general = min(config.dataset.general_train, len(parts["train"]))
-        parts["train"] += rehearsed_examples(run, general, replay_path)
-        random.Random(f"{config.seed}/train").shuffle(parts["train"])
-        parts["test"] += general_examples(config.dataset.test_general)
-        told = card.make_card(
-            source.named(config.data.source),
-            len(rows),
-            left_out,
-            parts,
-            near_duplicates=found.alike,
-            across=found.across,
-            rejected=rejected,
-        )
-        _write_dataset(run, parts, told, card.card_text(told))
-    return told
+    config, tokenizer = run.config, load_tokenizer(run.config.base_model)
+    tokens = partial(chat_tokens, tokenizer)
+    limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
+    kept, left_out = make_examples(rows, config.data, limits)
+    found = split_rows(kept, config.data.split, seed=config.seed)
+    parts = {name: [row.example for row in of] for name, of in found.rows.items()}
+    learnt, tested, rejected = _reworded(run, found.rows["train"])
+    parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
+    parts["test"] = tested + parts["test"]
+    general = min(config.dataset.general_train, len(parts["train"]))
+    parts["train"] += rehearsed_examples(run, general, rehearsed)
+    random.Random(f"{config.seed}/train").shuffle(parts["train"])
+    parts["test"] += rehearsal.general_examples(config.dataset.test_general)
+    card = table_card.make_card(
+        source.named(config.data.source),
+        len(rows),
+        left_out,
+        parts,
+        near_duplicates=found.alike,
+        across=found.across,
+        rejected=rejected,
+    )
+    _write_dataset(run, parts, card, table_card.card_text(card))
 
 
 def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
@@ -217,8 +202,6 @@ def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, An
 
 def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Other wordings of training questions, for training and for the test, where they are wanted."""
-    from helpers.data.table.rewording import reword, reworded_examples
-
     config, settings, path = run.config, run.config.data, run.path / "dataset" / "rewordings.jsonl"
     if not settings.rewordings:
         return [], [], {}
@@ -227,9 +210,9 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
             "data.rewordings needs a larger language model than the embedded one, whose wordings often ask something "
             "else. Put the address of a server into .env (00-set_up/env.example), or set data.rewordings to 0."
         )
-    refuse_other_server(run, path, "writer")
+    _refuse_other_server(run, path)
     with chat_endpoint(run) as endpoint:
-        refuse_other_server(run, path, "writer", endpoint.name)
+        _refuse_other_server(run, path, endpoint.name)
         wordings, rejected = reword(
             rows,
             endpoint,
@@ -247,7 +230,6 @@ def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
 
     The answers are kept in `path`, and not asked for again.
     """
-    from helpers.data.glossary import rehearsal
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import load_base

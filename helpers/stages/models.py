@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import Quantisation
-from helpers.data.example import Example, Message, read_examples
+from helpers.data.example import GENERAL, Example, Message, read_examples
+from helpers.data.table.conversations import worded
 from helpers.errors import RunError
+from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
 from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
-from helpers.stages.data import glossary_entries
-from helpers.stages.notebooks import PREPARE, TRAIN, maker
+from helpers.stages.data import PREPARE, TRAIN, glossary_entries, maker
 
 FITS = ("training", "models")
 ANSWERS = ("evaluation/answers", "models")
@@ -28,11 +29,10 @@ def fine_tune(
     Args:
         run: the run folder.
         only: train this adapter alone.
-        watch: called with the training log whenever it grows, for a live picture.
+        watch: called with the training log whenever it grows, for a live picture; without privacy only.
 
     Returns:
-        Adapter name to its summary; see `helpers.training.sft.train_adapter`, or
-        `helpers.stages.private_training.fine_tune_private`.
+        Adapter name to what is told of its training.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
@@ -77,30 +77,29 @@ def answer(run: Run) -> dict[str, Path]:
     for name in quantised.keys() - trained.keys():
         print(f"The adapter {name} is not trained on this run's data: left out. {maker(run, TRAIN)} trains it.")
     models = ["base", *([] if config.pipeline else ["in_context"]), *trained]
-    paths = {name: run.home / "predictions" / f"{name}.jsonl" for name in models}
     shown = config.glossary if config.data.source is None else dataset / "train.jsonl"
     of = {"base": [], "in_context": [shown]} | {name: [folder] for name, folder in trained.items()}
     inputs = {name: [dataset / "test.jsonl", *of[name]] for name in models}
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
-    plain = [list(example.prompt) for example in test]
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: quantised.get(name, "none") for name in todo}
     while todo:
-        quantisation = stored[todo[0]]
-        group = [name for name in todo if stored[name] == quantisation]
+        group = [name for name in todo if stored[name] == stored[todo[0]]]
         todo = [name for name in todo if name not in group]
-        base = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
+        model = base = load_base(config.base_model, quantisation=stored[group[0]], threads=config.threads)
         tokenizer = load_tokenizer(config.base_model)
-        for name in (n for n in group if n not in trained):
-            messages = plain if name == "base" else in_context(run, test)
-            _answer_with(run, name, base, tokenizer, test, messages, inputs[name], paths[name])
-        adapters = {name: trained[name] for name in group if name in trained}
-        if adapters:
-            tuned = attach_adapters(base, adapters, config.base_model)
-            for name in adapters:
-                tuned.set_adapter(name)
-                _answer_with(run, name, tuned, tokenizer, test, plain, inputs[name], paths[name])
-    return paths
+        for name in group:  # base and in_context first
+            if name in trained:
+                if model is base:
+                    adapters = {each: trained[each] for each in group if each in trained}
+                    model = attach_adapters(base, adapters, config.base_model)
+                model.set_adapter(name)
+            _answer_with(run, name, model, tokenizer, test, inputs[name])
+    return {name: _answers_of(run, name) for name in models}
+
+
+def _answers_of(run: Run, name: str) -> Path:
+    return run.home / "predictions" / f"{name}.jsonl"
 
 
 def adapters_of(run: Run) -> dict[str, Quantisation]:
@@ -126,9 +125,6 @@ def trained_models(run: Run) -> dict[str, Path]:
 
 def in_context(run: Run, test: list[Example]) -> list[list[Message]]:
     """Test questions behind what is nearest to them in the glossary, or among the table's training rows."""
-    from helpers.data.example import GENERAL
-    from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
-
     count = run.config.answer.in_context_entries
     if run.config.data.source is None:
         return glossary_messages(test, glossary_entries(run), count)
@@ -144,25 +140,17 @@ def longest_answer(run: Run, tokenizer: Any, test: list[Example]) -> int:
     return max(40, longest + longest // 4)
 
 
-def _answer_with(
-    run: Run,
-    name: str,
-    model: Any,
-    tokenizer: Any,
-    test: list[Example],
-    messages: list[list[Message]],
-    inputs: list[Path],
-    path: Path,
-) -> None:
+def _answer_with(run: Run, name: str, model: Any, tokenizer: Any, test: list[Example], inputs: list[Path]) -> None:
     from helpers.models.generate import Generated, generate_answers
 
-    settings = run.config.answer
+    path = _answers_of(run, name)
+    messages = in_context(run, test) if name == "in_context" else [list(example.prompt) for example in test]
     with run.stage(f"answer {name}", inputs, [path], code=ANSWERS) as own:
         if not own:  # answers of another model, or to other questions
             path.unlink(missing_ok=True)
-        done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
-        left = [position for position, item in enumerate(test) if item.id not in done]
         with JsonLines(path) as file:
+            done = {row["id"] for row in read_jsonl(path)}
+            left = [position for position, item in enumerate(test) if item.id not in done]
 
             def keep(positions: list[int], answers: list[Generated]) -> None:
                 for position, given in zip(positions, answers, strict=True):
@@ -174,7 +162,7 @@ def _answer_with(
                 tokenizer,
                 [messages[position] for position in left],
                 max_new_tokens=longest_answer(run, tokenizer, test),
-                batch_size=settings.batch_size,
+                batch_size=run.config.answer.batch_size,
                 title=f"answers of {name}",
                 on_batch=keep,
             )
@@ -184,7 +172,6 @@ def _answer_with(
 
 def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     """Ask trained models a question, or one of them, or `base`; returns model name to answer."""
-    from helpers.data.table.conversations import worded
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import attach_adapters, load_base

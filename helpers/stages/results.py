@@ -9,12 +9,12 @@ from typing import Any
 
 from helpers.config import PROJECT_ROOT, load_config
 from helpers.config_layers import flat
+from helpers.data.table.source import named
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
-from helpers.stages.data import chat_endpoint, pipeline_of, read_card
+from helpers.stages.data import ANSWER, PREPARE, SCORE, chat_endpoint, maker, pipeline_of, read_card
 from helpers.stages.models import adapters_of, trained_models
-from helpers.stages.notebooks import ANSWER, PREPARE, SCORE, maker
 
 SCORES = ("evaluation",)
 """Code that decides scores."""
@@ -28,55 +28,54 @@ def score(run: Run) -> dict[str, Any]:
     from helpers.evaluation.judge import judge_sample
     from helpers.evaluation.similarity import load_metrics
 
-    settings = run.config.score
+    config, settings = run.config, run.config.score
     folder = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=maker(run, ANSWER))
-    order = [name for name in _model_order(run) if (predictions / f"{name}.jsonl").exists()]
-    trained = trained_models(run)  # answers of a model of other data may be left
-    order = [name for name in order if name in trained or not (run.path / "models" / name / "training.json").exists()]
-    inputs = [folder / "train.jsonl", folder / "test.jsonl", *(predictions / f"{name}.jsonl" for name in order)]
-    path = run.home / "scores" / "results.json"
-    judged = settings.judge_items
-    if judged and run.config.pipeline and not pipeline_of(run).fictitious and run.server().base_url:
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    trained = trained_models(run)
+    answers = {
+        name: predictions / f"{name}.jsonl"
+        for name in ("base", "in_context", *adapters_of(run))
+        if (predictions / f"{name}.jsonl").exists()  # perhaps left by a model that was trained on other data
+        and (name in trained or not (run.path / "models" / name / "training.json").exists())
+    }
+    inputs = [train, test, *answers.values()]
+    path, judged = run.home / "scores" / "results.json", settings.judge_items
+    if judged and config.pipeline and not pipeline_of(run).fictitious and run.server().base_url:
         print("No judge: patients' records are not sent to a chat server.")
         judged = 0
-    same = not judged or _same_judge(run, path)
-    if same and run.finished("score", inputs, SCORES):
+    if (not judged or _same_judge(run, path)) and run.finished("score", inputs, SCORES):
         return gather_results(run)
-    scores = {name: run.home / "scores" / f"{name}.jsonl" for name in order}
+    scores = {name: run.home / "scores" / f"{name}.jsonl" for name in answers}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
         metrics, quality = load_metrics(
             settings.static_model,
             settings.sentence_model,
-            None if run.config.pipeline and settings.cross_encoder == "embedded" else settings.cross_encoder,
-            train=folder / "train.jsonl",
+            None if config.pipeline and settings.cross_encoder == "embedded" else settings.cross_encoder,
+            train=train,
             cross_encoder_folder=run.home / "models" / "cross_encoder",
-            seed=run.config.seed,
+            seed=config.seed,
         )
-        answers = {name: predictions / f"{name}.jsonl" for name in order}
-        verdicts: dict[str, list[Record]] = {name: [] for name in order}
-        identity = _identity(run)
+        verdicts: dict[str, list[Record]] = {}
+        identity, card = _identity(run), read_card(run)
         if judged:
             with chat_endpoint(run) as endpoint:
                 identity["judge"] = endpoint.name
                 verdicts = judge_sample(
-                    folder / "test.jsonl",
-                    answers,
-                    endpoint,
-                    count=judged,
-                    folder=run.home / "judge",
-                    seed=run.config.seed,
+                    test, answers, endpoint, count=judged, folder=run.home / "judge", seed=config.seed
                 )
-        for name in order:
-            rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
+        for name, given in answers.items():
+            rows = results.score_answers(test, given, metrics=metrics, verdicts=verdicts.get(name, []))
             write_jsonl(scores[name], rows)
+        records: dict[str, Any] = {name: run.record(f"answer {name}") or {} for name in answers}
         gathered = results.collect_results(
-            folder / "test.jsonl",
+            test,
             predictions,
             run.home / "scores",
-            {name: _cost(run, name) for name in order},
+            {name: {key: of.get(key) for key in ("seconds", "peak_memory_mb")} for name, of in records.items()},
             run=identity,
-            dataset=_dataset(run),
+            # Of a join's card, the part that fits on a line.
+            dataset={key: card[key] for key in ("units", "cap", "buckets")} if config.pipeline else card,
             training=_training(run),
             cross_encoder=quality,
         )
@@ -115,65 +114,43 @@ def report(run: Run) -> Path:
     return target
 
 
-def _model_order(run: Run) -> list[str]:
-    return ["base", "in_context", *adapters_of(run)]
-
-
-def _cost(run: Run, name: str) -> dict[str, Any]:
-    record = run.record(f"answer {name}") or {}
-    return {"seconds": record.get("seconds"), "peak_memory_mb": record.get("peak_memory_mb")}
-
-
 def _identity(run: Run) -> dict[str, Any]:
     manifest, config = run.manifest, run.config
+    data = {"glossary": config.glossary.name}
+    if config.data.source is not None:
+        data = {"data": config.pipeline.name if config.pipeline else named(config.data.source)}
     return {
         "id": manifest["id"],
         "profile": config.profile,
         "base_model": config.base_model,
-        "glossary" if config.data.source is None else "data": _source(run),
+        **data,
         "command": _command(run),
         "seed": config.seed,
         "date": manifest["started"][:10],
-        "code_revision": manifest["code_revision"],
-        "machine": manifest["machine"],
-        "versions": manifest["versions"],
-        "from_example_data": manifest["from_example_data"],
+        **{key: manifest[key] for key in ("code_revision", "machine", "versions", "from_example_data")},
     }
-
-
-def _source(run: Run) -> str:
-    from helpers.data.table.source import named
-
-    config = run.config
-    path = config.pipeline or (config.glossary if config.data.source is None else None)
-    return path.name if path else named(config.data.source)
-
-
-def _dataset(run: Run) -> dict[str, Any]:
-    """What the report tells of the data: the card, or of a join's the part that fits on a line."""
-    card = read_card(run)
-    return {key: card[key] for key in ("units", "cap", "buckets")} if run.config.pipeline else card
 
 
 def _command(run: Run) -> str:
     """What makes this run again."""
 
     def shown(path: Path) -> str:
-        return shlex.quote(
-            path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else str(path)
-        )
+        return path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else str(path)
 
     config, own = run.config, dict(flat(run.config.model_dump(mode="json")))
     shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
     usual = dict(flat(load_config(config.profile).model_dump(mode="json"))) if shipped else own
     changed = {key: value for key, value in own.items() if value != usual.get(key) and key not in OF_FILES}
     pairs = [f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}" for key, value in changed.items()]
-    words = ["make run", f"CONF={shlex.quote(config.profile) if shipped else f'path/to/{config.profile}.yaml'}"]
-    if (data := config.table or config.pipeline) and shipped:
-        words.append(f"DATA={shown(data)}")
-    words += [f"GLOSSARY={shown(config.glossary)}"] if own["glossary"] != usual["glossary"] else []
-    words += [f"OPTIONS={shlex.quote(' '.join(pairs))}"] if pairs else []
-    return " ".join([*words, f"RUN={shown(run.path)}"])
+    data = config.table or config.pipeline
+    words = {
+        "CONF": config.profile if shipped else f"path/to/{config.profile}.yaml",
+        "DATA": shown(data) if data and shipped else "",
+        "GLOSSARY": shown(config.glossary) if own["glossary"] != usual["glossary"] else "",
+        "OPTIONS": " ".join(pairs),
+        "RUN": shown(run.path),
+    }
+    return " ".join(["make run", *(f"{word}={shlex.quote(value)}" for word, value in words.items() if value)])
 
 
 def _training(run: Run) -> dict[str, Any]:
