@@ -44,11 +44,7 @@ GLOSSARY_NOTEBOOKS = (
 )
 EVERYTHING = (".",)
 """Code that decides what a notebook shows."""
-TABLE_NOTEBOOKS = (
-    "00-set_up/check_environment.ipynb",
-    "01-create_dataset/04-prepare_your_table.ipynb",
-    *GLOSSARY_NOTEBOOKS[3:],
-)
+TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 
 STAGES = {
     "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
@@ -202,9 +198,9 @@ for _name, (_target, _told) in STAGES.items():
 
 def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
     """Execute the notebooks that are about a run's data and did not finish before, and print what came out."""
-    started, asked, private = time.monotonic(), run.asked(), run.config.pipeline is not None
+    started, asked = time.monotonic(), run.asked()
     notebooks: Sequence[str] = GLOSSARY_NOTEBOOKS
-    if private:
+    if run.config.pipeline:
         notebooks = PRIVATE_NOTEBOOKS
         if not stages.pipeline_of(run).fictitious:
             notebooks, left_out = notebooks[:2], " and ".join(notebooks[2:])
@@ -222,7 +218,7 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
             continue
         print(f"{title} ...", flush=True)
         begun = time.monotonic()
-        with run.stage(stage, [source], [target], code=EVERYTHING, asked=asked, private=private):
+        with run.stage(stage, [source], [target], code=EVERYTHING, asked=asked):
             _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
         print(f"{title}: {_duration(time.monotonic() - begun)}", flush=True)
     _show(run)

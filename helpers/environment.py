@@ -1,4 +1,4 @@
-"""A preflight of the machine: what is missing is said before it costs time, with the remedy."""
+"""What the machine offers: what is missing is said before it costs time, and threads wait as suits it best."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
@@ -18,10 +19,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from helpers.config import PROJECT_ROOT, Config
+from helpers.config import PROJECT_ROOT, Config, Endpoint
 from helpers.errors import HelpersError
 from helpers.installed import embedded_gguf, minilm_folder
-from helpers.models.precision import best_device, cpu_multiplies_bf16
+from helpers.server import resolve_endpoint
 
 CONSTRAINTS = PROJECT_ROOT / "00-set_up" / "constraints.txt"
 INSTALL = "Run bash 00-set_up/install.sh"
@@ -56,7 +57,7 @@ def check_environment(config: Config) -> list[Check]:
         _memory(),
         _model("Chat model", "SmolLM2-135M-Instruct", embedded_gguf),
         _model("Sentence model", "all-MiniLM-L6-v2", minilm_folder),
-        _endpoint(config),
+        _endpoint(config.endpoint),
         _token(os.environ.get("HF_TOKEN")),
     ]
 
@@ -71,21 +72,15 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 
 def recommend_profile(checks: Sequence[Check]) -> tuple[str, int, int, str]:
-    """Choose the largest profile that fits this machine, and print it.
-
-    Returns:
-        `(profile, minutes, megabytes, why)`: an estimate for the whole course.
-    """
+    """Print the largest profile that fits this machine; returns it, the course's minutes and MB of memory, and why."""
     found = {check.name: check for check in checks}
     if "GPU" in found and found["GPU"].amount >= NEEDED_GB["gpu"]:
         profile, why = "gpu", "an NVIDIA GPU with bf16 and enough memory is there"
     elif found["Memory"].amount >= NEEDED_GB["memory"]:
         profile, why = "cpu", "no suitable NVIDIA GPU, but enough memory for the small model"
     else:
-        profile, why = (
-            "smoke",
-            f"less than {NEEDED_GB['memory']:g} GB of memory are free; close other programs for more",
-        )
+        profile = "smoke"
+        why = f"less than {NEEDED_GB['memory']:g} GB of memory are free; close other programs for more"
     minutes, megabytes = COSTS[profile]
     if profile == "cpu" and NO_BF16 in found["CPU"].found:
         minutes, why = 3 * minutes, f"{why}; without bf16 in hardware it computes in fp32, about three times as long"
@@ -129,6 +124,8 @@ def _cpu() -> Check:
     cores = f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores, {platform.machine()}"
     if not (find_spec("torch") and find_spec("accelerate")):  # `check_packages` says so
         return Check("CPU", True, cores)
+    from helpers.models.precision import best_device, cpu_multiplies_bf16
+
     native = best_device() == "mps" or cpu_multiplies_bf16()
     return Check("CPU", True, f"{cores}, {'bf16 in hardware' if native else NO_BF16}")
 
@@ -170,15 +167,13 @@ def _model(name: str, found: str, find: Callable[[], Path]) -> Check:
     return Check(name, True, found)
 
 
-def _endpoint(config: Config) -> Check:
-    from helpers.endpoint.chat import ChatEndpoint
-    from helpers.server import resolve_endpoint
-
-    settings = config.endpoint
+def _endpoint(settings: Endpoint) -> Check:
     try:
         url, model, key = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
         if url is None:  # of a library that `check_packages` looks for
             return Check("Endpoint", True, "embedded")
+        from helpers.endpoint.chat import ChatEndpoint
+
         offered = ChatEndpoint(url, model, key, timeout_s=10, max_attempts=1).check()
     except HelpersError as error:
         return Check("Endpoint", False, str(error), "Correct .env, or set endpoint.provider to embedded")
@@ -190,3 +185,26 @@ def _token(token: str | None) -> Check:
         return Check("HF token", True, "not set; only gated models of huggingface.co need one")
     told = "set" if (ok := token.startswith("hf_")) else "set, but it does not start with hf_"
     return Check("HF token", ok, told, "Copy HF_TOKEN into .env again")
+
+
+def wait_politely() -> bool:
+    """Let threads sleep while they wait, where other programs keep 0.3 cores or more busy at this moment.
+
+    By default OpenMP's threads spin. Alone that is fastest; where another program takes one of two cores, answers took
+    more than thirty times as long, and with sleeping threads one and a half times (docs/decisions/0009). The reader's
+    own `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` counts first, and once torch is loaded nothing changes any more. Returns
+    whether this call chose to sleep.
+    """
+    chosen = "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if chosen or busy_cores() < 0.3:
+        return False
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    return True
+
+
+def busy_cores() -> float:
+    """Cores that all programs but this one keep busy, looked at for a quarter of a second."""
+    own = psutil.Process()
+    own.cpu_percent()  # from here on
+    everything = psutil.cpu_percent(0.25) * (psutil.cpu_count() or 1)
+    return max(0.0, everything - own.cpu_percent()) / 100

@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from helpers.errors import RunError
 
@@ -34,11 +34,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing, and its folder: readers see the old content or the new, never a part.
-
-    Raises:
-        RunError: the disk is full or the folder may not be written.
-    """
+    """Write a whole file or nothing: readers see the old content or the new. Raises RunError where the disk is full."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -80,11 +76,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Record]:
-    """Read one JSON object a line; a last line cut off by a kill is left out.
-
-    Raises:
-        RunError: another line is not a JSON object.
-    """
+    """Read one JSON object a line. A last one that a kill cut off is left out; another broken one raises RunError."""
     records = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -102,30 +94,28 @@ def read_jsonl(path: Path) -> list[Record]:
     return records
 
 
-class JsonLines:
-    """Append records to a file, each on disk before the next one begins."""
+@contextmanager
+def appending(path: Path) -> Iterator[Callable[[Record], None]]:
+    """Yield a function that appends a record to JSON lines and hands it to the operating system.
 
-    def __init__(self, path: Path) -> None:
-        """Open `path` for appending; a last line that a kill left without its end is ended, or left out if half."""
-        self.path = path
+    A last line that a kill left without its end is ended, or left out if half. Raises RunError where the disk is full.
+    """
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            write_jsonl(path, read_jsonl(path))
+        file = path.open("a", encoding="utf-8", newline="\n")
+
+    def append(record: Record) -> None:
         with clear_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.read_bytes().endswith(b"\n"):
-                write_jsonl(path, read_jsonl(path))
-            self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
+            file.write(_line(record))
+            file.flush()
 
-    def append(self, record: Record) -> None:
-        """Write one record and hand it to the operating system. Raises RunError where the disk is full."""
-        with clear_disk_errors(self.path):
-            self._file.write(_line(record))
-            self._file.flush()
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with clear_disk_errors(self.path):
-            self._file.close()
+    try:
+        yield append
+    finally:
+        with clear_disk_errors(path):
+            file.close()
 
 
 def _line(record: Record) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from helpers.files import JsonLines, Record, read_jsonl
+from helpers.files import Record, appending, read_jsonl
 
 Item = TypeVar("Item")
 Done = Mapping[Hashable, Record]
@@ -29,26 +29,19 @@ def resumable_map(
 ) -> list[Record]:
     """Do `work` for every item that misses a result in `path`; a killed call goes on where it stopped.
 
-    Args:
-        items: what is worked on.
-        work: called in threads with an item and all results so far; gives the results that the item misses, one after
-            the other. If it raises, no further result is begun; those being made are still kept.
-        path: JSON lines of results, one appended as soon as it is given.
-        keys: of an item's results; items with the same key share one result.
-        key: of a result.
-        parallel: items under way at once.
-        title: of the progress bar.
-        keep: whether a result of an earlier call counts.
+    `work` is called in threads with an item and all results so far, and gives the results that the item misses one
+    after the other; each is appended to the JSON lines of `path` at once. If it raises, no further result is begun, and
+    those being made are still kept. `keys` are those of an item's results, `key` is that of a result: items with the
+    same key share one result. `keep` says whether a result of an earlier call counts.
 
-    Returns:
-        The results of each item, in the order of items and their keys.
+    Returns the results of each item, in the order of items and their keys.
     """
     done = {key(row): row for row in (read_jsonl(path) if path.exists() else []) if keep(row)}
     wanted = {each: item for item in reversed(items) for each in keys(item)}
     left = [item for item in items if any(each not in done and wanted[each] is item for each in keys(item))]
     lock, stop = threading.Lock(), threading.Event()
     with (
-        JsonLines(path) as file,
+        appending(path) as append,
         tqdm(total=len(wanted), initial=len(done.keys() & wanted.keys()), desc=title, disable=not left) as bar,
         ThreadPoolExecutor(max_workers=parallel) as pool,
     ):
@@ -60,7 +53,7 @@ def resumable_map(
                 if row is None:
                     return
                 with lock:
-                    file.append(row)
+                    append(row)
                     done[key(row)] = row
                     bar.update()
 

@@ -23,11 +23,11 @@ from pydantic import ValidationError
 
 from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.config_layers import explained, flat
+from helpers.environment import wait_politely
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, resolve_endpoint
-from helpers.threads import wait_politely
 
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
@@ -78,7 +78,7 @@ class Run:
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is known of a stage that ended: its cost, and digests of what it was made from and what it wrote."""
-        found: dict[str, Any] = self.manifest["stages"] | self._manifest(self.path / "private")["stages"]
+        found: dict[str, Any] = self.manifest["stages"] | self._manifest(self.home)["stages"]
         return found.get(stage)
 
     @contextmanager
@@ -90,44 +90,35 @@ class Run:
         *,
         code: Sequence[str] = (),
         asked: str = "",
-        private: bool = False,
     ) -> Iterator[bool]:
         """Measure a stage and write it into the manifest once its outputs are there.
 
         Yields whether outputs that are already there may be continued: not those made from other `inputs` (files and
         folders), by other `code` (modules and packages of `helpers`, such as `models`) or by another chat server
-        (`asked`), nor those of example_data/. The record of a stage that is `private`, or reads or writes private/,
-        stays in private/: digests and times tell of who is in it.
+        (`asked`), nor those of example_data/. On holders' records, what is written stays in private/: digests and times
+        tell of who is in them.
         """
         key = self._key(inputs, code, asked)
-        folder = self.path
-        if private or any(path.is_relative_to(folder / "private") for path in (*inputs, *outputs)):
-            folder = folder / "private"
-            folder.mkdir(mode=0o700, exist_ok=True)
-        with self._changed(folder) as manifest:
-            own = self._begin(manifest, name, key, outputs)
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        with self._changed(self.home) as manifest:
+            ended = manifest["stages"].get(name)
+            if before := manifest.setdefault("begun", {}).get(name) or ended:
+                own = all(before.get(of) == key[of] for of in KEY)
+            else:
+                copied = {*self.manifest["from_example_data"]}
+                own = not {self._name(path).partition("/")[0] for path in outputs} & copied
+            manifest["begun"][name] = key
+        if ended and not own and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
+            print(f"{name}: the code of the course has changed since it was made. It is made anew.")
         with measured() as cost:
             yield own
-        with self._changed(folder) as manifest:
+        with self._changed(self.home) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
 
     def _key(self, inputs: Sequence[Path], code: Sequence[str], asked: str) -> dict[str, Any]:
         of_code = {name: code_digest(name) for name in code} or None  # older records have neither
         return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
-
-    def _begin(self, manifest: dict[str, Any], name: str, key: dict[str, Any], outputs: Sequence[Path]) -> bool:
-        """Enter what a stage begins with; whether that is what it began with before, if it did."""
-        ended = manifest["stages"].get(name)
-        before = manifest.setdefault("begun", {}).get(name) or ended
-        if before:
-            same = all(before.get(of) == key[of] for of in KEY)
-        else:
-            same = not {self._name(path).partition("/")[0] for path in outputs} & {*self.manifest["from_example_data"]}
-        manifest["begun"][name] = key
-        if ended and not same and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
-            print(f"{name}: the code of the course has changed since it was made. It is made anew.")
-        return same
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         path = folder / "manifest.json"
@@ -152,9 +143,7 @@ class Run:
             return target
         if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
-        with self._changed(
-            self.path
-        ) as manifest:  # first, so that a kill cannot make the examples pass for the run's own
+        with self._changed(self.path) as manifest:  # first: after a kill, examples must not pass for the run's own
             manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
         shutil.rmtree(part, ignore_errors=True)
@@ -190,12 +179,8 @@ def open_run(
 ) -> Run:
     """Open the run folder of a configuration, or make it.
 
-    Args:
-        conf: a profile or the path of one.
-        run: the folder; by default `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat
-            server go on in the same folder.
-        overrides: dotted keys to values.
-        holders: whether the caller takes care not to show holders' records.
+    By default it is `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat server go on in the
+    same folder. A caller that takes care not to show holders' records says so with `holders`.
 
     Raises:
         ConfigError: the configuration has mistakes, or names holders' records and the caller is not made for them.

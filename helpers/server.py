@@ -44,10 +44,8 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
 
     `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
     WebUI where OWUI_URL is set, else OPENAI_BASE_URL without a key, else the embedded one. Configured values
-    win over the environment, in which empty variables count as unset; keys come from the environment alone.
-
-    Raises:
-        ConfigError: an environment variable is missing, or the settings exclude one another.
+    win over the environment, in which empty variables count as unset; keys come from the environment alone. Raises
+    ConfigError where a variable is missing, or settings exclude one another.
     """
     env = {name: value.strip() for name, value in env.items() if value.strip()}
     if provider == "auto":

@@ -10,11 +10,7 @@ from helpers.errors import DataError
 
 
 def fetch(address: str, options: Mapping[str, Any]) -> bytes:
-    """The content of a file at a path or an address of fsspec; `options` are of its file system.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The content of a file at an address of fsspec, with options of its file system. Else raises DataError."""
     import fsspec
 
     try:
@@ -24,17 +20,11 @@ def fetch(address: str, options: Mapping[str, Any]) -> bytes:
         raise DataError(f"{address.partition('?')[0]} cannot be read ({_reason(error)}).") from None
 
 
-def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passing: str) -> None:
-    """Copy a folder's files to an address. Others that lie there stay, but for those of `passing`.
+def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
+    """Copy a model's folder to an address, but for files that are being written, whose names begin with a dot.
 
-    Args:
-        folder: what is copied; files in a state of being written, whose names begin with a dot, are not.
-        address: of the copy; missing folders are made, a missing bucket is not.
-        options: of its file system.
-        passing: a folder below, whose files are deleted there when they are gone here.
-
-    Raises:
-        DataError: a file cannot be written.
+    Missing folders are made, a missing bucket is not. Files that lie there already stay, but for those below
+    checkpoints/ that are gone here. Raises DataError where a file cannot be written.
     """
     from fsspec.asyn import AsyncFileSystem
     from fsspec.core import url_to_fs
@@ -48,7 +38,7 @@ def copy_folder(folder: Path, address: str, options: Mapping[str, Any], *, passi
                 system.makedirs(target.rpartition("/")[0], exist_ok=True)
             system.put_file(str(path), target)
         system.invalidate_cache()
-        for other in {*system.find(f"{root}/{passing}")} - {*targets}:
+        for other in {*system.find(f"{root}/checkpoints")} - {*targets}:
             system.rm_file(other)
     except Exception as error:
         raise DataError(f"{address.partition('?')[0]} cannot be written ({_reason(error)}).") from None

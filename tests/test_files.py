@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import RunError
-from helpers.files import JsonLines, read_jsonl, sha256, write_atomic, write_json, write_jsonl
+from helpers.files import appending, read_jsonl, sha256, write_atomic, write_json, write_jsonl
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +46,8 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes('{"a": 1}\n{"a": "ü'.encode()[:-1])
     assert read_jsonl(path) == [{"a": 1}]
-    with JsonLines(path) as file:
-        file.append({"a": 2})
+    with appending(path) as append:
+        append({"a": 2})
     assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
 
 
@@ -55,8 +55,8 @@ def test_a_whole_last_line_without_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": 2}')
     assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
-    with JsonLines(path) as file:
-        file.append({"a": 3})
+    with appending(path) as append:
+        append({"a": 3})
     assert read_jsonl(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
@@ -70,9 +70,9 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: bytes) -> No
 
 def test_each_record_is_on_disk_before_the_next(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    with JsonLines(path) as file:
+    with appending(path) as append:
         for number in range(3):
-            file.append({"n": number})
+            append({"n": number})
             assert len(read_jsonl(path)) == number + 1
 
 
@@ -80,7 +80,7 @@ def test_each_record_is_on_disk_before_the_next(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir(mode=0o555)
     with pytest.raises(RunError, match="may not be written"):
-        JsonLines(tmp_path / "folder" / "x.jsonl")
+        appending(tmp_path / "folder" / "x.jsonl").__enter__()
     with pytest.raises(RunError, match="may not be written"):
         write_atomic(tmp_path / "folder" / "x", "x")
 
@@ -89,14 +89,14 @@ FILL = """
 import sys
 from pathlib import Path
 from helpers.errors import RunError
-from helpers.files import JsonLines, read_jsonl, write_atomic
+from helpers.files import appending, read_jsonl, write_atomic
 folder = Path(sys.argv[1])
 write_atomic(folder / "kept", "old")
 messages = []
 try:
-    with JsonLines(folder / "x.jsonl") as file:
+    with appending(folder / "x.jsonl") as append:
         for number in range(10_000):
-            file.append({"n": number, "text": "x" * 500})
+            append({"n": number, "text": "x" * 500})
 except RunError as error:
     messages.append(str(error))
 try:

@@ -1,8 +1,6 @@
 """The door: each stage of the course takes a run folder, reads its configuration and calls plain functions.
 
-A stage that has finished on the same inputs is not done again; one that was killed goes on where it stopped.
-Notebooks and the command line call these same functions, so there is one way to do each thing. Heavy modules
-are imported by the stage that needs them.
+Notebooks and the command line call these same functions. Heavy modules are imported by the stage that needs them.
 """
 
 from helpers.stages.data import PREPARE, chat_endpoint, create, glossary_entries, pipeline_of, prepare

@@ -75,11 +75,10 @@ def chat_endpoint(run: Run) -> AbstractContextManager[ChatEndpoint]:
 def _refuse_other_server(run: Run, path: Path, name: str = "") -> None:
     """Raise RunError where rows of `path` have another writer than the configured server, or its model `name`."""
     names = {str(row.get("writer") or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
-    server = run.server() if names else None
-    if server and (others := [each for each in names if each != name and (name or not server.is_called(each))]):
+    if others := [each for each in names if each != name and (name or not run.server().is_called(each))]:
         raise RunError(
             f"{path} was made by {others[0]}, but the chat server configured now (perhaps in .env) is "
-            f"{name or server.name()}. Choose another RUN folder, configure the earlier server again, or delete "
+            f"{name or run.server().name()}. Choose another RUN folder, configure the earlier server again, or delete "
             f"{path.name}."
         )
 

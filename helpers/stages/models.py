@@ -12,7 +12,7 @@ from helpers.data.example import GENERAL, Example, Message, read_examples
 from helpers.data.table.conversations import worded
 from helpers.errors import RunError
 from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
-from helpers.files import JsonLines, Record, read_json, read_jsonl, write_jsonl
+from helpers.files import Record, appending, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
 from helpers.stages.data import PREPARE, TRAIN, glossary_entries, maker
 
@@ -24,15 +24,10 @@ ANSWERS = ("evaluation/answers", "models")
 def fine_tune(
     run: Run, only: str | None = None, watch: Callable[[list[Record]], None] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """02: train the configured adapters into models/<name>/, each audited first; with privacy on holders' records.
+    """02: train the configured adapters, or `only` one, into models/<name>/; returns what is told of each training.
 
-    Args:
-        run: the run folder.
-        only: train this adapter alone.
-        watch: called with the training log whenever it grows, for a live picture; without privacy only.
-
-    Returns:
-        Adapter name to what is told of its training.
+    On holders' records they are trained with privacy, else audited first, and `watch` is called with the training log
+    whenever it grows.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
@@ -148,14 +143,14 @@ def _answer_with(run: Run, name: str, model: Any, tokenizer: Any, test: list[Exa
     with run.stage(f"answer {name}", inputs, [path], code=ANSWERS) as own:
         if not own:  # answers of another model, or to other questions
             path.unlink(missing_ok=True)
-        with JsonLines(path) as file:
+        with appending(path) as append:
             done = {row["id"] for row in read_jsonl(path)}
             left = [position for position, item in enumerate(test) if item.id not in done]
 
             def keep(positions: list[int], answers: list[Generated]) -> None:
                 for position, given in zip(positions, answers, strict=True):
                     row = {"id": test[left[position]].id, "answer": given.text}
-                    file.append({**row, "new_tokens": given.new_tokens, "stopped": given.stopped})
+                    append({**row, "new_tokens": given.new_tokens, "stopped": given.stopped})
 
             generate_answers(
                 model,

@@ -18,8 +18,6 @@ from helpers.stages.models import adapters_of, trained_models
 
 SCORES = ("evaluation",)
 """Code that decides scores."""
-OF_FILES = ("glossary", "data.source")
-"""Keys of the configuration that are words of their own in the command of a run."""
 
 
 def score(run: Run) -> dict[str, Any]:
@@ -140,9 +138,13 @@ def _command(run: Run) -> str:
     config, own = run.config, dict(flat(run.config.model_dump(mode="json")))
     shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
     usual = dict(flat(load_config(config.profile).model_dump(mode="json"))) if shipped else own
-    changed = {key: value for key, value in own.items() if value != usual.get(key) and key not in OF_FILES}
-    pairs = [f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}" for key, value in changed.items()]
     data = config.table or config.pipeline
+    named_apart = {"glossary", "data.source"} if data else {"glossary"}
+    pairs = [
+        f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}"
+        for key, value in own.items()
+        if value != usual.get(key) and key not in named_apart
+    ]
     words = {
         "CONF": config.profile if shipped else f"path/to/{config.profile}.yaml",
         "DATA": shown(data) if data and shipped else "",

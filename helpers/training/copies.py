@@ -39,7 +39,7 @@ def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
                     f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "
                     "another folder."
                 )
-        copy_folder(folder, f"{address}/{run.name}/{folder.name}", options, passing="checkpoints")
+        copy_folder(folder, f"{address}/{run.name}/{folder.name}", options)
 
 
 class Copies(TrainerCallback):  # type: ignore[misc]
