@@ -1,8 +1,4 @@
-"""One frozen, validated configuration from YAML profiles, overrides and the environment.
-
-`conf/conf.yaml` documents every key. The door (`helpers.stages`) and `helpers.training.sft` read the whole of it,
-others receive sections.
-"""
+"""One frozen, validated configuration from YAML profiles and overrides; `conf/conf.yaml` documents every key."""
 
 from __future__ import annotations
 
@@ -102,10 +98,6 @@ class DataSplit(Section):
     similar: Annotated[float, Field(gt=0, le=1)]
 
 
-ROLES = ("messages", "question", "answer", "contexts", "system", "group", "split")
-"""What a column of a table can be."""
-
-
 class Data(Section):
     """A table of examples in place of the glossary."""
 
@@ -135,9 +127,10 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _roles(self) -> Data:
-        unknown = [role for role in self.columns if role not in ROLES]
+        roles = ("messages", "question", "answer", "contexts", "system", "group", "split")
+        unknown = [role for role in self.columns if role not in roles]
         if unknown:
-            raise ValueError(f"columns: {unknown[0]!r} is no role; expected some of {', '.join(ROLES)}")
+            raise ValueError(f"columns: {unknown[0]!r} is no role; expected some of {', '.join(roles)}")
         of_tables = [key for key in ("columns", "rewordings", "sheet", "separator", "encoding") if getattr(self, key)]
         if of_tables and isinstance(self.source, dict) and "holders" in self.source:
             raise ValueError(f"{of_tables[0]}: only for tables. With holders' records, set this in the pipeline")

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 
 from helpers.errors import ConfigError
 
-SECRET_SHAPE = re.compile(r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$")
+SECRET_SHAPE = re.compile(
+    r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$"
+    r"|(?i:://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=)"
+)
+"""Keys, headers, http://user:password@host and signed addresses."""
 SECRET_NAME = re.compile(
     r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
     r"(token|key|apikey|password|passwd|secret|connection_string|authorization|credentials?|signature)$",
     re.IGNORECASE,
 )
-SECRET_ADDRESS = re.compile(
-    r"://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=", re.IGNORECASE
-)
-"""http://user:password@host, or a signed address."""
 OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
 """Mappings whose keys are the reader's own names: they are replaced whole."""
 
@@ -119,7 +119,7 @@ def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
     """Refuse what is a secret by its name or by the shape of its value; the message does not show it."""
     for key, value in _walk(layer):
         named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
-        if named or SECRET_SHAPE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
+        if named or SECRET_SHAPE.search(str(value)):
             name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
             if key.startswith(("data.", "training.additional_output_paths")):
                 name = "AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY (of other file systems their own names)"

@@ -42,8 +42,6 @@ GLOSSARY_NOTEBOOKS = (
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
 )
-EVERYTHING = (".",)
-"""Code that decides what a notebook shows."""
 TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 
 STAGES = {
@@ -210,15 +208,16 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
         stages.prepare(run)  # a table with mistakes stops here, not minutes later
     else:
         stages.glossary_entries(run)  # and so does a glossary
+    code = (".",)  # everything decides what a notebook shows
     for number, name in enumerate(notebooks, start=1):
         source, target = PROJECT_ROOT / name, run.path / "notebooks" / name.replace("/", "-")
         stage, title = f"notebook {name}", f"[{number}/{len(notebooks)}] {name}"
-        if run.finished(stage, [source], EVERYTHING, asked):
+        if run.finished(stage, [source], code, asked):
             print(f"{title}: done before", flush=True)
             continue
         print(f"{title} ...", flush=True)
         begun = time.monotonic()
-        with run.stage(stage, [source], [target], code=EVERYTHING, asked=asked):
+        with run.stage(stage, [source], [target], code=code, asked=asked):
             _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
         print(f"{title}: {_duration(time.monotonic() - begun)}", flush=True)
     _show(run)

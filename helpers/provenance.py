@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -42,12 +42,10 @@ def code_digest(name: str) -> str:
 
 
 def _code_revision() -> str | None:
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        told = subprocess.run(command, cwd=HELPERS, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip() or None
+    command = ["git", "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, cwd=HELPERS, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    return None
 
 
 @contextmanager

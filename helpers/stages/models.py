@@ -83,11 +83,10 @@ def answer(run: Run) -> dict[str, Path]:
         todo = [name for name in todo if name not in group]
         model = base = load_base(config.base_model, quantisation=stored[group[0]], threads=config.threads)
         tokenizer = load_tokenizer(config.base_model)
-        for name in group:  # base and in_context first
-            if name in trained:
-                if model is base:
-                    adapters = {each: trained[each] for each in group if each in trained}
-                    model = attach_adapters(base, adapters, config.base_model)
+        adapters = {name: trained[name] for name in group if name in trained}
+        for name in group:  # base and in_context first, before adapters change the base
+            if name in adapters:
+                model = attach_adapters(base, adapters, config.base_model) if model is base else model
                 model.set_adapter(name)
             _answer_with(run, name, model, tokenizer, test, inputs[name])
     return {name: _answers_of(run, name) for name in models}

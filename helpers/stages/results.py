@@ -138,13 +138,12 @@ def _command(run: Run) -> str:
     config, own = run.config, dict(flat(run.config.model_dump(mode="json")))
     shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
     usual = dict(flat(load_config(config.profile).model_dump(mode="json"))) if shipped else own
-    data = config.table or config.pipeline
-    named_apart = {"glossary", "data.source"} if data else {"glossary"}
     pairs = [
         f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}"
         for key, value in own.items()
-        if value != usual.get(key) and key not in named_apart
+        if value != usual.get(key) and key not in ("glossary", "data.source")  # a file is a word of its own
     ]
+    data = config.table or config.pipeline
     words = {
         "CONF": config.profile if shipped else f"path/to/{config.profile}.yaml",
         "DATA": shown(data) if data and shipped else "",
