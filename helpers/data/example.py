@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from helpers.errors import DataError
-from helpers.files import read_jsonl, write_jsonl
+from helpers.files import Record, read_jsonl, write_jsonl
 
 Message = dict[str, str]
 Check = Literal["contains", "contains_cased", "declines", "none"]
@@ -23,11 +23,11 @@ class Example:
     """A conversation whose last answer is learnt or, in a test set, asked for.
 
     Attributes:
-        id: unique in its file; nothing reads anything out of it.
+        id: unique in its file.
         bucket: the kind of question; results are given for each.
         prompt: the messages `{"role", "content"}` before the answer, the last one the user's; none where the example
             is a plain text, which is learnt whole and outside of the chat template.
-        answer: the right answer, or the text, whole.
+        answer: the right answer, or the text.
         expected: short wordings of which a right answer holds one.
         check: how an answer is found right: it `contains` an expected wording (`contains_cased`: capitals count), it
             `declines` to answer, or `none`, where only likeness to `answer` can be measured.
@@ -107,17 +107,16 @@ def read_examples(path: Path) -> list[Example]:
     return list(examples.values())
 
 
-def _example(row: Any, where: str) -> Example:
+def _example(row: Record, where: str) -> Example:
     try:
-        row = dict(row)
-        [last] = row.pop("completion")
-        row |= {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
-        found = Example(**row)
+        [last] = row["completion"]
+        told = {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
+        found = Example(**{key: value for key, value in row.items() if key != "completion"} | told)
         if found.question is not None and last["role"] == "assistant":
             return found
     except (TypeError, ValueError, KeyError, IndexError):
         pass
     raise DataError(
         f'{where}: expected an example {{"id", "bucket", "prompt": [messages], "completion": [the answer]}}, received '
-        f"{f'the keys {sorted(map(str, row))}' if isinstance(row, dict) else type(row).__name__}. Write the file anew."
+        f"the keys {sorted(row)}. Write the file anew."
     )

@@ -106,7 +106,8 @@ def prepare(run: Run) -> dict[str, Any]:
         from helpers.stages.join import join
 
         return join(run)
-    from helpers.data.glossary import card, splits
+    from helpers.data import card
+    from helpers.data.glossary import splits
 
     if run.config.data.source is not None:
         return _prepare_table(run)
@@ -132,9 +133,9 @@ def prepare(run: Run) -> dict[str, Any]:
         )
         overlap = splits.assert_disjoint([*train, *validation], test, entries)
         parts = {"train": train, "validation": validation, "test": test}
-        counts = card.make_card(entries, conversations, parts) | overlap
+        counts = card.glossary_card(entries, conversations, parts) | overlap
         write_jsonl(folder / "rejected.jsonl", card.rejected_records(conversations))
-        _write_dataset(run, parts, counts, card.card_text(counts))
+        _write_dataset(run, parts, counts, card.glossary_text(counts))
     return counts
 
 
@@ -146,8 +147,9 @@ def read_card(run: Run) -> dict[str, Any]:
 
 def _prepare_table(run: Run) -> dict[str, Any]:
     """Split the rows of a table, beside general questions to rehearse and to test."""
+    from helpers.data import card
     from helpers.data.glossary.rehearsal import general_examples
-    from helpers.data.table import card, source
+    from helpers.data.table import source
     from helpers.data.table.examples import Limits, make_examples
     from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
@@ -177,16 +179,8 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         parts["train"] += rehearsed_examples(run, general, replay_path)
         random.Random(f"{config.seed}/train").shuffle(parts["train"])
         parts["test"] += general_examples(config.dataset.test_general)
-        told = card.make_card(
-            source.named(config.data.source),
-            len(rows),
-            left_out,
-            parts,
-            near_duplicates=found.alike,
-            across=found.across,
-            rejected=rejected,
-        )
-        _write_dataset(run, parts, told, card.card_text(told))
+        told = card.table_card(source.named(config.data.source), len(rows), left_out, parts, found, rejected)
+        _write_dataset(run, parts, told, card.table_text(told))
     return told
 
 
