@@ -87,6 +87,11 @@ def few_shot(task: str, shown: Iterable[tuple[str, str]], question: str) -> list
     return [{"role": "system", "content": task}, *turns, *asked(question)]
 
 
+def tidy(reply: str) -> str:
+    """A model's reply on one line, without quotation marks around it."""
+    return " ".join(reply.split()).strip("\"'` ")
+
+
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write a dataset file."""
     write_jsonl(path, [example.row() for example in examples])

@@ -148,7 +148,7 @@ def read_card(run: Run) -> dict[str, Any]:
 def _prepare_table(run: Run) -> dict[str, Any]:
     """Split the rows of a table, beside general questions to rehearse and to test."""
     from helpers.data import card
-    from helpers.data.glossary.rehearsal import general_examples
+    from helpers.data.glossary.phrasings import general_examples
     from helpers.data.table import source
     from helpers.data.table.examples import Limits, make_examples
     from helpers.data.table.splits import split_rows
@@ -241,13 +241,13 @@ def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
 
     The answers are kept in `path`, and not asked for again.
     """
-    from helpers.data.glossary import rehearsal
+    from helpers.data.glossary import phrasings
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import load_base
 
     if not path.exists():
-        config, questions = run.config, rehearsal.rehearsal_questions(count, run.config.seed)
+        config, questions = run.config, phrasings.rehearsal_questions(count, run.config.seed)
         answers = generate_answers(
             load_base(config.base_model, threads=config.threads),
             load_tokenizer(config.base_model),
@@ -256,5 +256,5 @@ def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
             batch_size=config.answer.batch_size,
             title="general answers",
         )
-        write_jsonl(path, rehearsal.right_answers(questions, answers))
-    return rehearsal.rehearsed_examples(read_jsonl(path))
+        write_jsonl(path, phrasings.right_answers(questions, answers))
+    return phrasings.rehearsed_examples(read_jsonl(path))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rapidfuzz import fuzz, utils
 
-from helpers.data.example import Example, few_shot
+from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
@@ -73,7 +73,7 @@ def reword(
                 seed=chooser.randrange(2**31),
                 stop=["\n"],
             )
-            wording = " ".join(reply.text.split()).strip("\"'` ")
+            wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
             rejected += [reason] if reason else []
             wordings += [] if reason else [wording]
