@@ -23,13 +23,7 @@ MAX_OTHER_WORDS = 8
 
 
 def check_question(kind: str, question: str, entry: Entry) -> str | None:
-    """Why a question cannot be used, or None.
-
-    Args:
-        kind: `forward` (asks what the acronym means) or `reverse` (asks for the acronym).
-        question: the model's wording.
-        entry: what it should ask about.
-    """
+    """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
     if not question:
         return "question empty"
     if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
@@ -54,7 +48,7 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
 
 
 def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
-    """Why an answer cannot be used, or None; arguments as for `check_question`."""
+    """Why an answer cannot be used, or None."""
     if not answer or "\n" in answer:
         return "answer empty" if not answer else "answer has several lines"
     if answer[-1] not in ".!":
