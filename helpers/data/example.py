@@ -80,11 +80,14 @@ def asked(question: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": question},)
 
 
+def dialogue(pairs: Iterable[tuple[str, str]]) -> list[Message]:
+    """Questions and their answers as messages."""
+    return [turn for question, answer in pairs for turn in (*asked(question), {"role": "assistant", "content": answer})]
+
+
 def few_shot(task: str, shown: Iterable[tuple[str, str]], question: str) -> list[Message]:
     """A prompt for a model that writes: the task, pairs of a question and its good answer, and a question."""
-    roles = ("user", "assistant")
-    turns = [{"role": role, "content": text} for pair in shown for role, text in zip(roles, pair, strict=True)]
-    return [{"role": "system", "content": task}, *turns, *asked(question)]
+    return [{"role": "system", "content": task}, *dialogue(shown), *asked(question)]
 
 
 def tidy(reply: str) -> str:
