@@ -150,7 +150,7 @@ def _prepare_table(run: Run) -> dict[str, Any]:
     from helpers.data import card
     from helpers.data.glossary.phrasings import general_examples
     from helpers.data.table import source
-    from helpers.data.table.examples import Limits, make_examples
+    from helpers.data.table.examples import make_examples
     from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
 
@@ -166,14 +166,14 @@ def _prepare_table(run: Run) -> dict[str, Any]:
         if not own:
             replay_path.unlink(missing_ok=True)
         tokenizer = load_tokenizer(config.base_model)
-        tokens = partial(chat_tokens, tokenizer)
-        limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
+        tokens, longest = partial(chat_tokens, tokenizer), config.training.max_length_tokens
         rows = rows or source.read_table(config.data)
-        kept, left_out = make_examples(rows, config.data, limits)
+        control = tokenizer.all_special_tokens
+        kept, left_out = make_examples(rows, config.data, tokens, longest=longest, control=control)
         found = split_rows(kept, config.data.split, seed=config.seed)
         parts = {name: [row.example for row in of] for name, of in found.rows.items()}
         learnt, tested, rejected = _reworded(run, found.rows["train"])
-        parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
+        parts["train"] += [example for example in learnt if tokens(example.messages) <= longest]
         parts["test"] = tested + parts["test"]
         general = min(config.dataset.general_train, len(parts["train"]))
         parts["train"] += rehearsed_examples(run, general, replay_path)
