@@ -21,8 +21,7 @@ NO_CP1252 = re.compile(r"[Â-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘
 def decode(data: bytes, encoding: str | None) -> str:
     """The text of a file.
 
-    Raises:
-        UnicodeError: that is a guess (bytes of UTF-8 beside others, rare signs), or the given encoding does not fit.
+    Raises UnicodeError where that is a guess (bytes of UTF-8 beside others, rare signs), or the encoding does not fit.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = encoding or "utf-16"
@@ -43,11 +42,11 @@ def csv_rows(
     """Header and rows of a csv whose separator is the one of `separators` that parts the `wanted` columns, or most.
 
     A quotation mark that is never closed swallows the rows that follow: lines inside of a row that have as many cells
-    as the header, and a key of the shape of other keys.
+    as the header, and a key of the shape of other keys. No message shows a cell.
 
     Args:
         text: of the file.
-        where: its name, for messages; no message shows a cell.
+        where: its name, for messages.
         separators: to choose from.
         wanted: columns that must be parted from others.
         key: the column of keys, by which swallowed rows are told from cells of several lines.
@@ -64,12 +63,8 @@ def csv_rows(
 
     def fits(each: str) -> tuple[int, int, int]:
         """Wanted columns, columns, and rows among the first that have as many cells."""
-        first = islice(csv.reader(lines[1:], delimiter=each), 100)
-        return (
-            len({*wanted} & {*headers[each]}),
-            len(headers[each]),
-            sum(len(row) == len(headers[each]) for row in first),
-        )
+        first, header = islice(csv.reader(lines[1:], delimiter=each), 100), headers[each]
+        return len({*wanted} & {*header}), len(header), sum(len(row) == len(header) for row in first)
 
     separator = max(headers, key=fits)
     header, reader = headers[separator], csv.reader(lines, delimiter=separator, strict=True)
@@ -83,16 +78,16 @@ def csv_rows(
             rows.append(row)
     uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
     fault = "have more or fewer cells than the header; a cell that holds the separator belongs in quotation marks"
+    if not uneven:
+        fault = "hold lines that look like rows of their own; a quotation mark is not closed"
     if key in header and not uneven:
         at, shape = header.index(key), partial(re.sub, r"\w*\d\w*", "0")
         shapes = {shape(row[at].strip()) for row in rows if re.search(r"\d", row[at])}
         fit = [(number, cells[at]) for number, cells in inside if len(cells) == len(header)]
         uneven = [number for number, cell in fit if shape(cell.strip('" \r\n')) in shapes]
-        fault = "hold lines that look like rows of their own; a quotation mark is not closed"
     elif len(header) > 1 and not uneven:
         swallowed = {number: [len(cells) for _, cells in of] for number, of in groupby(inside, lambda each: each[0])}
         uneven = [n for n, found in swallowed.items() if len(found) > 1 and {*found} == {len(header)}]
-        fault = "hold lines that look like rows of their own; a quotation mark is not closed"
     if uneven:
         raise DataError(
             f"{where} cannot be read as csv: of {len(rows)} rows {len(uneven)} {fault}. The first of them is row "

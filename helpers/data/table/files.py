@@ -45,7 +45,7 @@ def read_rows(
         separator: of a csv; found where none is given.
         encoding: of text; found where none is given.
         sheet: of a workbook that has several.
-        wanted: columns that the separator must part from others.
+        wanted: columns of a csv that the separator must part from others.
         key: the column of keys, see `csv_rows`.
 
     Raises:
@@ -66,11 +66,12 @@ def read_rows(
     except DataError:
         raise
     except UnicodeError:
-        guessed = (
-            "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le, as data.encoding or in "
-            "the pipeline"
-        )
-        reason = "it is not in the encoding that was given" if encoding else guessed
+        reason = "it is not in the encoding that was given"
+        if not encoding:
+            reason = (
+                "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le, as data.encoding"
+            )
+            reason += " or in the pipeline"
     except csv.Error:
         reason = "a quotation mark is not closed, or not doubled inside of a cell"
     except json.JSONDecodeError as error:
@@ -93,8 +94,7 @@ def rows_of(name: str, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> 
 def json_objects(values: Iterable[Any], where: str) -> list[Record]:
     """JSON objects from text, or as they are where the format held them nested.
 
-    Raises:
-        DataError: others are among them; the message counts them.
+    Raises DataError, which counts them, where others are among them.
     """
     parsed, damaged = [], []
     for number, value in enumerate(values, start=1):
@@ -115,11 +115,7 @@ def json_objects(values: Iterable[Any], where: str) -> list[Record]:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, parse_float=_number)
-
-
-def _number(text: str) -> float | str:
-    return text if "e" in text.lower() else float(text)
+    return json.loads(text, parse_float=lambda number: number if "e" in number.lower() else float(number))
 
 
 def _json_rows(text: str, name: str, form: str) -> list[Record]:

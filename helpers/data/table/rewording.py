@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rapidfuzz import fuzz, utils
+from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
@@ -95,7 +95,10 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
     """Why a wording of a question cannot be used; None where it can."""
     if not any(character.isalpha() for character in wording):
         return "no words"
-    if any(_alike(wording, known) >= TOO_ALIKE for known in (question, *before)):
+    if (
+        process.extractOne(wording, (question, *before), scorer=fuzz.ratio, processor=utils.default_process)[1]
+        >= TOO_ALIKE
+    ):
         return "worded as before"
     if "?" in question and "?" not in wording:
         return "no question"
@@ -110,10 +113,6 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
     if any(name.casefold() not in wording.casefold() for name in names):
         return "a name is missing"
     return None
-
-
-def _alike(one: str, other: str) -> float:
-    return float(fuzz.ratio(one, other, processor=utils.default_process))
 
 
 def reworded_examples(

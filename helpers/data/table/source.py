@@ -20,10 +20,7 @@ ALIASES = {"txt": "csv", "ndjson": "jsonl", "pq": "parquet", "xlsm": "xlsx"}
 
 
 def read_table(data: Data) -> list[Record]:
-    """The rows of a table, each a mapping of column to cell; a cell has the type that the source gives it.
-
-    Args:
-        data: the section `data` of the configuration, with a `source`.
+    """The rows of `data.source`, each a mapping of column to cell; a cell has the type that the source gives it.
 
     Raises:
         DataError: the source cannot be reached or read, or has no rows; the message names it and what to do.
@@ -46,10 +43,8 @@ def read_table(data: Data) -> list[Record]:
 
 def digest(rows: Iterable[Record]) -> str:
     """SHA-256 of rows."""
-    told = hashlib.sha256()
-    for row in rows:
-        told.update(json.dumps(row, default=str, sort_keys=True).encode())
-    return told.hexdigest()
+    told = "".join(json.dumps(row, default=str, sort_keys=True) for row in rows)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def named(source: Any) -> str:
