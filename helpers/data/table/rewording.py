@@ -75,8 +75,7 @@ def reword(
             )
             wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
-            rejected += [reason] if reason else []
-            wordings += [] if reason else [wording]
+            (rejected if reason else wordings).append(reason or wording)
         yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
     found = resumable_map(
@@ -95,10 +94,8 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
     """Why a wording of a question cannot be used; None where it can."""
     if not any(character.isalpha() for character in wording):
         return "no words"
-    if (
-        process.extractOne(wording, (question, *before), scorer=fuzz.ratio, processor=utils.default_process)[1]
-        >= TOO_ALIKE
-    ):
+    known, plain = (question, *before), utils.default_process
+    if process.extractOne(wording, known, scorer=fuzz.ratio, processor=plain, score_cutoff=TOO_ALIKE):
         return "worded as before"
     if "?" in question and "?" not in wording:
         return "no question"
@@ -106,8 +103,8 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
         return "other numbers"
     if not 0.4 * len(question) <= len(wording) <= 2.5 * len(question) + 20:
         return "much shorter or longer"
-    told = utils.default_process(answer)
-    if told and told in utils.default_process(wording) and told not in utils.default_process(question):
+    told = plain(answer)
+    if told and told in plain(wording) and told not in plain(question):
         return "it tells the answer"
     names = re.findall(r"(?<=\S )[A-ZÀ-Þ][\w'-]+", question)
     if any(name.casefold() not in wording.casefold() for name in names):

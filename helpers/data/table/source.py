@@ -25,17 +25,8 @@ def read_table(data: Data) -> list[Record]:
     Raises:
         DataError: the source cannot be reached or read, or has no rows; the message names it and what to do.
     """
-    source = data.source
-    if isinstance(source, str):
-        rows = _read_file(source, data)
-    elif isinstance(source, dict) and len(source) == 1:
-        [(kind, argument)] = source.items()
-        rows = _call(kind, argument)
-    else:
-        raise DataError(
-            f"data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
-            f"{str(source)[:60]!r}. conf/own_data.yaml shows each of them."
-        )
+    source = data.source or {}
+    rows = _read_file(source, data) if isinstance(source, str) else _call(source)
     if not rows:
         raise DataError(f"data.source: {named(source)} has no rows.")
     return rows
@@ -72,13 +63,15 @@ def _read_file(address: str, data: Data) -> list[Record]:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])[:200]}"
 
 
-def _call(kind: str, argument: Any) -> list[Record]:
+def _call(source: Mapping[str, Any]) -> list[Record]:
     """Rows of a function or of the library `datasets`. An error of theirs may quote what they read."""
     make: Callable[[], Any]
+    kind = named(source)
+    argument = source.get(kind)
     if kind == "function":
         what, make = f"the function {argument}", lambda: pkgutil.resolve_name(str(argument))()
     elif kind in ("load_dataset", "load_from_disk"):
@@ -88,15 +81,16 @@ def _call(kind: str, argument: Any) -> list[Record]:
         given = argument if isinstance(argument, dict) else {first: argument}
         what, make = f"datasets.{kind}", lambda: getattr(datasets, kind)(**given)
     else:
-        raise DataError(f"data.source: {kind!r} is unknown; use load_dataset, load_from_disk or function.")
+        raise DataError(
+            "data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
+            f"{kind!r}. conf/own_data.yaml shows each of them."
+        )
     try:
         return _as_rows(make(), what)
     except DataError:
         raise
     except Exception as error:  # whatever a function, a hub or a file raises
-        cause = error.__cause__ or error
-        told = f"{type(error).__name__}: {_first_line(error)}"
-        told += f" ({type(cause).__name__}: {_first_line(cause)})" if cause is not error else ""
+        told = _told(error) + (f" ({_told(error.__cause__)})" if error.__cause__ else "")
     raise DataError(f"data.source: {what} raised {told}")
 
 
