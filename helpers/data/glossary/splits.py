@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
@@ -108,10 +108,15 @@ def invent_acronyms(
     for attempt in range(count * 200):
         if len(invented) == count:
             break
-        template = chooser.choice(known)
-        make: Callable[[str, random.Random], str] = _one_letter_off if len(invented) % 4 < 4 * near_share else _redrawn
-        # Glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in.
-        acronym = make(template, chooser) if attempt < count * 100 else _redrawn(template + "XX", chooser)
+        template, early = chooser.choice(known), attempt < count * 100
+        if not early:  # glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in
+            template += "XX"
+        elif not any(map(str.isalnum, template)):
+            template += "X"
+        places = [place for place, character in enumerate(template) if character.isalnum()]
+        if early and len(invented) % 4 < 4 * near_share:
+            places = [chooser.choice(places)]
+        acronym = "".join(_like(each, chooser) if place in places else each for place, each in enumerate(template))
         if acronym.casefold() not in taken:
             taken.add(acronym.casefold())
             invented.append(acronym)
@@ -150,18 +155,6 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
                 raise RunError(f"Training conversation {example.id} uses a held-out phrasing: {example.question!r}.")
             highest = max(highest, overlap)
     return {"highest_overlap": round(highest, 1)}
-
-
-def _one_letter_off(acronym: str, chooser: random.Random) -> str:
-    letters = [position for position, character in enumerate(acronym) if character.isalnum()]
-    if not letters:
-        return acronym + chooser.choice(string.ascii_uppercase)
-    position = chooser.choice(letters)
-    return acronym[:position] + _like(acronym[position], chooser) + acronym[position + 1 :]
-
-
-def _redrawn(acronym: str, chooser: random.Random) -> str:
-    return "".join(_like(character, chooser) for character in acronym)
 
 
 def _like(character: str, chooser: random.Random) -> str:
