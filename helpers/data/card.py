@@ -47,16 +47,9 @@ TABLE_BUCKETS = {
 
 
 def counted(what: str, given: int, kept: int, left_out: Mapping[str, int]) -> dict[str, Any]:
-    """Say where everything given went: `{"given", "kept", "left_out"}`, the most frequent reason first.
+    """Say where all of `what` (a plural) went: `{"given", "kept", "left_out"}`, the most frequent reason first.
 
-    Args:
-        what: is counted, in plural.
-        given: how many there were.
-        kept: how many are used.
-        left_out: reason to number.
-
-    Raises:
-        AssertionError: the sums do not agree.
+    Raises AssertionError where the sums do not agree.
     """
     why = Counter(left_out)
     if given != kept + why.total():
@@ -76,13 +69,7 @@ def rejected_records(conversations: Sequence[Record]) -> list[Record]:
 def glossary_card(
     entries: Sequence[Entry], conversations: Sequence[Record], splits: Mapping[str, Sequence[Example]]
 ) -> dict[str, Any]:
-    """Count the model's attempts and the bank's fillings of each entry: every one is kept or rejected.
-
-    Args:
-        entries: the glossary.
-        conversations: what `write_conversations` returned.
-        splits: split name to examples.
-    """
+    """Count the model's attempts and the bank's fillings of each entry: every one is kept or rejected."""
     rejected = rejected_records(conversations)
     kept = Counter((record["entry"], record["origin"]) for record in conversations)
     refused = Counter(attempt["entry"] for attempt in rejected)
@@ -135,13 +122,8 @@ def table_card(
 ) -> dict[str, Any]:
     """Count rows read, left out and kept, and check that the sums agree.
 
-    Args:
-        source: name of the table.
-        read: rows of the table.
-        left_out: reason to number of rows.
-        splits: split name to examples, general knowledge included.
-        found: of `split_rows`.
-        rejected: why rewordings were refused, and how often.
+    `left_out` and `rejected`: why rows were left out and rewordings refused, and how often. `splits`: split name to
+    examples, general knowledge included.
     """
     buckets = _buckets_of(splits)
     counts = counted("rows", read, sum(of_split.get(BUCKET, 0) for of_split in buckets.values()), left_out)

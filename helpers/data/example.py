@@ -101,11 +101,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read a dataset file.
-
-    Raises:
-        DataError: a line is no example, or an id comes twice; the message names the line.
-    """
+    """Read a dataset file. Raises DataError, which names the line, where it is no example or its id comes twice."""
     examples: dict[str, Example] = {}
     for number, row in enumerate(read_jsonl(path), start=1):
         example = _example(row, f"{path}, line {number}")

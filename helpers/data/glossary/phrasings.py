@@ -95,14 +95,10 @@ def rehearsal_questions(count: int, seed: int) -> list[Record]:
 
 
 def right_answers(questions: Sequence[Record], answers: Sequence[Generated]) -> list[Record]:
-    """`{"question", "answer"}` where the base model's answer is right and can be rehearsed.
+    """`{"question", "answer"}` where an answer of the base model is right, ended by itself and asks nothing back.
 
     An answer is kept whole or not at all. Cut after the sentence that tells, it would teach the model to stop there,
     and what it used to say in its second sentence would be lost (docs/decisions/0004).
-
-    Args:
-        questions: rows `{"question", "expected"}`; no expected word stands in its question.
-        answers: one a question. Those that were cut off or ask back are left out.
     """
     return [
         {"question": row["question"], "answer": answer.text}

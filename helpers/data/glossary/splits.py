@@ -137,11 +137,8 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
         if item.question.casefold() in learnt:
             raise RunError(f"Test question {item.id} stands in the training set: {item.question!r}.")
     by_id = {entry.id: entry for entry in entries}
-    trained_unknown, asked_unknown = (
-        {example.subject.casefold() for example in examples if example.bucket == "unknown"}
-        for examples in (train, test)
-    )
-    if shared := trained_unknown & asked_unknown:
+    unknown = [{each.subject.casefold() for each in part if each.bucket == "unknown"} for part in (train, test)]
+    if shared := unknown[0] & unknown[1]:
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
         kind: [*{skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}]

@@ -38,26 +38,11 @@ SHOWN = (
 
 
 def reword(
-    rows: Sequence[Row],
-    endpoint: ChatEndpoint,
-    *,
-    path: Path,
-    wanted: int,
-    temperature: float,
-    seed: int,
+    rows: Sequence[Row], endpoint: ChatEndpoint, *, path: Path, wanted: int, temperature: float, seed: int
 ) -> tuple[list[list[str]], dict[str, int]]:
-    """Other wordings of each row's question, as many as wanted where the model manages.
+    """Other wordings of each row's question, `wanted` where the model manages, and how often one was refused for what.
 
-    Args:
-        rows: whose question is asked anew.
-        endpoint: an open chat endpoint.
-        path: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`, kept as they come.
-        wanted: wordings of each question.
-        temperature: of the model.
-        seed: of sampling.
-
-    Returns:
-        For each row its wordings, and how often a wording was refused for which reason.
+    `path` keeps them as they come: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`.
     """
 
     def write(row: Row, _done: Done) -> Iterator[Record]:
@@ -117,16 +102,11 @@ def reworded_examples(
 ) -> tuple[list[Example], list[Example]]:
     """Further training examples, and test examples that ask what was learnt in words that were not.
 
-    Args:
-        rows: that are learnt.
-        wordings: of each one's question, which takes the question's place in the prompt.
-        tested: rows at most whose last wording goes into the test.
-        seed: of their choice.
+    Of `tested` rows at most, the last wording goes into the test; a wording takes the question's place in the prompt.
     """
     able = [place for place, words in enumerate(wordings) if words]
     asked = {*random.Random(f"{seed}/reworded").sample(able, min(tested, len(able)))}
-    learnt: list[Example] = []
-    test: list[Example] = []
+    learnt, test = list[Example](), list[Example]()
     for place, (row, words) in enumerate(zip(rows, wordings, strict=True)):
         *before, last = row.example.prompt
         for number, wording in enumerate(words, start=1):

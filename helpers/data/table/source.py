@@ -48,8 +48,8 @@ def named(source: Any) -> str:
 
 def _read_file(address: str, data: Data) -> list[Record]:
     name = named(address)
-    form = name.rsplit(".", 1)[-1].lower()
-    form = ALIASES.get(form, form)
+    ending = name.rpartition(".")[2].lower()
+    form = ALIASES.get(ending, ending)
     if form not in FORMATS:
         raise DataError(f"data.source: {name} has no ending that is known; expected one of {', '.join(FORMATS)}.")
     return read_rows(
@@ -68,7 +68,7 @@ def _told(error: BaseException) -> str:
 
 
 def _call(source: Mapping[str, Any]) -> list[Record]:
-    """Rows of a function or of the library `datasets`. An error of theirs may quote what they read."""
+    """Rows of a function or of the library `datasets`, whose errors may quote what they read."""
     make: Callable[[], Any]
     kind = named(source)
     argument = source.get(kind)
@@ -98,16 +98,13 @@ def _as_rows(made: Any, name: str) -> list[Record]:
     """Rows of a data set, of a mapping of split to data set, of a data frame, or of mappings."""
     if isinstance(made, Mapping):
         return [{**row, SPLIT: split} for split, part in made.items() for row in _as_rows(part, f"{name}, {split}")]
-    if hasattr(made, "to_dict") and hasattr(made, "columns"):
+    if hasattr(made, "itertuples"):
         return rows_of(name, list(made.columns), made.itertuples(index=False, name=None))
     rows = list(made) if hasattr(made, "__iter__") else [made]
     if not all(isinstance(row, Mapping) for row in rows):
         raise DataError(f"data.source: {name} gave {type(made).__name__}; expected rows that are mappings.")
-    labels = {  # of a ClassLabel, whose cells are numbers
-        column: feature.int2str
-        for column, feature in (getattr(made, "features", None) or {}).items()
-        if hasattr(feature, "int2str")
-    }
+    features = getattr(made, "features", None) or {}  # those of a ClassLabel have numbers as cells
+    labels = {column: feature.int2str for column, feature in features.items() if hasattr(feature, "int2str")}
     return [
         {str(name): labels[name](cell) if name in labels and cell is not None else cell for name, cell in row.items()}
         for row in rows
