@@ -83,7 +83,8 @@ def _components(rows: Sequence[Row], similar: float) -> list[int]:
     for values in keys:
         first: dict[Hashable, int] = {}
         for at, value in enumerate(values):
-            together.merge(first.setdefault(value, at) if value else at, at)
+            if value:
+                together.merge(first.setdefault(value, at), at)
     different = {told: at for at, told in enumerate(texts) if told}
     places = [*different.values()]
     for one, other in _similar([*different], similar):
