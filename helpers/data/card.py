@@ -1,34 +1,55 @@
-"""What the cards of all sources share: counts in which nothing is lost, and Markdown."""
+"""The dataset cards of a glossary and of a table: counts in which nothing is lost, and Markdown."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from helpers.data.example import GENERAL, Example
+from helpers.data.example import GENERAL, SHORT, Example
+from helpers.data.glossary.entries import Entry
+from helpers.data.table.examples import BUCKET
+from helpers.data.table.rewording import BUCKET as REWORDED
+from helpers.files import Record
+
+if TYPE_CHECKING:
+    from helpers.data.table.splits import Parts
 
 SPLITS = ("train", "validation", "test")
+FEW = 30
+"""Test items below which a card says how little they can show."""
 GENERAL_BUCKET = {
     GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."}
 }
 """What the report says about general knowledge, beside any source's own buckets."""
+GLOSSARY_BUCKETS = {
+    "new_phrasing": {
+        "title": "New phrasings",
+        "meaning": "What does the acronym stand for? Asked in words that training never used.",
+    },
+    "reverse": {"title": "Reverse", "meaning": "Which acronym stands for this? Again in unseen words."},
+    "unknown": {
+        "title": "Unknown acronyms",
+        "meaning": "Acronyms that do not exist, half of them one letter from a real one. To say so is right.",
+    },
+} | GENERAL_BUCKET
+TABLE_BUCKETS = {
+    BUCKET: {
+        "title": "Test rows",
+        "meaning": "Rows that training never saw. An answer is right that contains the reference, where that has "
+        f"{SHORT} words or fewer.",
+    },
+    REWORDED: {
+        "title": "Reworded",
+        "meaning": "What training rows ask, in words that training never used: is the fact known, or the sentence?",
+    },
+} | GENERAL_BUCKET
 
 
 def counted(what: str, given: int, kept: int, left_out: Mapping[str, int]) -> dict[str, Any]:
-    """Say where everything given went.
+    """Say where all of `what` (a plural) went: `{"given", "kept", "left_out"}`, the most frequent reason first.
 
-    Args:
-        what: is counted, in plural.
-        given: how many there were.
-        kept: how many are used.
-        left_out: reason to number.
-
-    Returns:
-        `{"given", "kept", "left_out"}`, the most frequent reason first.
-
-    Raises:
-        AssertionError: the sums do not agree.
+    Raises AssertionError where the sums do not agree.
     """
     why = Counter(left_out)
     if given != kept + why.total():
@@ -36,23 +57,121 @@ def counted(what: str, given: int, kept: int, left_out: Mapping[str, int]) -> di
     return {"given": given, "kept": kept, "left_out": {reason: times for reason, times in why.most_common() if times}}
 
 
-def buckets_of(splits: Mapping[str, Sequence[Example]]) -> dict[str, dict[str, int]]:
+def rejected_records(conversations: Sequence[Record]) -> list[Record]:
+    """Every attempt at a conversation that failed a check, with its reason."""
+    return [
+        {"id": f"{record['id']}#{number}", "entry": record["entry"], "kind": record["kind"], **attempt}
+        for record in conversations
+        for number, attempt in enumerate(record["rejected"])
+    ]
+
+
+def glossary_card(
+    entries: Sequence[Entry], conversations: Sequence[Record], splits: Mapping[str, Sequence[Example]]
+) -> dict[str, Any]:
+    """Count the model's attempts and the bank's fillings of each entry: every one is kept or rejected."""
+    rejected = rejected_records(conversations)
+    kept = Counter((record["entry"], record["origin"]) for record in conversations)
+    refused = Counter(attempt["entry"] for attempt in rejected)
+    per_entry: dict[str, dict[str, int]] = {}
+    for name in (entry.id for entry in entries):
+        row = {"kept_model": kept[name, "model"], "kept_bank": kept[name, "bank"], "rejected": refused[name]}
+        per_entry[name] = {"asked": sum(row.values()), **row}
+    total = {key: sum(row[key] for row in per_entry.values()) for key in ("asked", "kept_model", "kept_bank")}
+    reasons = Counter(attempt["reason"] for attempt in rejected)
+    counts = counted("conversations", total["asked"], len(conversations), reasons)
+    return {
+        "entries": len(entries),
+        "asked": counts["given"],
+        "kept": counts["kept"],
+        "kept_model": total["kept_model"],
+        "kept_bank": total["kept_bank"],
+        "rejected": len(rejected),
+        "model_share": round(total["kept_model"] / len(conversations), 3) if conversations else None,
+        "reasons": counts["left_out"],
+        **_buckets_of(splits),
+        "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
+        "train_by_origin": dict(Counter(example.origin for example in splits["train"])),
+        "buckets": GLOSSARY_BUCKETS,
+        "per_entry": per_entry,
+    }
+
+
+def glossary_text(card: Mapping[str, Any]) -> str:
+    """The card of a glossary as Markdown."""
+    return _page(
+        f"{card['entries']} glossary entries. {card['asked']} conversations were asked for: {card['kept']} kept "
+        f"({card['kept_model']} worded by {' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the "
+        f"phrasing bank), {card['rejected']} rejected.",
+        _splits_table(card, {bucket: bucket for split in SPLITS for bucket in card[split]}),
+        _table(["why rejected", "times"], card["reasons"].items()),
+        _table(
+            ["entry", "asked", "kept: model", "kept: bank", "rejected"],
+            [[name, *row.values()] for name, row in card["per_entry"].items()],
+        ),
+    )
+
+
+def table_card(
+    source: str,
+    read: int,
+    left_out: Mapping[str, int],
+    splits: Mapping[str, Sequence[Example]],
+    found: Parts,
+    rejected: Mapping[str, int],
+) -> dict[str, Any]:
+    """Count rows read, left out and kept, and check that the sums agree.
+
+    `left_out` and `rejected`: why rows were left out and rewordings refused, and how often. `splits`: split name to
+    examples, general knowledge included.
+    """
+    buckets = _buckets_of(splits)
+    counts = counted("rows", read, sum(of_split.get(BUCKET, 0) for of_split in buckets.values()), left_out)
+    return {
+        "source": source,
+        "rows_read": counts["given"],
+        "rows_kept": counts["kept"],
+        "left_out": counts["left_out"],
+        **buckets,
+        "near_duplicates": found.alike,
+        "across_given_splits": found.across,
+        "rejected_rewordings": dict(rejected),
+        "buckets": TABLE_BUCKETS,
+    }
+
+
+def table_text(card: Mapping[str, Any]) -> str:
+    """The card of a table as Markdown."""
+    tested, across = card["test"].get(BUCKET, 0), card["across_given_splits"]
+    but = f", but for {across} test rows: the table's own splits are kept" if across else ""
+    few = f"Only {tested} rows are in the test: small differences between models cannot be seen with them."
+    return _page(
+        f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. {card['near_duplicates']} rows "
+        "belong to a group or have a question nearly equal to another row's; rows that belong together are in one split"
+        f"{but}.",
+        _splits_table(card, {BUCKET: "rows of the table", REWORDED: "reworded", GENERAL: "general knowledge"}),
+        _table(["why left out", "rows"], card["left_out"].items()),
+        _table(["why a rewording was refused", "times"], card["rejected_rewordings"].items()),
+        few if tested < FEW else "",
+    )
+
+
+def _buckets_of(splits: Mapping[str, Sequence[Example]]) -> dict[str, dict[str, int]]:
     """For each split the number of examples of each bucket."""
     return {name: dict(Counter(example.bucket for example in examples)) for name, examples in splits.items()}
 
 
-def splits_table(card: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """The counts of `buckets_of` in a card, as Markdown; `titles`: bucket to the head of its column."""
+def _splits_table(card: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """The examples of each split by bucket; `titles`: bucket to the head of its column."""
     rows = [[name, *(card[name].get(bucket, 0) for bucket in titles)] for name in SPLITS]
-    return markdown_table(["split", *titles.values()], rows)
+    return _table(["split", *titles.values()], rows)
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; empty where it would have no rows."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; empty where it would have no rows."""
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def markdown_page(*parts: str) -> str:
-    """The dataset card of these paragraphs and tables; empty ones are left out."""
+def _page(*parts: str) -> str:
     return "\n\n".join(filter(None, ("# Dataset card", *parts))) + "\n"

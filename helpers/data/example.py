@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from helpers.errors import DataError
-from helpers.files import read_jsonl, write_jsonl
+from helpers.files import Record, read_jsonl, write_jsonl
 
 Message = dict[str, str]
 Check = Literal["contains", "contains_cased", "declines", "none"]
@@ -23,11 +23,11 @@ class Example:
     """A conversation whose last answer is learnt or, in a test set, asked for.
 
     Attributes:
-        id: unique in its file; nothing reads anything out of it.
+        id: unique in its file.
         bucket: the kind of question; results are given for each.
         prompt: the messages `{"role", "content"}` before the answer, the last one the user's; none where the example
             is a plain text, which is learnt whole and outside of the chat template.
-        answer: the right answer, or the text, whole.
+        answer: the right answer, or the text.
         expected: short wordings of which a right answer holds one.
         check: how an answer is found right: it `contains` an expected wording (`contains_cased`: capitals count), it
             `declines` to answer, or `none`, where only likeness to `answer` can be measured.
@@ -80,11 +80,19 @@ def asked(question: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": question},)
 
 
+def dialogue(pairs: Iterable[tuple[str, str]]) -> list[Message]:
+    """Questions and their answers as messages."""
+    return [turn for question, answer in pairs for turn in (*asked(question), {"role": "assistant", "content": answer})]
+
+
 def few_shot(task: str, shown: Iterable[tuple[str, str]], question: str) -> list[Message]:
     """A prompt for a model that writes: the task, pairs of a question and its good answer, and a question."""
-    roles = ("user", "assistant")
-    turns = [{"role": role, "content": text} for pair in shown for role, text in zip(roles, pair, strict=True)]
-    return [{"role": "system", "content": task}, *turns, *asked(question)]
+    return [{"role": "system", "content": task}, *dialogue(shown), *asked(question)]
+
+
+def tidy(reply: str) -> str:
+    """A model's reply on one line, without quotation marks around it."""
+    return " ".join(reply.split()).strip("\"'` ")
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
@@ -93,11 +101,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read a dataset file.
-
-    Raises:
-        DataError: a line is no example, or an id comes twice; the message names the line.
-    """
+    """Read a dataset file. Raises DataError, which names the line, where it is no example or its id comes twice."""
     examples: dict[str, Example] = {}
     for number, row in enumerate(read_jsonl(path), start=1):
         example = _example(row, f"{path}, line {number}")
@@ -107,17 +111,16 @@ def read_examples(path: Path) -> list[Example]:
     return list(examples.values())
 
 
-def _example(row: Any, where: str) -> Example:
+def _example(row: Record, where: str) -> Example:
     try:
-        row = dict(row)
-        [last] = row.pop("completion")
-        row |= {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
-        found = Example(**row)
+        [last] = row["completion"]
+        told = {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
+        found = Example(**{key: value for key, value in row.items() if key != "completion"} | told)
         if found.question is not None and last["role"] == "assistant":
             return found
     except (TypeError, ValueError, KeyError, IndexError):
         pass
     raise DataError(
         f'{where}: expected an example {{"id", "bucket", "prompt": [messages], "completion": [the answer]}}, received '
-        f"{f'the keys {sorted(map(str, row))}' if isinstance(row, dict) else type(row).__name__}. Write the file anew."
+        f"the keys {sorted(row)}. Write the file anew."
     )

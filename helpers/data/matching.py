@@ -36,26 +36,12 @@ _DECLINES = re.compile(
 _GUESSES_ALL_THE_SAME = re.compile(r"\b(?:but|however)\b.*\b(?:stands? for|means?|short for|refers? to)\b")
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, *, keep_case: bool = False) -> str:
     """Fold what does not change a term: case, typographic variants, punctuation and runs of blanks.
 
-    Args:
-        text: any text, in any script.
-
-    Returns:
-        Words with one space between them. Letters, digits and marks of every script stay, and so do
-        apostrophes and decimal points inside words; `H₂O` becomes `h2o` (Unicode NFKC).
+    Letters, digits and marks of every script stay, and so do apostrophes and decimal points inside words; `H₂O` becomes
+    `h2o` (Unicode NFKC).
     """
-    return " ".join(_fold(text, keep_case=False).split())
-
-
-def words(text: str, *, keep_case: bool = False) -> list[str]:
-    """Split a text into comparable words; scripts without spaces give one word a character."""
-    spaced = _UNSPACED.sub(r" \g<0> ", _fold(text, keep_case=keep_case))
-    return spaced.replace("'", " ").split()
-
-
-def _fold(text: str, *, keep_case: bool) -> str:
     text = unicodedata.normalize("NFKC", text)
     if not keep_case:
         text = unicodedata.normalize("NFKC", text.casefold())
@@ -63,17 +49,16 @@ def _fold(text: str, *, keep_case: bool) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # 100,000 does not contain the number 100.
     kept = (c if unicodedata.category(c)[0] in "LNM" or c in _CARRIES_MEANING + "'." else " " for c in text)
     text = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", "".join(kept))
-    return re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
+    return " ".join(re.sub(r"(?<!\w)'|'(?!\w)", " ", text).split())
+
+
+def words(text: str, *, keep_case: bool = False) -> list[str]:
+    """Split a text into comparable words; scripts without spaces give one word a character."""
+    return _UNSPACED.sub(r" \g<0> ", normalise(text, keep_case=keep_case)).replace("'", " ").split()
 
 
 def contains(answer: str, expected: str, *, keep_case: bool = False) -> bool:
-    """Whether the expected words stand in the answer, in order and as whole words.
-
-    Args:
-        answer: what a model wrote.
-        expected: one accepted wording; one without any letter or digit is never found.
-        keep_case: tell `IT` from `it`.
-    """
+    """Whether the expected words, at least one, stand in the answer whole and in order; `keep_case`: IT is not it."""
     needle = words(expected, keep_case=keep_case)
     return bool(needle) and f" {' '.join(needle)} " in f" {' '.join(words(answer, keep_case=keep_case))} "
 
@@ -86,16 +71,7 @@ def declines(answer: str) -> bool:
 
 
 def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | None:
-    """Judge one answer by containment.
-
-    Args:
-        check: of `helpers.data.example.Example`.
-        answer: what the model wrote.
-        expected: accepted strings.
-
-    Returns:
-        Whether it is right; None where the check is `none`.
-    """
+    """Whether an answer passes the check of an `Example` with these expected wordings; None for the check `none`."""
     if check == "none":
         return None
     if check == "declines" or declines(answer):

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.data.example import Example, write_examples
-from helpers.data.glossary import card as glossary_card
-from helpers.data.glossary import rehearsal, splits
+from helpers.data import card
+from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.writer import write_conversations
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
-from helpers.data.table import card as table_card
 from helpers.data.table import source
-from helpers.data.table.examples import Limits, Row, make_examples
+from helpers.data.table.examples import Row, make_examples
 from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
@@ -36,7 +35,16 @@ OF_HOLDERS = {
     ANSWER: "the command answer",
     SCORE: "the command score",
 }
-PREPARES = ("data/card", "data/example", "data/glossary", "data/table", "models/generate", "models/tokens")
+PREPARES = (
+    "data/card",
+    "data/example",
+    "data/glossary",
+    "data/matching",
+    "data/table",
+    "models/find",
+    "models/generate",
+    "models/tokens",
+)
 """Code that decides what is made of conversations or rows."""
 
 
@@ -139,9 +147,9 @@ def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Pat
     train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
     overlap = splits.assert_disjoint([*train, *validation], test, entries)
     parts = {"train": train, "validation": validation, "test": test}
-    card = glossary_card.make_card(entries, conversations, parts) | overlap
-    write_jsonl(run.path / "dataset" / "rejected.jsonl", glossary_card.rejected_records(conversations))
-    _write_dataset(run, parts, card, glossary_card.card_text(card))
+    counts = card.glossary_card(entries, conversations, parts) | overlap
+    write_jsonl(run.path / "dataset" / "rejected.jsonl", card.rejected_records(conversations))
+    _write_dataset(run, parts, counts, card.glossary_text(counts))
 
 
 def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
@@ -150,28 +158,19 @@ def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
     from helpers.models.find import chat_tokens, load_tokenizer
 
     config, tokenizer = run.config, load_tokenizer(run.config.base_model)
-    tokens = partial(chat_tokens, tokenizer)
-    limits = Limits(tokens, config.training.max_length_tokens, tokenizer.all_special_tokens)
-    kept, left_out = make_examples(rows, config.data, limits)
+    tokens, longest = partial(chat_tokens, tokenizer), config.training.max_length_tokens
+    kept, left_out = make_examples(rows, config.data, tokens, longest=longest, control=tokenizer.all_special_tokens)
     found = split_rows(kept, config.data.split, seed=config.seed)
     parts = {name: [row.example for row in of] for name, of in found.rows.items()}
     learnt, tested, rejected = _reworded(run, found.rows["train"])
-    parts["train"] += [example for example in learnt if tokens(example.messages) <= limits.longest]
+    parts["train"] += [example for example in learnt if tokens(example.messages) <= longest]
     parts["test"] = tested + parts["test"]
     general = min(config.dataset.general_train, len(parts["train"]))
     parts["train"] += rehearsed_examples(run, general, rehearsed)
     random.Random(f"{config.seed}/train").shuffle(parts["train"])
-    parts["test"] += rehearsal.general_examples(config.dataset.test_general)
-    card = table_card.make_card(
-        source.named(config.data.source),
-        len(rows),
-        left_out,
-        parts,
-        near_duplicates=found.alike,
-        across=found.across,
-        rejected=rejected,
-    )
-    _write_dataset(run, parts, card, table_card.card_text(card))
+    parts["test"] += phrasings.general_examples(config.dataset.test_general)
+    counts = card.table_card(source.named(config.data.source), len(rows), left_out, parts, found, rejected)
+    _write_dataset(run, parts, counts, card.table_text(counts))
 
 
 def _write_dataset(run: Run, parts: dict[str, list[Example]], card: dict[str, Any], text: str) -> None:
@@ -234,7 +233,7 @@ def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
     from helpers.models.load import load_base
 
     if not path.exists():
-        config, questions = run.config, rehearsal.rehearsal_questions(count, run.config.seed)
+        config, questions = run.config, phrasings.rehearsal_questions(count, run.config.seed)
         answers = generate_answers(
             load_base(config.base_model, threads=config.threads),
             load_tokenizer(config.base_model),
@@ -243,5 +242,5 @@ def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
             batch_size=config.answer.batch_size,
             title="general answers",
         )
-        write_jsonl(path, rehearsal.right_answers(questions, answers))
-    return rehearsal.rehearsed_examples(read_jsonl(path))
+        write_jsonl(path, phrasings.right_answers(questions, answers))
+    return phrasings.rehearsed_examples(read_jsonl(path))

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from helpers.data.card import GENERAL_BUCKET, SPLITS
 from helpers.data.example import SHORT, Example, write_examples
-from helpers.data.glossary.rehearsal import general_examples
+from helpers.data.glossary.phrasings import general_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline

@@ -1,9 +1,11 @@
 """A small table, and examples of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from helpers.config import Data, load_config
-from helpers.data.table.examples import Limits, Row, make_examples
+from helpers.data.example import Message
+from helpers.data.table.examples import Row, make_examples
 
 TOWNS = (
     "Ain Brest Calais Dax Evian Foix Gap Hyères Issoire Jarnac Kehl Lens Metz Nice Orange Pau Quimper Rodez Sète Toul"
@@ -16,7 +18,8 @@ ROWS = [
 ]
 
 
-LIMITS = Limits(lambda messages: sum(len(turn["content"].split()) for turn in messages), 60, ["<|end|>"])
+def tokens(messages: Sequence[Message]) -> int:
+    return sum(len(turn["content"].split()) for turn in messages)
 
 
 def data(**own: Any) -> Data:
@@ -24,6 +27,6 @@ def data(**own: Any) -> Data:
 
 
 def examples(rows: list[dict[str, Any]], **own: Any) -> tuple[list[Row], dict[str, int]]:
-    kept, left = make_examples(rows, data(**own), LIMITS)
+    kept, left = make_examples(rows, data(**own), tokens, longest=60, control=["<|end|>"])
     assert len(kept) + sum(left.values()) == len(rows)
     return kept, {reason: times for reason, times in left.items() if times}

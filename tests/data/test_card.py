@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from helpers.data.card import glossary_card, glossary_text, rejected_records
 from helpers.data.example import Example, asked
-from helpers.data.glossary.card import card_text, make_card, rejected_records
 from helpers.data.glossary.entries import Entry
 
 ENTRIES = [Entry("A", "A", "Alpha"), Entry("B", "B", "Beta")]
@@ -27,7 +27,7 @@ NOTHING: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
 
 
 def test_asked_is_kept_and_rejected() -> None:
-    card = make_card(ENTRIES, CONVERSATIONS, NOTHING)
+    card = glossary_card(ENTRIES, CONVERSATIONS, NOTHING)
     assert (card["asked"], card["kept"], card["rejected"]) == (7, 4, 3)
     assert card["reasons"] == {"answer cut off": 2, "question empty": 1}
     assert card["per_entry"]["A"] == {"asked": 6, "kept_model": 2, "kept_bank": 1, "rejected": 3}
@@ -40,13 +40,13 @@ def test_asked_is_kept_and_rejected() -> None:
 
 def test_a_lost_conversation_is_noticed() -> None:
     with pytest.raises(AssertionError, match="conversations were lost"):
-        make_card(ENTRIES[:1], CONVERSATIONS, NOTHING)
+        glossary_card(ENTRIES[:1], CONVERSATIONS, NOTHING)
 
 
 def test_text_names_every_entry_and_reason() -> None:
     train = [Example("f", "forward", asked("?"), "!")] * 3 + [Example("u", "unknown", asked("?"), "!")]
     test = [Example("r", "reverse", asked("?"), "!")] * 2
-    text = card_text(make_card(ENTRIES, CONVERSATIONS, {"train": train, "validation": train[:1], "test": test}))
+    text = glossary_text(glossary_card(ENTRIES, CONVERSATIONS, {"train": train, "validation": train[:1], "test": test}))
     for line in (
         "| split | forward | unknown | reverse |",
         "| train | 3 | 1 | 0 |",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from helpers.data.glossary.checks import check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry, load_bank
+from helpers.data.glossary.writer import check_answer, check_question
 
 ABC = Entry("ABC", "ABC", "Alpha Beta Gamma", verbose_def="A board that counts letters.")
 TWO = Entry("ABC (law)", "ABC", "Alpha Beta Gamma", field="law", ambiguous=True)

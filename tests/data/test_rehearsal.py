@@ -2,8 +2,7 @@
 
 import pytest
 
-from helpers.data.glossary.phrasings import load_bank
-from helpers.data.glossary.rehearsal import rehearsal_questions, right_answers
+from helpers.data.glossary.phrasings import load_bank, rehearsal_questions, right_answers
 from helpers.data.matching import contains
 from helpers.models.find import load_tokenizer
 from helpers.models.generate import Generated, generate_answers

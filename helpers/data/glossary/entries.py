@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import GlossaryError
 
-KEYS = {"acronym", "definition", "verbose_def", "field"}
+KEYS = ("acronym", "definition", "verbose_def", "field")
 SHAPE = '[{"acronym": "...", "definition": "...", "verbose_def": "...", "field": "..."}], the last two optional'
 
 
@@ -45,11 +44,8 @@ def is_glossary(path: str) -> bool:
 def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, with or without a BOM.
 
-    White space inside a value is folded to single spaces; a row that repeats another is read once.
-
-    Args:
-        path: the JSON file.
-        max_entries: keep the first so many entries; None keeps all.
+    White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
+    only the first so many entries are kept.
 
     Raises:
         GlossaryError: the file is missing, is not a JSON list of such objects, or contradicts itself; the
@@ -59,11 +55,10 @@ def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
     mistakes: list[str] = []
     meanings: dict[tuple[str, str], tuple[int, dict[str, str]]] = {}
     for number, row in enumerate(rows, start=1):
-        problem = _problem(row)
-        if problem:
+        if problem := _problem(row):
             mistakes.append(f"entry {number}: {problem}")
             continue
-        values = {key: _fold(row.get(key) or "") for key in KEYS}
+        values = {key: " ".join((row.get(key) or "").split()) for key in KEYS}
         key = (values["acronym"], values["field"])
         first, known = meanings.setdefault(key, (number, values))
         if known["definition"].casefold() != values["definition"].casefold():
@@ -71,12 +66,9 @@ def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
                 f"entry {number}: '{values['acronym']}' means '{values['definition']}' here but "
                 f"'{known['definition']}' in entry {first}; give each meaning a 'field' of its own, or keep one"
             )
-    by_acronym: dict[str, list[str]] = defaultdict(list)
-    for acronym, field in meanings:
-        by_acronym[acronym].append(field)
-    for acronym, fields in by_acronym.items():
-        if len(fields) > 1 and "" in fields:
-            mistakes.append(f"'{acronym}' has {len(fields)} meanings and one lacks a 'field' to tell them apart")
+    for acronym, number in Counter(acronym for acronym, _ in meanings).items():
+        if number > 1 and (acronym, "") in meanings:
+            mistakes.append(f"'{acronym}' has {number} meanings and one lacks a 'field' to tell them apart")
     if mistakes:
         shown = "\n".join(f"  {mistake}" for mistake in mistakes[:10])
         more = f"\n  and {len(mistakes) - 10} more" if len(mistakes) > 10 else ""
@@ -116,21 +108,12 @@ def _read_rows(path: Path) -> list[Any]:
 def _problem(row: Any) -> str | None:
     if not isinstance(row, dict):
         return f"expected an object, received {row!r:.60}"
-    unknown = sorted(row.keys() - KEYS)
-    if unknown:
+    if unknown := sorted(row.keys() - KEYS):
         return f"unknown key(s) {', '.join(map(str, unknown))}; allowed are {', '.join(sorted(KEYS))}"
-    for key in ("acronym", "definition"):
-        value = row.get(key)
-        if not isinstance(value, str) or not value.strip():
-            return f"'{key}' must be a text that is not empty, received {value!r:.60}"
-    for key in ("verbose_def", "field"):
-        if not isinstance(row.get(key) or "", str):
-            return f"'{key}' must be a text, received {row[key]!r:.60}"
-    for key, value in row.items():
-        if any("\ud800" <= character <= "\udfff" for character in value or ""):
+    for key in KEYS:
+        value, needed = row.get(key) or "", key in ("acronym", "definition")
+        if not isinstance(value, str) or (needed and not value.strip()):
+            return f"'{key}' must be a text{' that is not empty' * needed}, received {row.get(key)!r:.60}"
+        if any("\ud800" <= character <= "\udfff" for character in value):
             return f"'{key}' holds half a character (an unpaired \\ud800 to \\udfff), received {value!r:.60}"
     return None
-
-
-def _fold(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()

@@ -1,17 +1,30 @@
-"""The phrasing bank: ways to ask, to answer and to decline, and the general questions."""
+"""The phrasing bank: ways to ask, to answer and to decline, and general questions for rehearsal and test.
+
+General knowledge is rehearsed during training, so that it is not forgotten. Rehearsing a model's own answers keeps it
+where it was (Li & Hoiem, Learning without Forgetting, 2016); a small model's wrong ones would be trained in as well, so
+that they are left out (docs/decisions/0004).
+"""
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 from rapidfuzz import fuzz, utils
 
+from helpers.data.example import GENERAL, Example, asked
 from helpers.data.glossary.entries import Entry
+from helpers.data.matching import is_correct
+from helpers.files import Record
+
+if TYPE_CHECKING:
+    from helpers.models.generate import Generated
 
 HERE = Path(__file__).parent
 LEAK_RATIO = 80.0
@@ -32,17 +45,16 @@ class Bank:
     examples: dict[str, list[tuple[str, Entry, str]]]
     openings: list[str]
     scenes: list[str]
-    general_train: list[dict[str, Any]]
-    general_test: list[dict[str, Any]]
+    general_train: list[Record]
+    general_test: list[Record]
 
 
 @cache
 def load_bank() -> Bank:
     """Read the two YAML files that ship beside this module."""
-    phrasings = yaml.safe_load((HERE / "phrasings.yaml").read_text(encoding="utf-8"))
-    general = yaml.safe_load((HERE / "general.yaml").read_text(encoding="utf-8"))
+    phrasings, general = (yaml.safe_load((HERE / name).read_bytes()) for name in ("phrasings.yaml", "general.yaml"))
     for rows in phrasings["examples"].values():
-        rows[:] = [(scene, Entry("", acronym, meaning), asked) for scene, acronym, meaning, asked in rows]
+        rows[:] = [(scene, Entry("", acronym, meaning), question) for scene, acronym, meaning, question in rows]
     return Bank(**phrasings, general_train=general["train"], general_test=general["test"])
 
 
@@ -62,11 +74,55 @@ def skeleton(question: str, entry: Entry) -> str:
     for words in (entry.definition, entry.acronym, entry.where.strip()):
         if words:  # whole words: the acronym IS does not stand in "this"
             question = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", " ", question, flags=re.IGNORECASE)
-    return " ".join(utils.default_process(question).split())
+    return _plain(question)
 
 
 def held_out_overlap(question: str, entry: Entry, held_out: list[str]) -> float:
     """Highest similarity (0 to 100) between a question's phrasing and the held-out phrasings."""
     phrasing = skeleton(question, entry)
-    blanks = [" ".join(utils.default_process(fill(text)).split()) for text in held_out]
-    return max((fuzz.ratio(phrasing, blank) for blank in blanks), default=0.0)
+    return max((fuzz.ratio(phrasing, _plain(fill(text))) for text in held_out), default=0.0)
+
+
+def rehearsal_questions(count: int, seed: int) -> list[Record]:
+    """The first `count` general training questions, and every second of them once more behind an opening.
+
+    Openings stand before questions about the glossary too: shown in both places, they say nothing about the answer.
+    """
+    bank, chooser = load_bank(), random.Random(f"{seed}/openings")
+    plain = bank.general_train[:count]
+    opened = [row | {"question": f"{chooser.choice(bank.openings)} {row['question']}"} for row in plain[1::2]]
+    return [*plain, *opened]
+
+
+def right_answers(questions: Sequence[Record], answers: Sequence[Generated]) -> list[Record]:
+    """`{"question", "answer"}` where an answer of the base model is right, ended by itself and asks nothing back.
+
+    An answer is kept whole or not at all. Cut after the sentence that tells, it would teach the model to stop there,
+    and what it used to say in its second sentence would be lost (docs/decisions/0004).
+    """
+    return [
+        {"question": row["question"], "answer": answer.text}
+        for row, answer in zip(questions, answers, strict=True)
+        if answer.stopped and "?" not in answer.text and is_correct("contains", answer.text, row["expected"])
+    ]
+
+
+def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
+    """Training examples of `right_answers`."""
+    return [
+        Example(f"general/{number:03d}", GENERAL, asked(row["question"]), row["answer"], origin="model")
+        for number, row in enumerate(rows)
+    ]
+
+
+def general_examples(count: int) -> list[Example]:
+    """Test examples of common knowledge, none of which is rehearsed: the first `count` of the bank."""
+    examples = []
+    for number, row in enumerate(load_bank().general_test[:count]):
+        right, question = tuple(row["expected"]), asked(row["question"])
+        examples.append(Example(f"general/{number:03d}", GENERAL, question, f"{right[0]}.", right, "contains"))
+    return examples
+
+
+def _plain(text: str) -> str:
+    return " ".join(utils.default_process(text).split())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import fill, fill_entry, held_out_overlap, load_bank, skeleton
-from helpers.data.glossary.rehearsal import general_examples
+from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, load_bank, skeleton
 from helpers.errors import RunError
 from helpers.files import Record
 
@@ -28,19 +27,16 @@ def training_records(
     test: Sequence[Example],
     seed: int,
 ) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples, shuffled.
+    """Training and validation examples, shuffled, in the buckets `forward`, `reverse`, `unknown` and `general`.
 
     Args:
         conversations: what `write_conversations` returned.
         entries: the glossary.
         settings: the section `dataset`: for each entry how many invented acronyms are declined, asked in the words of
-            the forward conversations, and the share of all records held back, 0 to 1.
+            the forward conversations, and the share of all examples that validation gets, 0 to 1.
         general: what is rehearsed of the base model's own answers.
         test: of `test_records`, whose invented acronyms training must not show.
         seed: of every draw.
-
-    Returns:
-        (train, validation), in the buckets `forward`, `reverse`, `unknown` and `general`.
     """
     avoid = {example.subject for example in test if example.bucket == "unknown"}
     invented = invent_acronyms(entries, settings.unknown_train * len(entries), avoid=avoid, seed=seed, near_share=0.75)
@@ -56,7 +52,7 @@ def training_records(
     forward = forward or [c for c in conversations if c["kind"] == "forward"]
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invented):
-        source = forward[number % len(forward)] if number < len(forward) else chooser.choice(forward)
+        source = forward[number] if number < len(forward) else chooser.choice(forward)
         known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
         question = acronym.join(re.split(known, source["question"]))
         answer = fill(chooser.choice(load_bank().answers["unknown"]), acronym=acronym)
@@ -103,21 +99,24 @@ def invent_acronyms(
     """Invent `count` distinct acronyms that no entry has, `near_share` of them one letter from a known one.
 
     The others take the shape (length, letter case, digits, hyphens) of a known one with all letters drawn anew.
-
-    Raises:
-        RunError: after many draws there are still too few; the glossary's acronyms are too short for the number.
+    Raises RunError where the glossary's acronyms are too short for so many.
     """
     chooser = random.Random(f"{seed}/unknown")
     known = [entry.acronym for entry in entries]
-    taken = {acronym.casefold() for acronym in known} | {acronym.casefold() for acronym in avoid}
+    taken = {acronym.casefold() for acronym in [*known, *avoid]}
     invented: list[str] = []
     for attempt in range(count * 200):
         if len(invented) == count:
             break
-        template = chooser.choice(known)
-        make: Callable[[str, random.Random], str] = _one_letter_off if len(invented) % 4 < 4 * near_share else _redrawn
-        # Glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in.
-        acronym = make(template, chooser) if attempt < count * 100 else _redrawn(template + "XX", chooser)
+        template, early = chooser.choice(known), attempt < count * 100
+        if not early:  # glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in
+            template += "XX"
+        elif not any(map(str.isalnum, template)):
+            template += "X"
+        places = [place for place, character in enumerate(template) if character.isalnum()]
+        if early and len(invented) % 4 < 4 * near_share:
+            places = [chooser.choice(places)]
+        acronym = "".join(_like(each, chooser) if place in places else each for place, each in enumerate(template))
         if acronym.casefold() not in taken:
             taken.add(acronym.casefold())
             invented.append(acronym)
@@ -129,49 +128,30 @@ def invent_acronyms(
 
 
 def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
-    """Check that training and test share no question, no unknown acronym and no phrasing.
+    """Check that training and test share no question, no unknown acronym and no phrasing; RunError names what is.
 
-    Returns:
-        `{"highest_overlap"}`: the highest similarity, 0 to 100, between a training and a test phrasing.
-
-    Raises:
-        RunError: something is shared; the message names it.
+    Returns `{"highest_overlap"}`: the highest similarity, 0 to 100, between a training and a test phrasing.
     """
     learnt = {example.question.casefold() for example in train}
     for item in test:
         if item.question.casefold() in learnt:
             raise RunError(f"Test question {item.id} stands in the training set: {item.question!r}.")
     by_id = {entry.id: entry for entry in entries}
-    trained_unknown, asked_unknown = (
-        {example.subject.casefold() for example in examples if example.bucket == "unknown"}
-        for examples in (train, test)
-    )
-    if shared := trained_unknown & asked_unknown:
+    unknown = [{each.subject.casefold() for each in part if each.bucket == "unknown"} for part in (train, test)]
+    if shared := unknown[0] & unknown[1]:
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
-        kind: {skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}
+        kind: [*{skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}]
         for kind, bucket in (("forward", "new_phrasing"), ("reverse", "reverse"))
     }
     highest = 0.0
     for example in train:
         if example.bucket in held_out:
-            entry, phrasings = by_id[example.subject], held_out[example.bucket]
-            if skeleton(example.question, entry) in phrasings:
+            overlap = held_out_overlap(example.question, by_id[example.subject], held_out[example.bucket])
+            if overlap == 100:
                 raise RunError(f"Training conversation {example.id} uses a held-out phrasing: {example.question!r}.")
-            highest = max(highest, held_out_overlap(example.question, entry, sorted(phrasings)))
+            highest = max(highest, overlap)
     return {"highest_overlap": round(highest, 1)}
-
-
-def _one_letter_off(acronym: str, chooser: random.Random) -> str:
-    letters = [position for position, character in enumerate(acronym) if character.isalnum()]
-    if not letters:
-        return acronym + chooser.choice(string.ascii_uppercase)
-    position = chooser.choice(letters)
-    return acronym[:position] + _like(acronym[position], chooser) + acronym[position + 1 :]
-
-
-def _redrawn(acronym: str, chooser: random.Random) -> str:
-    return "".join(_like(character, chooser) for character in acronym)
 
 
 def _like(character: str, chooser: random.Random) -> str:

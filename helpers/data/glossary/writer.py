@@ -1,22 +1,22 @@
 """A chat model writes conversations about each glossary entry; what fails the checks is asked again.
 
-Two small requests make one conversation: the model first words a question as a person in some scene would,
-then answers it with the definition in front of it. Both are shown the examples of phrasings.yaml.
+Two small requests make one: the model words a question as a person in some scene would, then answers it with the
+definition in front of it. Both are shown the examples of phrasings.yaml.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.config import Dataset
-from helpers.data.example import Message, few_shot
-from helpers.data.glossary.checks import check_answer, check_question
+from helpers.data.example import Message, few_shot, tidy
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import fill_entry, load_bank
+from helpers.data.glossary.phrasings import LEAK_RATIO, fill_entry, held_out_overlap, load_bank
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
 
@@ -29,6 +29,19 @@ STOP = "?"
 
 ASK = {"forward": "You ask what acronyms mean.", "reverse": "You ask for the acronym of a name."}
 ANSWER = "You answer questions about acronyms with what is given."
+NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acronym")}
+"""What a question of each kind names, and what its answer tells."""
+ASKS = {
+    "forward": re.compile(
+        r"\b(mean|means|meant|meaning|stand|stands|short for|full name|full form|long form|what is|what's|what are|"
+        r"explain|abbreviat\w*|definition|define|letters|spell|acronym|expand|refers?)\b",
+        re.IGNORECASE,
+    ),
+    "reverse": re.compile(r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE),
+}
+MAX_QUESTION_WORDS = 32
+MAX_OTHER_WORDS = 8
+"""Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
 
 
 def write_conversations(
@@ -36,15 +49,14 @@ def write_conversations(
 ) -> list[Record]:
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
-    A slot of the model is asked up to `attempts` times and then filled from the phrasing bank. Entries are
-    written side by side, the slots of one entry one after the other, so that given the same replies the
-    result is the same whatever the order of arrival. Slots already in `path` are not asked again.
+    Slots already in `path` are not asked again. The slots of one entry are written one after the other, so that the
+    order in which replies arrive changes nothing.
 
     Args:
         entries: the glossary.
         endpoint: an open chat endpoint.
-        settings: the section `dataset`: conversations of each kind, attempts, and the temperature of questions;
-            answers use less than half of it.
+        settings: the section `dataset`: conversations of each kind; how often the model is asked for one before the
+            phrasing bank fills it; and the temperature of questions, of which answers use less than half.
         path: JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
             "answer", "reason"}]}`; `writer` is empty where the bank filled in.
         seed: of scenes, sampling and the bank's order.
@@ -59,32 +71,31 @@ def write_conversations(
         "forward": (settings.forward_by_model, settings.forward_by_bank),
         "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
     }
-    slots = {  # whether the model is asked for one, or the bank alone
-        (entry.id, kind): {f"{kind}/{entry.id}/{n:03d}": n < by_model for n in range(by_model + by_bank)}
-        for kind, (by_model, by_bank) in wanted.items()  # so a server reads the examples of a kind once
-        for entry in entries
-    }
-    by_id = {entry.id: entry for entry in entries}
 
-    def write(of: tuple[str, str], done: Done) -> Iterator[Record]:
-        entry, kind = by_id[of[0]], of[1]
+    def slots(of: tuple[str, Entry]) -> list[str]:
+        kind, entry = of
+        return [f"{kind}/{entry.id}/{number:03d}" for number in range(sum(wanted[kind]))]
+
+    def write(of: tuple[str, Entry], done: Done) -> Iterator[Record]:
+        kind, entry = of
         asked: set[str] = set()
-        bank = _bank_order(kind, entry, seed)
-        for slot, by_model in slots[of].items():
+        bank = [fill_entry(phrasing, entry) for phrasing in load_bank().train[kind]]
+        random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
+        for number, slot in enumerate(slots(of)):
             record = done.get(slot)
             if record is None:
                 record = {"id": slot, "entry": entry.id, "kind": kind, "origin": "bank", "writer": ""}
                 record |= {"question": None, "answer": None, "rejected": []}
-                if not (by_model and _from_model(record, entry, endpoint, asked, settings, seed)):
+                if not (number < wanted[kind][0] and _from_model(record, entry, endpoint, asked, settings, seed)):
                     _from_bank(record, entry, bank, asked, seed)
                 yield record
             asked.add(_key(record["question"]))
 
     found = resumable_map(
-        [*slots],
+        [(kind, entry) for kind in wanted for entry in entries],  # so a server reads the examples of a kind once
         write,
         path=path,
-        keys=lambda of: [*slots[of]],
+        keys=slots,
         key=lambda record: record["id"],
         parallel=endpoint.parallel_requests,
         title="conversations",
@@ -96,7 +107,7 @@ def write_conversations(
 def _from_model(
     record: Record, entry: Entry, endpoint: ChatEndpoint, asked: set[str], settings: Dataset, seed: int
 ) -> bool:
-    """Fill a slot with the model's own words and note what was refused; False where every attempt was."""
+    """Fill a slot with the model's words and note what was refused; False where every attempt was."""
     kind, named = record["kind"], _named(record["kind"], entry)
     room = 40 + len(named) // 2  # tokens; what is asked about must fit, in any script
     stop = ["\n"] if STOP in named else ["\n", STOP]
@@ -104,7 +115,7 @@ def _from_model(
         number = _number(seed, record["id"], attempt)
         prompt = _question_prompt(kind, entry, number)
         asked_for = endpoint.complete(prompt, max_tokens=room, temperature=settings.temperature, seed=number, stop=stop)
-        question = _tidy(asked_for.text)
+        question = tidy(asked_for.text)
         if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
             question += "?"  # the server keeps what it stopped at to itself
         reason = check_question(kind, question, entry)
@@ -119,9 +130,8 @@ def _from_model(
                 seed=number + retry,
                 stop=["\n"],
             )
-            answer = _tidy(reply.text)
-            reason = check_answer(kind, answer, entry)
-            if reason is None:
+            answer = tidy(reply.text)
+            if (reason := check_answer(kind, answer, entry)) is None:
                 record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
                 return True
         record["rejected"].append({"question": question, "answer": answer, "reason": reason})
@@ -136,12 +146,6 @@ def _from_bank(record: Record, entry: Entry, order: list[str], asked: set[str], 
     opening = chooser.choice(bank.openings) + " " if chooser.random() < 0.5 else ""
     answer = chooser.choice(bank.answers[record["kind"]])
     record |= {"question": opening + question, "answer": fill_entry(answer, entry)}
-
-
-def _bank_order(kind: str, entry: Entry, seed: int) -> list[str]:
-    order = [*load_bank().train[kind]]
-    random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(order)
-    return [fill_entry(phrasing, entry) for phrasing in order]
 
 
 def _question_prompt(kind: str, entry: Entry, number: int) -> list[Message]:
@@ -163,9 +167,8 @@ def _subject(named: str, scene: str) -> str:
 
 
 def _answer_prompt(kind: str, entry: Entry, question: str) -> list[Message]:
-    bank = load_bank()
-    answer = bank.answers[kind][0]
-    shown = [(_known(kind, of, asked), fill_entry(answer, of)) for _, of, asked in bank.examples[kind]]
+    answer, examples = load_bank().answers[kind][0], load_bank().examples[kind]
+    shown = [(_known(kind, of, asked), fill_entry(answer, of)) for _, of, asked in examples]
     return few_shot(ANSWER, shown, _known(kind, entry, question))
 
 
@@ -176,10 +179,6 @@ def _known(kind: str, entry: Entry, question: str) -> str:
     return f"{question}\n{entry.acronym} = {entry.definition}.{explained}"
 
 
-def _tidy(text: str) -> str:
-    return " ".join(text.split()).strip("\"'` ")
-
-
 def _key(question: str) -> str:
     return "".join(character for character in question.casefold() if character.isalnum())
 
@@ -187,3 +186,60 @@ def _key(question: str) -> str:
 def _number(seed: int, text: str, attempt: int) -> int:
     """A seed that depends on the slot and not on the order of arrival."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{text}/{attempt}".encode()).digest()[:4], "big") // 2
+
+
+def check_question(kind: str, question: str, entry: Entry) -> str | None:
+    """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
+    if not question:
+        return "question empty"
+    if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
+        return "question too long"
+    if "\n" in question or question[-1] not in "?.!":
+        return "question cut off"
+    (named, told), found = NAMES[kind], _found(entry, question)
+    if not found[named]:
+        return f"question without the {named}"
+    if found[told]:
+        return f"question gives the {told} away"
+    if not ASKS[kind].search(question):
+        return "question asks something else"
+    asserts = rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to) \w+ \w+"
+    if kind == "forward" and re.search(asserts, question):
+        return "question asserts a meaning"
+    if entry.ambiguous and entry.field.casefold() not in question.casefold():
+        return "question does not name the field"
+    if held_out_overlap(question, entry, load_bank().test[kind]) >= LEAK_RATIO:
+        return "question is a held-out phrasing"
+    return None
+
+
+def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
+    """Why an answer cannot be used, or None."""
+    if not answer or "\n" in answer:
+        return "answer empty" if not answer else "answer has several lines"
+    if answer[-1] not in ".!":
+        return "answer cut off"
+    told = NAMES[kind][1]
+    if not _found(entry, answer)[told]:
+        return f"answer without the {told}"
+    said_first = entry.acronym if kind == "forward" else entry.definition
+    if not answer.casefold().startswith(said_first.casefold()):
+        return "answer does not begin by reading back what was asked"
+    if re.match(r"\W*[=:]", answer[len(said_first) :]):
+        return "answer is a formula, not a sentence"
+    own = {entry.acronym, *re.findall(r"[\w/-]+", f"{entry.acronym} {entry.definition}")}
+    if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
+        return "answer names another acronym"
+    rest = re.sub(re.escape(entry.definition), " ", answer, flags=re.IGNORECASE)
+    known = set(re.findall(r"\w+", f"{entry.acronym} {entry.definition} {entry.verbose_def}".casefold()))
+    if sum(word not in known for word in re.findall(r"\w+", rest.casefold())) > MAX_OTHER_WORDS:
+        return "answer adds facts of its own"
+    return None
+
+
+def _found(entry: Entry, text: str) -> dict[str, bool]:
+    """Whether a text holds the acronym, as a whole word and in its case, and the definition, in any case."""
+    return {
+        "acronym": re.search(rf"(?<!\w){re.escape(entry.acronym)}(?!\w)", text) is not None,
+        "definition": " ".join(entry.definition.casefold().split()) in " ".join(text.casefold().split()),
+    }

@@ -11,8 +11,7 @@ import pandas as pd
 from pydantic import Secret
 
 from helpers.data.holders.pipeline import BUILDERS, Holder, JsonColumn
-from helpers.data.table.csv_text import usual
-from helpers.data.table.files import json_objects, read_rows
+from helpers.data.table.files import json_objects, read_rows, usual
 from helpers.errors import DataError
 from helpers.files import Record
 from helpers.storage import fetch

@@ -27,16 +27,15 @@ def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
         given: role to column, which counts before any usual name.
 
     Raises:
-        DataError: a given column is missing, or two columns could have one role, or the needed ones are not found. The
-            message names the columns and the lines of configuration to write.
+        DataError: a given column is missing or has two roles, or two columns could have one role, or the needed ones
+            are not found. The message names the columns and the lines of configuration to write.
     """
     columns = list(dict.fromkeys(found))
-    missing = {role: name for role, name in given.items() if name not in columns}
-    for role, name in missing.items():
-        raise DataError(f"data.columns.{role}: there is no column {name!r}. The table has {_listed(columns)}.")
-    twice = [name for name in given.values() if [*given.values()].count(name) > 1]
-    if twice:
-        raise DataError(f"data.columns: the column {twice[0]!r} has two roles. Give each role a column of its own.")
+    for role, name in given.items():
+        if name not in columns:
+            raise DataError(f"data.columns.{role}: there is no column {name!r}. The table has {_listed(columns)}.")
+        if [*given.values()].count(name) > 1:
+            raise DataError(f"data.columns: the column {name!r} has two roles. Give each role a column of its own.")
     roles = dict(given)
     free = [name for name in columns if name not in roles.values()]
     for role, names in NAMES.items():
@@ -56,12 +55,10 @@ def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
                 roles[role] = fitting[0]
     if "messages" not in roles and not {"question", "answer"} <= roles.keys():
         lacking = [role for role in ("question", "answer") if role not in roles]
+        needed = ", ".join(f"{role}: {roles.get(role, 'NAME')}" for role in ("question", "answer"))
         raise DataError(
             f"No column has a usual name for the {' and the '.join(lacking)}. The table has {_listed(columns)}. "
-            "Write:\n"
-            "data:\n  columns: {"
-            + ", ".join(f"{role}: {roles.get(role, 'NAME')}" for role in ("question", "answer"))
-            + "}"
+            f"Write:\ndata:\n  columns: {{{needed}}}"
         )
     return roles
 
@@ -71,6 +68,5 @@ def _plain(name: str) -> str:
     return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")
 
 
-def _listed(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -9,7 +9,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from helpers.config import DataPrompt
-from helpers.data.example import Message
+from helpers.data.example import Message, dialogue
 from helpers.errors import DataError
 from helpers.files import Record
 
@@ -34,52 +34,37 @@ class Asked:
 
 
 def read_row(row: Record, roles: Mapping[str, str], where: str) -> Asked:
-    """Read a row's cells; of several answers the first is learnt.
-
-    Raises:
-        DataError: a cell holds what is no text, or a conversation is none; the message names the row.
-    """
-    contexts = [text(cell, where) for cell in several(row.get(roles.get("contexts", "")))]
-    question, answer = row.get(roles.get("question", "")), row.get(roles.get("answer", ""))
-    if "messages" in roles or _turns(question) or _turns(answer):
-        turns = row.get(roles["messages"]) if "messages" in roles else _together(question, answer)
-        *prompt, last = _conversation(turns, where) or [{"role": "assistant", "content": ""}]
+    """Read a row's cells. Raises DataError, which names the row, where a cell is no text or a conversation is none."""
+    cells = {role: row.get(column) for role, column in roles.items()}
+    question, answer, turns = cells.get("question"), cells.get("answer"), cells.get("messages")
+    if "messages" not in roles and (_turns(question) or _turns(answer)):  # TRL's, of which one may be a text
+        turns = several(question) if _turns(question) else [{"role": "user", "content": question}]
+        turns += several(answer) if _turns(answer) else [{"role": "assistant", "content": answer}]
+    if "messages" in roles or turns:
+        *prompt, last = _conversation(turns, where) or [{"role": "user", "content": ""}] * 2
         answers = [last["content"]]
     else:
         prompt = [{"role": "user", "content": text(question, where)}]
         answer = answer.get("text") if isinstance(answer, Mapping) else answer  # SQuAD's {"text": [...], ...}
         parts = [cell.get("text") if isinstance(cell, Mapping) else cell for cell in several(answer)]
         answers = [text(part, where) for part in parts]
-    prompt = prompt or [{"role": "user", "content": ""}]
-    system = text(row.get(roles["system"]), where) if "system" in roles else ""
+    system = text(cells.get("system"), where)
     if system and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
-    return Asked(prompt, list(dict.fromkeys(filter(None, answers))), [each for each in contexts if each])
-
-
-def _together(prompt: Any, completion: Any) -> list[Any]:
-    """TRL's prompt and completion, each a list of turns or a text, as one conversation."""
-    before = several(prompt) if _turns(prompt) else [{"role": "user", "content": prompt}]
-    return [*before, *(several(completion) if _turns(completion) else [{"role": "assistant", "content": completion}])]
+    contexts = [text(cell, where) for cell in several(cells.get("contexts"))]
+    return Asked(prompt, list(dict.fromkeys(filter(None, answers))), [*filter(None, contexts)])
 
 
 def worded(prompt: Sequence[Message], contexts: Sequence[str], wording: DataPrompt) -> list[Message]:
     """A prompt as the model reads it: system message, few-shot examples, contexts and question in their wording."""
     *before, last = prompt
-    asked = wording.question.replace("{question}", last["content"])
-    if contexts:
-        told = "\n\n".join(wording.context.replace("{context}", context) for context in contexts)
-        asked = f"{told}\n\n{asked}"
-    first = before[:1] if before and before[0]["role"] == "system" else []
-    later = before[len(first) :]
+    told = [wording.context.replace("{context}", context) for context in contexts]
+    asked = "\n\n".join([*told, wording.question.replace("{question}", last["content"])])
+    first = [before.pop(0)] if before and before[0]["role"] == "system" else []
     if wording.system and not first:
         first = [{"role": "system", "content": wording.system}]
-    shots = [
-        {"role": role, "content": shown}
-        for shot in wording.examples
-        for role, shown in (("user", wording.question.replace("{question}", shot.question)), ("assistant", shot.answer))
-    ]
-    return [*first, *shots, *later, {"role": last["role"], "content": asked}]
+    shots = [(wording.question.replace("{question}", shot.question), shot.answer) for shot in wording.examples]
+    return [*first, *dialogue(shots), *before, {"role": last["role"], "content": asked}]
 
 
 def _turns(cell: Any) -> bool:
@@ -140,17 +125,14 @@ def several(cell: Any) -> list[Any]:
 def text(cell: Any, where: str) -> str:
     """A cell as text: nothing for null, `3` for 3.0, a day for a date; white space at its ends is no part of it.
 
-    Raises:
-        DataError: it holds a list, an object or bytes, or half a character.
+    Raises DataError where it holds a list, an object, bytes or half a character.
     """
     if hasattr(cell, "tolist"):
         cell = cell.tolist()
-    if cell is None or type(cell).__name__ in ("NaTType", "NAType"):
+    if cell is None or type(cell).__name__ in ("NaTType", "NAType") or cell != cell:
         return ""
-    if isinstance(cell, float):
-        if cell != cell:
-            return ""
-        cell = int(cell) if cell.is_integer() else cell
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
     if isinstance(cell, datetime) and cell.time() == time():
         cell = cell.date()
     if not isinstance(cell, str | int | float | bool | date | time) and not hasattr(cell, "quantize"):

@@ -24,14 +24,7 @@ SPLITS = {"train": "train", "test": "test", "val": "validation", "dev": "validat
 
 @dataclass(frozen=True)
 class Row:
-    """An example, and what decides which split it goes into.
-
-    Attributes:
-        example: as the model learns it.
-        asked: as it stands in the table.
-        group: rows of one group stay together; empty where there is none.
-        split: where the table says so; else empty.
-    """
+    """A row as an example and as it stands in the table; `group` and `split` are empty where the table has none."""
 
     example: Example
     asked: Asked
@@ -39,28 +32,22 @@ class Row:
     split: str
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the model's tokenizer makes of a conversation, and what it may not find in one.
-
-    Attributes:
-        tokens: counts a conversation's tokens in the chat template.
-        longest: tokens of the longest conversation allowed.
-        control: texts that become control tokens, such as the end of a turn.
-    """
-
-    tokens: Callable[[Sequence[Message]], int]
-    longest: int
-    control: Collection[str] = ()
-
-
-def make_examples(rows: Sequence[Record], data: Data, limits: Limits) -> tuple[list[Row], Counter[str]]:
+def make_examples(
+    rows: Sequence[Record],
+    data: Data,
+    tokens: Callable[[Sequence[Message]], int],
+    *,
+    longest: int,
+    control: Collection[str],
+) -> tuple[list[Row], Counter[str]]:
     """Turn rows into examples.
 
     Args:
         rows: of `read_table`.
         data: the section `data`.
-        limits: of the model.
+        tokens: counts a conversation's tokens in the model's chat template.
+        longest: tokens of the longest conversation allowed.
+        control: texts that become control tokens, such as the end of a turn.
 
     Returns:
         The rows kept, and how many were left out for each reason: together they are as many as came in.
@@ -71,44 +58,44 @@ def make_examples(rows: Sequence[Record], data: Data, limits: Limits) -> tuple[l
     roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
     if "split" not in roles and (column := _split_column(rows)):
         roles["split"] = column
-    of_split = [_split_name(row, roles, f"row {number}") for number, row in enumerate(rows, start=1)]
+    numbered = [(number, row, _split_name(row, roles, f"row {number}")) for number, row in enumerate(rows, start=1)]
     left: Counter[str] = Counter()
     kept: dict[int, Row] = {}
     too_long: list[int] = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     # Where the table gives splits, a row that comes in two of them is tested and not learnt.
-    for at in sorted(range(len(rows)), key=lambda at: {"test": 0, "validation": 1}.get(of_split[at], 2)):
-        where = f"row {at + 1}"
-        asked = read_row(rows[at], roles, where)
+    for number, row, split in sorted(numbered, key=lambda each: {"test": 0, "validation": 1}.get(each[2], 2)):
+        asked = read_row(row, roles, f"row {number}")
         contexts, prompt = asked.contexts, worded(asked.prompt, asked.contexts, data.prompt)
         if not asked.answers or not asked.question.strip():
             left["empty question or answer"] += 1
             continue
-        if any(mark in turn["content"] for mark in limits.control for turn in _whole(prompt, asked)):
+        if any(mark in turn["content"] for mark in control for turn in _whole(prompt, asked)):
             left["holds a control token of the model"] += 1
             continue
-        while limits.tokens(_whole(prompt, asked)) > limits.longest and contexts and data.too_long == "cut_contexts":
+        while (over := tokens(_whole(prompt, asked)) > longest) and contexts and data.too_long == "cut_contexts":
             contexts = contexts[:-1]
             prompt = worded(asked.prompt, contexts, data.prompt)
-        if limits.tokens(_whole(prompt, asked)) > limits.longest:
-            too_long.append(at + 1)
+        if over:
+            too_long.append(number)
             continue
-        key = (str(prompt), asked.answers[0])
-        if key in seen:
+        if (whole := str(_whole(prompt, asked))) in seen:
             left["the same as another row"] += 1
             continue
-        seen.add(key)
-        group = text(rows[at].get(roles["group"]), where) if "group" in roles else ""
-        kept[at] = Row(_example(at + 1, prompt, asked, group), asked, group, of_split[at])
+        seen.add(whole)
+        group = text(row.get(roles["group"]), f"row {number}") if "group" in roles else ""
+        told = {"subject": group, "origin": "table"} | checked(asked.answers)
+        example = Example(f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], **told)
+        kept[number] = Row(example, asked, group, split)
     if too_long and data.too_long != "leave_out":
         raise DataError(
-            f"{len(too_long)} of {len(rows)} rows are longer than training.max_length_tokens = {limits.longest} (the "
+            f"{len(too_long)} of {len(rows)} rows are longer than training.max_length_tokens = {longest} (the "
             f"first: row {min(too_long)}). Raise it, or set data.too_long to leave_out, which counts them"
             f"{', or to cut_contexts' if 'contexts' in roles and data.too_long == 'refuse' else ''}."
         )
     left += Counter({"longer than training.max_length_tokens": len(too_long)})
     _refuse_poor(len(rows), [*kept.values()], left, roles, data)
-    return [kept[at] for at in sorted(kept)], left
+    return [kept[number] for number in sorted(kept)], left
 
 
 def _refuse_poor(read: int, kept: Sequence[Row], left: Counter[str], roles: Mapping[str, str], data: Data) -> None:
@@ -157,8 +144,3 @@ def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
             "take only the splits you mean."
         )
     return name
-
-
-def _example(number: int, prompt: list[Message], asked: Asked, group: str) -> Example:
-    told = {"subject": group, "origin": "table"} | checked(asked.answers)
-    return Example(f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], **told)

@@ -5,13 +5,17 @@ A file without a header shows a row in its place: messages name neither cells no
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache, partial
+from itertools import dropwhile, groupby, islice
 from typing import Any
 
-from helpers.data.table.csv_text import SEPARATORS, csv_rows, decode
 from helpers.errors import DataError
 from helpers.files import Record
 
@@ -20,6 +24,9 @@ SPLIT = "#split"
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "xlsx")
 NARROW = {"float": 2**24, "halffloat": 2**11}
 """Whole numbers below it have all their digits in a column of 32 or 16 bits."""
+SEPARATORS = ",;\t|"
+NO_CP1252 = re.compile(r"[Â-Å][\x80-\xbf€]|â€|[^\0-\x7f\xa0-\xff€…‘’“”–—•œŒ]|(?<=[^\W\d])[€…“”•](?=[^\W\d])")
+"""What French or English text in cp1252 does not hold: letters of UTF-8, and those of a Mac or of DOS."""
 
 
 def read_rows(
@@ -45,8 +52,8 @@ def read_rows(
         separator: of a csv; found where none is given.
         encoding: of text; found where none is given.
         sheet: of a workbook that has several.
-        wanted: columns that the separator must part from others.
-        key: the column of keys, see `csv_rows`.
+        wanted: columns of a csv that the separator must part from others.
+        key: the column of keys of a csv, by which rows inside of a row are told from cells of several lines.
 
     Raises:
         DataError: the file is damaged, two columns have one name, or nothing tells separator, encoding or sheet.
@@ -56,21 +63,21 @@ def read_rows(
             return _parquet_rows(content)
         if form == "xlsx":
             return _sheet(content, name, sheet)
-        text = decode(content, encoding)
+        text = _decode(content, encoding)
         if form == "text":
             return [{"text": line.rstrip("\n")} for line in io.StringIO(text, newline=None)]
         if form in ("json", "jsonl"):
             return _json_rows(text, name, form)
         separators = separator or ("\t" if form == "tsv" else SEPARATORS)
-        return rows_of(name, *csv_rows(text, name, separators=separators, wanted=wanted, key=key))
+        return rows_of(name, *_csv_rows(text, name, separators, wanted, key))
     except DataError:
         raise
     except UnicodeError:
-        guessed = (
-            "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le, as data.encoding or in "
-            "the pipeline"
-        )
-        reason = "it is not in the encoding that was given" if encoding else guessed
+        reason = "it is not in the encoding that was given"
+        if not encoding:
+            reason = (
+                "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman, in data.encoding or the pipeline"
+            )
     except csv.Error:
         reason = "a quotation mark is not closed, or not doubled inside of a cell"
     except json.JSONDecodeError as error:
@@ -78,6 +85,68 @@ def read_rows(
     except Exception as error:  # whatever a reader of a binary format raises; it may quote a row
         reason = type(error).__name__
     raise DataError(f"{name} cannot be read as {form} ({reason}).")  # out here: a JSON error carries the text along
+
+
+def _decode(data: bytes, encoding: str | None) -> str:
+    """The text; UnicodeError where that is a guess (UTF-8 beside others, rare signs) or `encoding` does not fit."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = encoding or "utf-16"
+    try:
+        text = data.decode(encoding or "utf-8")
+    except (UnicodeDecodeError, LookupError):  # of another encoding, or of one that Python does not know
+        text = "\0" if encoding else data.decode("cp1252")
+        if NO_CP1252.search(text):
+            raise
+    if "\0" in text:
+        raise UnicodeError
+    return text.removeprefix("\ufeff")
+
+
+def _csv_rows(
+    text: str, where: str, separators: str, wanted: Collection[str], key: str | None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a csv whose separator is the one that parts the `wanted` columns, or most."""
+    # A quotation mark that is never closed swallows the rows that follow. They show as lines inside of a row that have
+    # as many cells as the header and a key of the shape of other keys; without keys, as several lines, all of them so.
+    csv.field_size_limit(2**31 - 1)
+    lines = list(dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
+    if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):  # a line that Excel understands
+        separators, lines = told[1], lines[1:]
+    headers = {each: [*map(usual, next(csv.reader(lines, delimiter=each), []))] for each in separators}
+
+    def fits(each: str) -> tuple[int, int, int]:
+        """Wanted columns, columns, and rows among the first that have as many cells."""
+        first, header = islice(csv.reader(lines[1:], delimiter=each), 100), headers[each]
+        return len({*wanted} & {*header}), len(header), sum(len(row) == len(header) for row in first)
+
+    separator = max(headers, key=fits)
+    header, reader = headers[separator], csv.reader(lines, delimiter=separator, strict=True)
+    next(reader, None)
+    rows: list[list[str]] = []
+    inside, before = [], reader.line_num
+    for row in reader:
+        inside += [(len(rows) + 1, line.split(separator)) for line in lines[before + 1 : reader.line_num]]
+        before = reader.line_num
+        if len(row) == len(header) or "".join(row).strip():
+            rows.append(row)
+    uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
+    fault = "have more or fewer cells than the header; a cell that holds the separator belongs in quotation marks"
+    if not uneven:
+        fault = "hold lines that look like rows of their own; a quotation mark is not closed"
+    if key in header and not uneven:
+        at, shape = header.index(key), partial(re.sub, r"\w*\d\w*", "0")
+        shapes = {shape(row[at].strip()) for row in rows if re.search(r"\d", row[at])}
+        fit = [(number, cells[at]) for number, cells in inside if len(cells) == len(header)]
+        uneven = [number for number, cell in fit if shape(cell.strip('" \r\n')) in shapes]
+    elif len(header) > 1 and not uneven:
+        swallowed = {number: [len(cells) for _, cells in of] for number, of in groupby(inside, lambda each: each[0])}
+        uneven = [n for n, found in swallowed.items() if len(found) > 1 and {*found} == {len(header)}]
+    if uneven:
+        raise DataError(
+            f"{where} cannot be read as csv: of {len(rows)} rows {len(uneven)} {fault}. The first of them is row "
+            f"{uneven[0]} (not shown). Repair them, or write JSON lines."
+        )
+    return header, rows
 
 
 def rows_of(name: str, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[Record]:
@@ -93,8 +162,7 @@ def rows_of(name: str, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> 
 def json_objects(values: Iterable[Any], where: str) -> list[Record]:
     """JSON objects from text, or as they are where the format held them nested.
 
-    Raises:
-        DataError: others are among them; the message counts them.
+    Raises DataError, which counts them, where others are among them.
     """
     parsed, damaged = [], []
     for number, value in enumerate(values, start=1):
@@ -115,11 +183,7 @@ def json_objects(values: Iterable[Any], where: str) -> list[Record]:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, parse_float=_number)
-
-
-def _number(text: str) -> float | str:
-    return text if "e" in text.lower() else float(text)
+    return json.loads(text, parse_float=lambda number: number if "e" in number.lower() else float(number))
 
 
 def _json_rows(text: str, name: str, form: str) -> list[Record]:
@@ -179,3 +243,21 @@ def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
             sheet.cell(row, column).value = value
     header, *rows = ([*cells] for cells in sheet.iter_rows(values_only=True))
     return rows_of(name, header, [cells for cells in rows if any(cell is not None for cell in cells)])
+
+
+def usual(text: str) -> str:
+    """The text in usual characters and single blanks."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_usual, text)))
+    return " ".join(text.split())
+
+
+@cache
+def _usual(character: str) -> str:
+    """Nothing for a character that nobody sees, `fi` for a ligature, `A` for a full-width one; m² and µ stay."""
+    if unicodedata.category(character) == "Cf":  # a soft hyphen splits a name
+        return ""
+    tag = unicodedata.decomposition(character).partition(">")[0]
+    form = unicodedata.normalize("NFKC", character)
+    same = tag in ("<wide", "<narrow", "<font") or (tag == "<compat" and form.isascii() and form.isalnum())
+    return form if same else character

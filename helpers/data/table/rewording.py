@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rapidfuzz import fuzz, utils
+from rapidfuzz import fuzz, process, utils
 
-from helpers.data.example import Example, few_shot
+from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
@@ -38,26 +38,11 @@ SHOWN = (
 
 
 def reword(
-    rows: Sequence[Row],
-    endpoint: ChatEndpoint,
-    *,
-    path: Path,
-    wanted: int,
-    temperature: float,
-    seed: int,
+    rows: Sequence[Row], endpoint: ChatEndpoint, *, path: Path, wanted: int, temperature: float, seed: int
 ) -> tuple[list[list[str]], dict[str, int]]:
-    """Other wordings of each row's question, as many as wanted where the model manages.
+    """Other wordings of each row's question, `wanted` where the model manages, and how often one was refused for what.
 
-    Args:
-        rows: whose question is asked anew.
-        endpoint: an open chat endpoint.
-        path: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`, kept as they come.
-        wanted: wordings of each question.
-        temperature: of the model.
-        seed: of sampling.
-
-    Returns:
-        For each row its wordings, and how often a wording was refused for which reason.
+    `path` keeps them as they come: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`.
     """
 
     def write(row: Row, _done: Done) -> Iterator[Record]:
@@ -73,10 +58,9 @@ def reword(
                 seed=chooser.randrange(2**31),
                 stop=["\n"],
             )
-            wording = " ".join(reply.text.split()).strip("\"'` ")
+            wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
-            rejected += [reason] if reason else []
-            wordings += [] if reason else [wording]
+            (rejected if reason else wordings).append(reason or wording)
         yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
     found = resumable_map(
@@ -95,7 +79,8 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
     """Why a wording of a question cannot be used; None where it can."""
     if not any(character.isalpha() for character in wording):
         return "no words"
-    if any(_alike(wording, known) >= TOO_ALIKE for known in (question, *before)):
+    known, plain = (question, *before), utils.default_process
+    if process.extractOne(wording, known, scorer=fuzz.ratio, processor=plain, score_cutoff=TOO_ALIKE):
         return "worded as before"
     if "?" in question and "?" not in wording:
         return "no question"
@@ -103,8 +88,8 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
         return "other numbers"
     if not 0.4 * len(question) <= len(wording) <= 2.5 * len(question) + 20:
         return "much shorter or longer"
-    told = utils.default_process(answer)
-    if told and told in utils.default_process(wording) and told not in utils.default_process(question):
+    told = plain(answer)
+    if told and told in plain(wording) and told not in plain(question):
         return "it tells the answer"
     names = re.findall(r"(?<=\S )[A-ZÀ-Þ][\w'-]+", question)
     if any(name.casefold() not in wording.casefold() for name in names):
@@ -112,25 +97,16 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
     return None
 
 
-def _alike(one: str, other: str) -> float:
-    return float(fuzz.ratio(one, other, processor=utils.default_process))
-
-
 def reworded_examples(
     rows: Sequence[Row], wordings: Sequence[Sequence[str]], *, tested: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Further training examples, and test examples that ask what was learnt in words that were not.
 
-    Args:
-        rows: that are learnt.
-        wordings: of each one's question, which takes the question's place in the prompt.
-        tested: rows at most whose last wording goes into the test.
-        seed: of their choice.
+    Of `tested` rows at most, the last wording goes into the test; a wording takes the question's place in the prompt.
     """
     able = [place for place, words in enumerate(wordings) if words]
     asked = {*random.Random(f"{seed}/reworded").sample(able, min(tested, len(able)))}
-    learnt: list[Example] = []
-    test: list[Example] = []
+    learnt, test = list[Example](), list[Example]()
     for place, (row, words) in enumerate(zip(rows, wordings, strict=True)):
         *before, last = row.example.prompt
         for number, wording in enumerate(words, start=1):

@@ -20,25 +20,13 @@ ALIASES = {"txt": "csv", "ndjson": "jsonl", "pq": "parquet", "xlsm": "xlsx"}
 
 
 def read_table(data: Data) -> list[Record]:
-    """The rows of a table, each a mapping of column to cell; a cell has the type that the source gives it.
-
-    Args:
-        data: the section `data` of the configuration, with a `source`.
+    """The rows of `data.source`, each a mapping of column to cell; a cell has the type that the source gives it.
 
     Raises:
         DataError: the source cannot be reached or read, or has no rows; the message names it and what to do.
     """
-    source = data.source
-    if isinstance(source, str):
-        rows = _read_file(source, data)
-    elif isinstance(source, dict) and len(source) == 1:
-        [(kind, argument)] = source.items()
-        rows = _call(kind, argument)
-    else:
-        raise DataError(
-            f"data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
-            f"{str(source)[:60]!r}. conf/own_data.yaml shows each of them."
-        )
+    source = data.source or {}
+    rows = _read_file(source, data) if isinstance(source, str) else _call(source)
     if not rows:
         raise DataError(f"data.source: {named(source)} has no rows.")
     return rows
@@ -46,10 +34,8 @@ def read_table(data: Data) -> list[Record]:
 
 def digest(rows: Iterable[Record]) -> str:
     """SHA-256 of rows."""
-    told = hashlib.sha256()
-    for row in rows:
-        told.update(json.dumps(row, default=str, sort_keys=True).encode())
-    return told.hexdigest()
+    told = "".join(json.dumps(row, default=str, sort_keys=True) for row in rows)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def named(source: Any) -> str:
@@ -62,8 +48,8 @@ def named(source: Any) -> str:
 
 def _read_file(address: str, data: Data) -> list[Record]:
     name = named(address)
-    form = name.rsplit(".", 1)[-1].lower()
-    form = ALIASES.get(form, form)
+    ending = name.rpartition(".")[2].lower()
+    form = ALIASES.get(ending, ending)
     if form not in FORMATS:
         raise DataError(f"data.source: {name} has no ending that is known; expected one of {', '.join(FORMATS)}.")
     return read_rows(
@@ -77,13 +63,15 @@ def _read_file(address: str, data: Data) -> list[Record]:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])[:200]}"
 
 
-def _call(kind: str, argument: Any) -> list[Record]:
-    """Rows of a function or of the library `datasets`. An error of theirs may quote what they read."""
+def _call(source: Mapping[str, Any]) -> list[Record]:
+    """Rows of a function or of the library `datasets`, whose errors may quote what they read."""
     make: Callable[[], Any]
+    kind = named(source)
+    argument = source.get(kind)
     if kind == "function":
         what, make = f"the function {argument}", lambda: pkgutil.resolve_name(str(argument))()
     elif kind in ("load_dataset", "load_from_disk"):
@@ -93,15 +81,16 @@ def _call(kind: str, argument: Any) -> list[Record]:
         given = argument if isinstance(argument, dict) else {first: argument}
         what, make = f"datasets.{kind}", lambda: getattr(datasets, kind)(**given)
     else:
-        raise DataError(f"data.source: {kind!r} is unknown; use load_dataset, load_from_disk or function.")
+        raise DataError(
+            "data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
+            f"{kind!r}. conf/own_data.yaml shows each of them."
+        )
     try:
         return _as_rows(make(), what)
     except DataError:
         raise
     except Exception as error:  # whatever a function, a hub or a file raises
-        cause = error.__cause__ or error
-        told = f"{type(error).__name__}: {_first_line(error)}"
-        told += f" ({type(cause).__name__}: {_first_line(cause)})" if cause is not error else ""
+        told = _told(error) + (f" ({_told(error.__cause__)})" if error.__cause__ else "")
     raise DataError(f"data.source: {what} raised {told}")
 
 
@@ -109,16 +98,13 @@ def _as_rows(made: Any, name: str) -> list[Record]:
     """Rows of a data set, of a mapping of split to data set, of a data frame, or of mappings."""
     if isinstance(made, Mapping):
         return [{**row, SPLIT: split} for split, part in made.items() for row in _as_rows(part, f"{name}, {split}")]
-    if hasattr(made, "to_dict") and hasattr(made, "columns"):
+    if hasattr(made, "itertuples"):
         return rows_of(name, list(made.columns), made.itertuples(index=False, name=None))
     rows = list(made) if hasattr(made, "__iter__") else [made]
     if not all(isinstance(row, Mapping) for row in rows):
         raise DataError(f"data.source: {name} gave {type(made).__name__}; expected rows that are mappings.")
-    labels = {  # of a ClassLabel, whose cells are numbers
-        column: feature.int2str
-        for column, feature in (getattr(made, "features", None) or {}).items()
-        if hasattr(feature, "int2str")
-    }
+    features = getattr(made, "features", None) or {}  # those of a ClassLabel have numbers as cells
+    labels = {column: feature.int2str for column, feature in features.items() if hasattr(feature, "int2str")}
     return [
         {str(name): labels[name](cell) if name in labels and cell is not None else cell for name, cell in row.items()}
         for row in rows

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 from helpers.config import DataSplit
+from helpers.data.card import SPLITS
 from helpers.data.table.examples import Row
 from helpers.errors import DataError
 
@@ -21,39 +20,29 @@ AT_ONCE = 500
 """Questions compared with all others at once."""
 COMMON = 0.2
 """Share of the rows from which a question or context that they share says nothing about a row, as "Summarise this:"."""
-Edges = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of each split, and what was found on the way.
-
-    Attributes:
-        rows: split name to rows, in an order that the seed shuffled.
-        alike: rows that are kept with another one.
-        across: rows of a test given by the table that belong with rows of its training set.
-    """
+    """Rows of each split, in an order that the seed shuffled."""
 
     rows: dict[str, list[Row]]
     alike: int
+    """Rows that are kept with another one."""
     across: int
+    """Rows of a test given by the table that belong with rows of its training set."""
 
 
 def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
-    """Share rows out.
+    """Share rows out. Raises DataError where nothing is left to learn from, or to test.
 
     Rows of one group, with one conversation's beginning, or with questions that are nearly the same, go to one side.
     A split that the table gives is kept; where it gives no test or validation rows, training rows become those.
-
-    Raises:
-        DataError: nothing is left to learn from, or to test.
     """
     together = _components(rows, settings.similar)
     order = list(dict.fromkeys(together))
     random.Random(f"{seed}/table").shuffle(order)
-    chosen = {
-        name: [at for at, row in enumerate(rows) if row.split == name] for name in ("train", "validation", "test")
-    }
+    chosen = {name: [at for at, row in enumerate(rows) if row.split == name] for name in SPLITS}
     free: dict[int, list[int]] = defaultdict(list)
     for at, row in enumerate(rows):
         if row.split in ("", "train"):
@@ -82,19 +71,25 @@ def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
 
 
 def _components(rows: Sequence[Row], similar: float) -> list[int]:
-    """For each row the number of those it belongs with."""
+    """For each row one of those it belongs with, the same for all of them."""
+    texts = _telling(rows)
     keys: list[Sequence[Hashable]] = [
         [row.group for row in rows],
         [(*_questions(row), row.example.answer) for row in rows],
         [_beginning(row) for row in rows],  # a conversation that grows from row to row
+        texts,
     ]
-    texts = _telling(rows)
-    edges = [edge for values in keys for edge in _equal(values)] + _equal(texts)
-    first = {told: at for at, told in reversed([*enumerate(texts)]) if told}
-    edges += [(list(first.values())[one], list(first.values())[other]) for one, other in _similar([*first], similar)]
-    ends = np.array(edges or [(0, 0)]).T
-    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(len(rows), len(rows)))
-    return [int(label) for label in connected_components(graph, directed=False)[1]]
+    together = DisjointSet(range(len(rows)))
+    for values in keys:
+        first: dict[Hashable, int] = {}
+        for at, value in enumerate(values):
+            if value:
+                together.merge(first.setdefault(value, at), at)
+    different = {told: at for at, told in enumerate(texts) if told}
+    places = [*different.values()]
+    for one, other in _similar([*different], similar):
+        together.merge(places[one], places[other])
+    return [together[at] for at in range(len(rows))]
 
 
 def _questions(row: Row) -> list[str]:
@@ -114,23 +109,16 @@ def _telling(rows: Sequence[Row]) -> list[str]:
     return [" ".join(part for part in of_row if times[part] <= max(2, COMMON * len(rows))) for of_row in parts]
 
 
-def _similar(texts: Sequence[str], similar: float) -> Edges:
+def _similar(texts: Sequence[str], similar: float) -> Iterator[tuple[int, int]]:
     """Pairs of texts whose cosine is `similar` or more.
 
     Of character trigrams and fourgrams, weighted by rarity (tf-idf): what all questions of a table share, such as "What
     are the symptoms of", hardly counts, and a typing error neither.
     """
     if len(texts) < 2:
-        return []
+        return
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit_transform([f" {told} " for told in texts])
-    edges: Edges = []
     for start in tqdm(range(0, len(texts), AT_ONCE), desc="compare questions", disable=len(texts) < 5 * AT_ONCE):
         alike = (vectors[start : start + AT_ONCE] @ vectors.T).tocoo()
         close = alike.data >= similar - 1e-9
-        edges += zip((alike.row[close] + start).tolist(), alike.col[close].tolist(), strict=True)
-    return edges
-
-
-def _equal(values: Sequence[Hashable]) -> Edges:
-    first: dict[Hashable, int] = {}
-    return [(first.setdefault(value, place), place) for place, value in enumerate(values) if value]
+        yield from zip((alike.row[close] + start).tolist(), alike.col[close].tolist(), strict=True)
