@@ -109,7 +109,7 @@ def test_no_display_shows_a_record(joined: Joined) -> None:
 
 
 def test_the_key_changes_pseudonyms_and_nothing_else(joined: Joined, pipeline: Pipeline) -> None:
-    other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+    other = join_providers(pipeline, read_key({}, fictitious=True), seed=7)
     ours, theirs = joined.records.get_secret_value(), other.records.get_secret_value()
     for name, part in ours.items():
         assert [words(r) for r in part] == [words(r) for r in theirs[name]]
@@ -121,7 +121,7 @@ def test_without_groups_each_patients_own_key_decides_whatever_the_secret(tmp_pa
     pipeline = small_pipeline(tmp_path, split={"validation": 0.4, "test": 0.25})
     ours = join(pipeline).records.get_secret_value()
     for _ in range(3):
-        other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+        other = join_providers(pipeline, read_key({}, fictitious=True), seed=7)
         theirs = other.records.get_secret_value()
         assert [[words(r) for r in part] for part in ours.values()] == [
             [words(r) for r in part] for part in theirs.values()

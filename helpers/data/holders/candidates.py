@@ -1,14 +1,16 @@
-"""Joined rows put into words: what a model may be trained on, before the cap and the split."""
+"""Joined rows put into words: what a model may be trained on, the cap on one unit's records, and splits by unit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.data.example import Example, asked, checked
-from helpers.data.holders.pipeline import SLOT, Pipeline
+from helpers.data.holders.pipeline import SLOT, Pipeline, Split
+from helpers.errors import DataError
 
 BUCKET = "records"
 """Of all examples made of holders' records."""
@@ -18,10 +20,9 @@ BUCKET = "records"
 class Candidate:
     """A joined row in words; no display shows it. Without a question its `answer` is a text that stands alone.
 
-    `rows`: holder to the number of its row. `place`: 0 to 1, decides whether it goes to the test; `own_place`: 0 to 1,
-    where its patient lies between training and validation. `group`: value of `split.by`. `values`: what the test set
-    must not share with training, lower case. `order`: 0 to 1, its place among its patient's records. `reason`: why it
-    is left out, if it is.
+    `rows`: holder to the number of its row. `group`: value of `split.by`. `values`: what the test set must not share
+    with training, lower case. `reason`: why it is left out, if it is. Draws from 0 to 1: `place` decides about the
+    test, `own_place` about validation, `order` is its place among its patient's records.
     """
 
     unit: str
@@ -36,24 +37,14 @@ class Candidate:
     split: str = ""
     reason: str = ""
 
-    @property
-    def text(self) -> str:
-        """All of its words."""
-        return f"{self.question} {self.answer}"
-
 
 def make_candidate(
     fields: Mapping[str, str], rows: dict[str, int], unit: str, place: float, pipeline: Pipeline, seed: int
 ) -> Candidate:
     """Word one joined row by the template that its own content and the seed draw.
 
-    Args:
-        fields: `holder.column` to its text, empty where a left join found nothing.
-        rows: holder to row number.
-        unit: the pseudonym.
-        place: of the patient's own draw, 0 to 1; with `split.by` the group draws for the test.
-        pipeline: templates and split.
-        seed: of the draws.
+    `fields`: `holder.column` to its text, empty where a left join found nothing. `place`: of the patient's own draw,
+    0 to 1; with `split.by` the group draws for the test.
     """
     content = json.dumps(sorted(fields.items()))
     template = pipeline.templates[int(draw(seed, "template", content) * len(pipeline.templates))]
@@ -89,3 +80,53 @@ def draw(seed: int, *parts: str) -> float:
     """A number in [0, 1) that depends on the seed and these words alone, and not on any draw before."""
     digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
     return int.from_bytes(digest[:6]) / 2**48
+
+
+def split_units(candidates: Sequence[Candidate], split: Split, *, cap: int) -> None:
+    """Set the `split` of each candidate, or the `reason` why it is left out; of a unit at most `cap` records are kept.
+
+    Whole groups go to the test, where values are to be new. Validation units are drawn among the others one by one,
+    so that they differ from training units in nothing but having been left out: membership inference needs that.
+    Shares hold on average, because each unit draws for itself.
+
+    What becomes of a training unit depends on its own records only, so that adding or removing another unit changes
+    that unit's share and nothing else. Test records give way where a value of theirs stands in a training record,
+    never the other way round.
+
+    Raises:
+        DataError: a split that has a share is left with no record.
+    """
+    units: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda candidate: candidate.order):
+        if not candidate.reason:
+            units[candidate.unit].append(candidate)
+    for own in units.values():
+        first, kept = own[0], 0  # decides for the whole unit
+        name = "validation" if first.own_place < split.validation / (1 - split.test) else "train"
+        if first.place < split.test:
+            name = "test"
+        for candidate in own:
+            candidate.split = name
+            if candidate.group != first.group:
+                candidate.reason = f"its {split.by} differs from that of its patient's first record"
+            elif kept == cap:
+                candidate.reason = f"over the cap of {cap} records of one unit"
+            else:
+                kept += 1
+    train = kept_in("train", candidates)
+    seen = {value for candidate in train for value in candidate.values}
+    texts = "\n".join(f"{candidate.question} {candidate.answer}" for candidate in train).casefold()
+    for candidate in kept_in("test", candidates):
+        if any(value in seen or value in texts for value in candidate.values):
+            candidate.reason = "a value of this test record stands in the training set"
+    for name, share in (("train", 1.0), ("validation", split.validation), ("test", split.test)):
+        if share and not kept_in(name, candidates):
+            raise DataError(
+                f"The {name} split has no record left, of {len(units)} units. Join more patients, raise its share, "
+                "name a column in split.by whose groups share no values, or choose another seed."
+            )
+
+
+def kept_in(split: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates of a split that are not left out."""
+    return [candidate for candidate in candidates if candidate.split == split and not candidate.reason]

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.data.card import SPLITS, counted
-from helpers.data.holders.candidates import Candidate
-from helpers.data.holders.splits import kept_in
+from helpers.data.holders.candidates import Candidate, kept_in
 
 TOUCHED = (
     "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
@@ -33,25 +32,21 @@ def make_join_card(
     unit: str = "patient",
     frequent: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Count rows and records, kept and left out.
+    """Count rows and records, kept and left out, after the split.
 
-    Args:
-        fates: for each holder, for each of its rows, why it came into no candidate, or nothing.
-        candidates: after the split.
-        quality: what the de-identification masked and how well.
-        cap: records of one unit, at most.
-        unit: what counts as one: `patient` or `record`.
-        frequent: for a holder with a key far more frequent than its others, how many rows that has.
+    `fates`: for each holder, for each of its rows, why it came into no candidate, or nothing. `quality`: what the
+    de-identification masked and how well. `frequent`: for a holder with a key far more frequent than its others, how
+    many rows that has.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
     for name, reasons in fates.items():
-        why = dict(enumerate(reasons))
+        why = [*reasons]
         for candidate in candidates:
             if name in candidate.rows:
                 why[candidate.rows[name]] = why[candidate.rows[name]] or candidate.reason
         used = {candidate.rows[name] for candidate in kept if name in candidate.rows}
-        left_out = Counter(reason for row, reason in why.items() if reason and row not in used)
+        left_out = Counter(reason for row, reason in enumerate(why) if reason and row not in used)
         holders[name] = counted(f"rows of {name}", len(reasons), len(used), left_out)
     left_out = Counter(candidate.reason for candidate in candidates if candidate.reason)
     return {

@@ -20,15 +20,13 @@ from tqdm.auto import tqdm
 
 from helpers.data.card import SPLITS
 from helpers.data.example import Example
-from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate
+from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
 from helpers.data.holders.card import make_join_card
-from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed
-from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Pipeline
+from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
+from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Key, Pipeline
 from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, whole_number
-from helpers.data.holders.redaction_score import score_spans
 from helpers.data.holders.roster import with_plain_names
-from helpers.data.holders.splits import kept_in, split_units
-from helpers.data.holders.tables import KEY, ROSTER, PrivateTable, read_holder
+from helpers.data.holders.tables import KEY, ROSTER, read_holder
 from helpers.errors import DataError, PrivacyError
 from helpers.files import read_jsonl
 
@@ -38,43 +36,27 @@ SHORN = "#shorn"
 TYPED = (str.upper, str.lower, str.title)
 
 
-class PrivateRecords(Secret[dict[str, list[Example]]]):
-    """Records by split that no display shows; `get_secret_value()` opens them."""
-
-    def _display(self) -> str:
-        counts = ", ".join(f"{name} {len(records)}" for name, records in self.get_secret_value().items())
-        return f"{counts} records; they are not shown"
-
-
 @dataclass(frozen=True)
 class Joined:
-    """What `join_providers` returns.
+    """Examples by split, each with its unit, which no display shows; and the card, which holds no record."""
 
-    `records`: examples by split (train, validation, test), each with its unit.
-    `card`: counts, reasons and measurements, without any record; see `helpers.data.holders.card`.
-    """
-
-    records: PrivateRecords
+    records: Secret[dict[str, list[Example]]]
     card: dict[str, Any]
 
 
-def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int, progress: bool = True) -> Joined:
+def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     """Make one de-identified set of records from the holders' tables.
 
-    Args:
-        pipeline: see `helpers.data.holders.pipeline.load_pipeline`.
-        key: the holders' common key, see `helpers.data.holders.pseudonyms.read_key`; another one changes `id` and
-            `unit` of the records and nothing else.
-        seed: of every draw.
-        progress: whether a bar shows how far the de-identification is.
+    Another key changes `id` and `unit` of the records and nothing else. The seed is of every draw.
 
     Raises:
         DataError: a table cannot be used, keys match nobody, or a split is empty.
         PrivacyError: de-identification does worse on the planted spans than the pipeline admits.
     """
-    tables = {holder.name: read_holder(holder, pipeline.path.parent) for holder in pipeline.holders}
-    quality = _mask_tables(pipeline, tables, progress)
-    fates = {name: [""] * len(table.get_secret_value()) for name, table in tables.items()}
+    folder = pipeline.path.parent
+    tables = {holder.name: read_holder(holder, folder).get_secret_value() for holder in pipeline.holders}
+    quality = _mask_tables(pipeline, tables)
+    fates = {name: [""] * len(table) for name, table in tables.items()}
     frames = {holder.name: _pseudonymise(holder, tables[holder.name], key, seed, fates) for holder in pipeline.holders}
     for column in {f"{side}.{on}" for join in pipeline.joins for side in (join.left, join.right) for on in join.on}:
         frame = frames[column.split(".")[0]]
@@ -87,20 +69,20 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int, progress: b
     candidates = _make_candidates(joined, pipeline, seed)
     split_units(candidates, pipeline.split, cap=pipeline.cap)
     card = make_join_card(fates, candidates, quality, cap=pipeline.cap, unit=pipeline.unit, frequent=frequent)
-    return Joined(_release(candidates), card)
+    return Joined(Secret(_release(candidates)), card)
 
 
-def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progress: bool) -> dict[str, Any]:
+def _mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Mask every column that is not coded, in place; measure how well, where planted spans are given."""
     settings = pipeline.deidentify
-    frames = {name: table.get_secret_value() for name, table in tables.items()}
     rosters = [list(frame[column]) for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
     # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
     keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
     for name, key in keys.items():
         if key.kind == "text":
-            usable = [cell for cell in frames[name][KEY] if normalise_key(_named_by(cell, key.before))]
-            rosters += [usable, [whole_number(_named_by(cell, key.before)) for cell in usable]]
+            named = _named(key, frames[name])
+            usable = [cell for cell in frames[name][KEY] if normalise_key(named[cell])]
+            rosters += [usable, [named[cell] for cell in usable]]
     analyzer = make_analyzer(
         {cell for column in rosters for cell in with_plain_names(column)},
         phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
@@ -110,13 +92,13 @@ def _mask_tables(pipeline: Pipeline, tables: Mapping[str, PrivateTable], progres
     columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
     cells = [(name, row, column) for name, column in columns for row in range(len(frames[name]))]
     texts = [str(frames[name].at[row, column]) for name, row, column in cells]
-    bar = tqdm(dict.fromkeys(texts), desc="de-identifying", unit=" texts", disable=not progress, delay=2)
+    bar = tqdm(dict.fromkeys(texts), desc="de-identifying", unit=" texts", delay=2)
     known = {text: find_identifiers(analyzer, text) for text in bar}
     found = [known[text] for text in texts]
     for (name, row, column), text, spans in zip(cells, texts, found, strict=True):
         frames[name].at[row, column] = mask(text, spans)
-    quality: dict[str, Any] = {"measured": bool(settings.planted)}
-    quality |= {"masked": dict(Counter(span.kind for spans in found for span in spans).most_common())}
+    masked = Counter(span.kind for spans in found for span in spans)
+    quality: dict[str, Any] = {"measured": bool(settings.planted), "masked": dict(masked.most_common())}
     if settings.ner:
         quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
     if settings.planted:
@@ -152,33 +134,32 @@ def _refuse_leaks(quality: Mapping[str, Any], settings: Deidentify) -> None:
 
 
 def _pseudonymise(
-    holder: Holder, table: PrivateTable, key: SecretStr, seed: int, fates: Mapping[str, list[str]]
+    holder: Holder, frame: pd.DataFrame, key: SecretStr, seed: int, fates: Mapping[str, list[str]]
 ) -> pd.DataFrame:
     """The kept columns as `holder.column`, the pseudonym, the place of its draw, and the row's number."""
-    frame = table.get_secret_value()
+    kept = frame[holder.names].add_prefix(f"{holder.name}.")
+    kept[_row(holder.name)] = range(len(frame))
     if holder.key is None:
-        normal = _row_names(holder, frame)
+        names = _row_names(holder, frame)
     else:
         kind, region = holder.key.kind, holder.key.region
-        named = {value: whole_number(_named_by(value, holder.key.before)) for value in frame[KEY]}
-        usable = {value: normalise_key(name, kind, region) for value, name in named.items()}
-        normal = {value: name for value, name in usable.items() if name}
-        why = {value: damaged(name, kind) for value, name in named.items() if value not in normal}
+        named = frame[KEY].map(_named(holder.key, frame))
+        names = named.map({name: normalise_key(name, kind, region) for name in {*named}})
         if kind == "text":
-            _refuse_merged(holder.name, {named[value]: name for value, name in normal.items()})
-    kept = frame[holder.names].add_prefix(f"{holder.name}.")
-    kept[PATIENT] = frame[KEY].map({value: pseudonym(name, key) for value, name in normal.items()})
-    kept[SHORN] = frame[KEY].map({value: pseudonym(name.lstrip("0"), key) for value, name in normal.items()})
-    kept[PLACE] = frame[KEY].map({value: draw(seed, "split", name) for value, name in normal.items()})
-    kept[_row(holder.name)] = range(len(frame))
-    known = kept[PATIENT].notna()
-    for value, rows in kept[~known].groupby(frame[KEY][~known]):
-        _note(fates, rows, [holder.name], f"no usable key: {why[value]}" if why[value] else "no usable key")
-    return kept[known]
+            _refuse_merged(holder.name, dict(zip(named[names.notna()], names.dropna(), strict=True)))
+        for name, rows in kept[names.isna()].groupby(named):
+            why = damaged(str(name), kind)
+            _note(fates, rows, [holder.name], f"no usable key: {why}" if why else "no usable key")
+    kept, names = kept[names.notna()].copy(), names.dropna()
+    kept[PATIENT] = [pseudonym(name, key) for name in names]
+    kept[SHORN] = [pseudonym(name.lstrip("0"), key) for name in names]
+    kept[PLACE] = [draw(seed, "split", name) for name in names]
+    return kept
 
 
-def _named_by(value: str, sign: str | None) -> str:
-    return value.split(sign)[0] if sign else value
+def _named(key: Key, frame: pd.DataFrame) -> dict[str, str]:
+    """Cells of the key column to what of them names the patient."""
+    return {cell: whole_number(cell.split(key.before)[0] if key.before else cell) for cell in frame[KEY]}
 
 
 def _far_more_frequent(frame: pd.DataFrame) -> int:
@@ -215,15 +196,11 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
             )
 
 
-def _row_names(holder: Holder, frame: pd.DataFrame) -> dict[str, str]:
+def _row_names(holder: Holder, frame: pd.DataFrame) -> pd.Series[str]:
     """A name for each row that stands for itself: its content, not its number, which other rows decide."""
-    seen: Counter[str] = Counter()
-    names = {}
-    for key, *cells in frame[[KEY, *holder.names]].itertuples(index=False):
-        content = json.dumps(cells)
-        seen[content] += 1
-        names[key] = f"{holder.name}/{content}/{seen[content]}"
-    return names
+    contents = pd.Series([json.dumps(cells) for cells in frame[holder.names].to_numpy().tolist()])
+    times = contents.groupby(contents).cumcount() + 1
+    return holder.name + "/" + contents + "/" + times.astype(str)
 
 
 def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -274,7 +251,7 @@ def _make_candidates(joined: pd.DataFrame, pipeline: Pipeline, seed: int) -> lis
     return candidates
 
 
-def _release(candidates: Sequence[Candidate]) -> PrivateRecords:
+def _release(candidates: Sequence[Candidate]) -> dict[str, list[Example]]:
     """Kept records in an order, and with numbers within their unit, that say nothing of the holders' files."""
     numbers: Counter[str] = Counter()
     splits: dict[str, list[Example]] = {}
@@ -283,7 +260,7 @@ def _release(candidates: Sequence[Candidate]) -> PrivateRecords:
         for candidate in sorted(kept_in(name, candidates), key=lambda candidate: candidate.order):
             splits[name].append(example_of(candidate, f"{candidate.unit}/{numbers[candidate.unit]}"))
             numbers[candidate.unit] += 1
-    return PrivateRecords(splits)
+    return splits
 
 
 def _row(holder: str) -> str:
