@@ -1,12 +1,15 @@
-"""Joined rows put into words: what a model may be trained on, the cap on one unit's records, and splits by unit."""
+"""Joined rows, and synthetic look-alikes, put into words; the cap on one unit's records, and splits by unit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 from helpers.data.example import Example, asked, checked
 from helpers.data.holders.pipeline import SLOT, Pipeline, Split
@@ -14,6 +17,7 @@ from helpers.errors import DataError
 
 BUCKET = "records"
 """Of all examples made of holders' records."""
+LABEL = "synthetic"
 
 
 @dataclass(repr=False)
@@ -85,23 +89,20 @@ def draw(seed: int, *parts: str) -> float:
 def split_units(candidates: Sequence[Candidate], split: Split, *, cap: int) -> None:
     """Set the `split` of each candidate, or the `reason` why it is left out; of a unit at most `cap` records are kept.
 
-    Whole groups go to the test, where values are to be new. Validation units are drawn among the others one by one,
-    so that they differ from training units in nothing but having been left out: membership inference needs that.
-    Shares hold on average, because each unit draws for itself.
+    Whole groups go to the test, where values are to be new. Validation units are drawn among the others one by one, so
+    that they differ from training units in nothing but having been left out: membership inference needs that. Shares
+    hold on average. Raises DataError where a split that has a share is left with no record.
 
     What becomes of a training unit depends on its own records only, so that adding or removing another unit changes
-    that unit's share and nothing else. Test records give way where a value of theirs stands in a training record,
-    never the other way round.
-
-    Raises:
-        DataError: a split that has a share is left with no record.
+    that one's share and nothing else. Test records give way to training records with a value of theirs, never the
+    other way round.
     """
     units: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda candidate: candidate.order):
         if not candidate.reason:
             units[candidate.unit].append(candidate)
     for own in units.values():
-        first, kept = own[0], 0  # decides for the whole unit
+        first, kept = own[0], 0  # the first record decides for the whole unit
         name = "validation" if first.own_place < split.validation / (1 - split.test) else "train"
         if first.place < split.test:
             name = "test"
@@ -130,3 +131,30 @@ def split_units(candidates: Sequence[Candidate], split: Split, *, cap: int) -> N
 def kept_in(split: str, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates of a split that are not left out."""
     return [candidate for candidate in candidates if candidate.split == split and not candidate.reason]
+
+
+def lookalike_tables(pipeline: Pipeline, rows: int, seed: int) -> dict[str, pd.DataFrame]:
+    """For each holder a table made of the pipeline's public words, each row labelled synthetic in the index.
+
+    Row *i* of one table belongs with row *i* of the others. A column that has no words shows its name.
+    """
+    invented = pd.DataFrame(_invent(pipeline, rows, seed))
+    invented.index = pd.Index([f"{LABEL} {number}" for number in range(1, rows + 1)], name=LABEL)
+    columns = {holder.name: {f"{holder.name}.{name}": name for name in holder.names} for holder in pipeline.holders}
+    return {holder: invented[[*names]].rename(columns=names) for holder, names in columns.items()}
+
+
+def lookalike_examples(pipeline: Pipeline, count: int, seed: int) -> list[Example]:
+    """Examples in the pipeline's templates, as `join_providers` makes them; their ids are `synthetic/1`, ..."""
+    units = [f"{LABEL}/{number}" for number in range(1, count + 1)]
+    invented = zip(units, _invent(pipeline, count, seed), strict=True)
+    return [example_of(make_candidate(fields, {}, unit, 0.0, pipeline, seed), unit) for unit, fields in invented]
+
+
+def _invent(pipeline: Pipeline, count: int, seed: int) -> Iterator[dict[str, str]]:
+    chooser, settings = random.Random(f"{seed}/{LABEL}"), pipeline.lookalike
+    names = [f"{holder.name}.{name}" for holder in pipeline.holders for name in holder.names]
+    columns = {name: settings.columns.get(name, [f"({LABEL} {name})"]) for name in names}
+    for _ in range(count):
+        words = {name: chooser.choice(choices) for name, choices in settings.vocabulary.items()}
+        yield {name: fill(chooser.choice(wordings), words) for name, wordings in columns.items()}

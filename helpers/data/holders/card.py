@@ -24,19 +24,12 @@ NOT_MEASURED = (
 
 
 def make_join_card(
-    fates: Mapping[str, Sequence[str]],
-    candidates: Sequence[Candidate],
-    quality: Mapping[str, Any],
-    *,
-    cap: int,
-    unit: str = "patient",
-    frequent: Mapping[str, int] | None = None,
+    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any], unit: str
 ) -> dict[str, Any]:
     """Count rows and records, kept and left out, after the split.
 
     `fates`: for each holder, for each of its rows, why it came into no candidate, or nothing. `quality`: what the
-    de-identification masked and how well. `frequent`: for a holder with a key far more frequent than its others, how
-    many rows that has.
+    de-identification masked and how well. `unit`: `patient` or `record`.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
@@ -52,9 +45,7 @@ def make_join_card(
     return {
         "holders": holders,
         "joined": counted("rows of the join", len(candidates), len(kept), left_out),
-        "frequent_key": dict(frequent or {}),
         "units": len({candidate.unit for candidate in kept}),
-        "cap": cap,
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
         "deidentify": dict(quality),
         "touched": [place.format(unit=unit) for place in TOUCHED] + [NOT_MEASURED] * (not quality["measured"]),

@@ -18,21 +18,12 @@ from typing import Any, NamedTuple
 import spacy
 import yaml
 from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, RecognizerRegistry, RecognizerResult
+from presidio_analyzer import predefined_recognizers as presidio
 from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpEngine, NoOpNlpEngine, SpacyNlpEngine
-from presidio_analyzer.predefined_recognizers import (
-    CreditCardRecognizer,
-    EmailRecognizer,
-    IbanRecognizer,
-    IpRecognizer,
-    PhoneRecognizer,
-)
 
 from helpers.data.holders.roster import RosterRecognizer, ValueRecognizer, roster_words
 from helpers.errors import PrivacyError
 
-PATTERNS = Path(__file__).with_name("recognizers.yaml")
-THRESHOLD = 0.4
-"""What presidio gives a phone number."""
 MASKS = {
     "PERSON": "[name]",
     "DATE_TIME": "[date]",
@@ -43,7 +34,6 @@ MASKS = {
 }
 WORDS_ONLY = ["PERSON", "DATE_TIME", "LOCATION", "EMAIL_ADDRESS", "URL"]
 """Presidio's words for what may hold neither a digit nor @; in other texts no more is looked for."""
-SHORTEST_PHONE = 7
 NER_LABELS = {"PERSON": "PERSON", "PER": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION"}
 NER_IGNORED = (
     *("CARDINAL", "DATE", "EVENT", "LANGUAGE", "LAW", "MISC", "MONEY", "NORP", "ORDINAL", "ORG", "PERCENT"),
@@ -80,46 +70,43 @@ def make_analyzer(
 ) -> AnalyzerEngine:
     """A presidio analyzer for English notes.
 
-    Args:
-        roster: names, and values such as record numbers or addresses.
-        phone_regions: countries whose national phone formats are found, for example FR.
-        keep: words in lower case that are names too but stay, for example iris.
-        ner: name or folder of a spaCy model; left out where it is not installed.
+    `roster`: names, and values such as record numbers or addresses. `phone_regions`: countries whose national formats
+    are found, such as FR. `keep`: words in lower case that are names too but stay, such as iris. `ner`: name or folder
+    of a spaCy model; left out where it is not installed.
     """
     cells = {fold(cell) for cell in roster if cell}
-    registry = RecognizerRegistry(supported_languages=["en"])
-    for recognizer in (
+    recognizers = [
         *_patterns(),
         _Phones(supported_regions=tuple(phone_regions)),
-        CreditCardRecognizer(),
-        IbanRecognizer(),
-        IpRecognizer(),
-        PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS),
+        presidio.CreditCardRecognizer(),
+        presidio.IbanRecognizer(),
+        presidio.IpRecognizer(),
+        PatternRecognizer("EMAIL_ADDRESS", patterns=presidio.EmailRecognizer.PATTERNS),
         RosterRecognizer(roster_words(cells), keep),
         ValueRecognizer(cell for cell in cells if re.search(r"[\d@]", cell)),
-    ):
-        registry.add_recognizer(recognizer)
+    ]
+    registry = RecognizerRegistry(recognizers, supported_languages=["en"])
     engine: NlpEngine = NoOpNlpEngine(models=[{"lang_code": "en", "model_name": "none"}])
     if ner_installed(ner):
         labels = NerModelConfiguration(model_to_presidio_entity_mapping=NER_LABELS, labels_to_ignore=NER_IGNORED)
         engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": ner or ""}], ner_model_configuration=labels)
         engine.load()
         registry.add_nlp_recognizer(engine)
-    return AnalyzerEngine(registry=registry, nlp_engine=engine, default_score_threshold=THRESHOLD)
+    return AnalyzerEngine(registry=registry, nlp_engine=engine, default_score_threshold=0.4)  # of a phone number
 
 
-class _Phones(PhoneRecognizer):
+class _Phones(presidio.PhoneRecognizer):
     """Phone numbers of some countries and with a plus; a dose behind a number or a date is no part of it."""
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-        few = len(re.findall(r"\d", text)) < SHORTEST_PHONE  # so are most texts: a shortcut
+        few = len(re.findall(r"\d", text)) < 7  # than any phone number has: a shortcut, for most texts
         return [] if few else super().analyze(DOSE.sub(";", text), entities, nlp_artifacts)
 
 
 @cache
 def _patterns() -> list[PatternRecognizer]:
     """Those of recognizers.yaml, with its {WORDS} written out."""
-    content = yaml.safe_load(PATTERNS.read_text(encoding="utf-8"))
+    content = yaml.safe_load(Path(__file__).with_name("recognizers.yaml").read_text(encoding="utf-8"))
 
     def write_out(pattern: str) -> str:
         return re.sub(r"\{([A-Z]+)\}", lambda word: write_out(content["words"][word[1]]), pattern)
@@ -138,10 +125,9 @@ def ner_installed(ner: str | None) -> bool:
 
 
 def find_identifiers(analyzer: AnalyzerEngine, text: str) -> list[Span]:
-    """Identifying spans in order of place; overlapping and adjacent ones of a kind are one.
+    """Identifying spans in order of place; overlapping ones, and adjacent ones of a kind, are one.
 
-    Raises:
-        PrivacyError: presidio gave up on a pattern, or its log, which alone would say so, is switched off.
+    Raises PrivacyError where presidio gave up on a pattern, or its log, which alone would say so, is switched off.
     """
     if not LOG.isEnabledFor(logging.WARNING):
         raise PrivacyError(
@@ -149,15 +135,14 @@ def find_identifiers(analyzer: AnalyzerEngine, text: str) -> list[Span]:
             "a text unmasked. Let warnings through (no logging.disable, no higher level) and join again."
         )
     results = analyzer.analyze(fold(text), language="en", entities=None if re.search(r"[\d@]", text) else WORDS_ONLY)
-    spans: list[Span] = []
+    spans = [Span(0, 0, "")]  # before the first
     for result in sorted(results, key=lambda result: (result.start, -result.end)):
-        span = Span(result.start, result.end, result.entity_type)
-        last = spans[-1] if spans else None
-        if last and (span.start < last.end or (span.kind == last.kind and not text[last.end : span.start].strip(" ,"))):
+        span, last = Span(result.start, result.end, result.entity_type), spans[-1]
+        if span.start < last.end or (span.kind == last.kind and not text[last.end : span.start].strip(" ,")):
             spans[-1] = Span(last.start, max(last.end, span.end), last.kind)
         else:
             spans.append(span)
-    return spans
+    return spans[1:]
 
 
 def mask(text: str, spans: Sequence[Span]) -> str:
@@ -183,13 +168,10 @@ def _folded(character: str) -> str:
 def score_spans(
     texts: Sequence[str], planted: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]]
 ) -> dict[str, Any]:
-    """Compare spans text by text, by their letters and digits.
+    """Compare spans text by text: counts of them, recall and precision (0 to 1, None of nothing), mistakes by kind.
 
     A planted span is found if every letter and digit of it is masked, under whatever kind. A found span is right if
     every letter and digit of it is planted. Spans lie within their texts.
-
-    Returns:
-        `planted`, `found`: counts; `recall`, `precision`: 0 to 1, None of nothing; `missed`, `wrong`: counts by kind.
     """
     missed: Counter[str] = Counter()
     wrong: Counter[str] = Counter()

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers.data.card import SPLITS
 from helpers.data.example import Example
-from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
+from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate, split_units
 from helpers.data.holders.card import make_join_card
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
 from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Key, Pipeline
@@ -62,13 +62,15 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
         frame = frames[column.split(".")[0]]
         if column in frame:  # an episode is 1 with one holder, 1.0 with another
             frame[column] = frame[column].map(whole_number)
-    frequent = {name: rows for name, frame in frames.items() if (rows := _far_more_frequent(frame))}
+    counts = {name: frame[PATIENT].value_counts() for name, frame in frames.items()}
+    # Keys of 10 rows or more, and of more than 10 times as many as the median key.
+    frequent = {name: int(rows.max()) for name, rows in counts.items() if rows.max() > max(9, 10 * rows.median())}
     joined = frames[pipeline.holders[0].name]
     for join in pipeline.joins:
         joined = _merge(joined, frames[join.right], join, fates)
     candidates = _make_candidates(joined, pipeline, seed)
     split_units(candidates, pipeline.split, cap=pipeline.cap)
-    card = make_join_card(fates, candidates, quality, cap=pipeline.cap, unit=pipeline.unit, frequent=frequent)
+    card = make_join_card(fates, candidates, quality, pipeline.unit) | {"frequent_key": frequent, "cap": pipeline.cap}
     return Joined(Secret(_release(candidates)), card)
 
 
@@ -102,35 +104,37 @@ def _mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict
     if settings.ner:
         quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
     if settings.planted:
-        planted = _read_planted(pipeline.path.parent / settings.planted)
-        foreign = "It is of other records: for yours, take deidentify.planted out of the pipeline."
-        given = [planted.pop(cell, []) for cell in cells]
-        if any(span.end > len(text) for text, spans in zip(texts, given, strict=True) for span in spans):
-            raise DataError(f"{settings.planted} names spans that lie behind the end of their texts. {foreign}")
-        quality |= score_spans(texts, given, found) | {"languages": list(settings.languages)}
-        if planted:
-            raise DataError(
-                f"{settings.planted} names {len(planted)} cells that no de-identified column has. {foreign}"
-            )
-        _refuse_leaks(quality, settings)
+        planted = pipeline.path.parent / settings.planted
+        quality |= _measured(settings, planted, dict(zip(cells, texts, strict=True)), found)
     return quality
 
 
-def _read_planted(path: Path) -> dict[tuple[str, int, str], list[Span]]:
+def _measured(
+    settings: Deidentify, path: Path, texts: Mapping[tuple[str, int, str], str], found: Sequence[Sequence[Span]]
+) -> dict[str, Any]:
+    """How well de-identification finds planted spans; refused where that is worse than the pipeline admits."""
     if not path.is_file():
         raise DataError(f"There is no file {path.name} beside the pipeline; deidentify.planted names it.")
     lines = read_jsonl(path)
-    return {(line["holder"], line["row"], line["column"]): [Span(*span) for span in line["spans"]] for line in lines}
-
-
-def _refuse_leaks(quality: Mapping[str, Any], settings: Deidentify) -> None:
+    planted = {(line["holder"], line["row"], line["column"]): [Span(*span) for span in line["spans"]] for line in lines}
+    given = [planted.pop(cell, []) for cell in texts]
+    fault = f"{len(planted)} cells that no de-identified column has" if planted else ""
+    if any(span.end > len(text) for text, spans in zip(texts.values(), given, strict=True) for span in spans):
+        fault = "spans that lie behind the end of their texts"
+    if fault:
+        raise DataError(
+            f"{settings.planted} names {fault}. It is of other records: for yours, take deidentify.planted out of the "
+            "pipeline."
+        )
+    score = score_spans([*texts.values()], given, found)
     floors = {"recall": (settings.min_recall, "missed"), "precision": (settings.min_precision, "wrong")}
     for name, (floor, kinds) in floors.items():
-        if quality[name] is not None and quality[name] < floor:
+        if score[name] is not None and score[name] < floor:
             raise PrivacyError(
-                f"De-identification reaches a {name} of {quality[name]:.4f} on the planted spans, below {floor}. "
-                f"{kinds.capitalize()} by kind: {quality[kinds]}. Add patterns or roster columns; nothing was joined."
+                f"De-identification reaches a {name} of {score[name]:.4f} on the planted spans, below {floor}. "
+                f"{kinds.capitalize()} by kind: {score[kinds]}. Add patterns or roster columns; nothing was joined."
             )
+    return score | {"languages": list(settings.languages)}
 
 
 def _pseudonymise(
@@ -162,19 +166,11 @@ def _named(key: Key, frame: pd.DataFrame) -> dict[str, str]:
     return {cell: whole_number(cell.split(key.before)[0] if key.before else cell) for cell in frame[KEY]}
 
 
-def _far_more_frequent(frame: pd.DataFrame) -> int:
-    """Rows of the most frequent key, where it has 10 or more, and more than 10 times as many as the median key."""
-    rows = frame[PATIENT].value_counts()
-    return int(rows.max()) if len(rows) and rows.max() > max(9, 10 * rows.median()) else 0
-
-
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
-    """Keys of one holder are refused that are equal but for what may, or may not, tell two patients apart.
+    """Refuse keys of one holder that are equal but for what may, or may not, tell two patients apart.
 
     Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, may be two patients. Leading zeros are
-    part of it, yet 00100 and 100 may be one, written by two programs, who would then count as two.
-
-    Two holders may well group the same digits in their own ways, and are taken to mean one patient.
+    part of it, yet 00100 and 100 may be one. Two holders may group the same digits in their own ways.
     """
     separators, cases, zeros = defaultdict(set), defaultdict(set), defaultdict(set)
     for value, name in names.items():
@@ -188,8 +184,7 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
         ("case (as aB1 and Ab1)", mixed),
         ("leading zeros (as 00100 and 100)", zeros.values()),
     ):
-        merged = sum(len(different) > 1 for different in found)
-        if merged:
+        if merged := sum(len(different) > 1 for different in found):
             raise DataError(
                 f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one, or one two. "
                 "Write the keys in one way; none is shown."
@@ -254,11 +249,10 @@ def _make_candidates(joined: pd.DataFrame, pipeline: Pipeline, seed: int) -> lis
 def _release(candidates: Sequence[Candidate]) -> dict[str, list[Example]]:
     """Kept records in an order, and with numbers within their unit, that say nothing of the holders' files."""
     numbers: Counter[str] = Counter()
-    splits: dict[str, list[Example]] = {}
-    for name in SPLITS:
-        splits[name] = []
-        for candidate in sorted(kept_in(name, candidates), key=lambda candidate: candidate.order):
-            splits[name].append(example_of(candidate, f"{candidate.unit}/{numbers[candidate.unit]}"))
+    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.order):
+        if not candidate.reason:
+            splits[candidate.split].append(example_of(candidate, f"{candidate.unit}/{numbers[candidate.unit]}"))
             numbers[candidate.unit] += 1
     return splits
 

@@ -28,8 +28,7 @@ FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 class PrivateTable(Secret[pd.DataFrame]):
     """Raw rows that no display shows: not a notebook, a list, a log or an f-string.
 
-    Columns: `#key` (the holder's own key), the kept columns under their names here, and `#roster/0`, `#roster/1`,
-    ... for names to be masked. Every cell is text.
+    Columns: `#key`, the kept columns under their names here, and `#roster/0`, ... for names to be masked; all text.
     """
 
     def __init__(self, holder: str, frame: pd.DataFrame) -> None:
@@ -43,15 +42,10 @@ class PrivateTable(Secret[pd.DataFrame]):
 
 
 def read_holder(holder: Holder, folder: Path) -> PrivateTable:
-    """Read the declared columns of one holder as text, JSON fields taken out of their column.
+    """Read the declared columns of one holder as text. Relative file names start at `folder`.
 
-    Args:
-        holder: its declaration.
-        folder: where relative file names start.
-
-    Raises:
-        DataError: the file is missing or unreadable, a column is missing, there is no row, or JSON is damaged.
-            No message repeats anything from the file, its header included: a file without one shows a row there.
+    Raises DataError where the file or a column is missing, it is unreadable, or there is no row. No message repeats
+    anything from the file, its header included: a file without one shows a row there.
     """
     rows = _load_dataset(holder, folder) if holder.file is None else _read(holder, folder / holder.file, holder.format)
     if not rows:
