@@ -54,13 +54,13 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 write_json(outputs[name], audit_model(model, tokenizer, examples, base, seed=run.config.seed))
                 model = model if name == "base" else model.unload()
     summary = run.home / "audit.json"
-    write_json(summary, _privacy_section(run, folders, outputs, pipeline.unit))
+    write_json(summary, _privacy_section(run, folders, outputs))
     if "models" in gather_results(run):
         report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
 
 
-def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path], unit: str) -> dict[str, Any]:
+def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
     """What results.json holds: the figures of every audit, without losses of single patients."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
@@ -71,9 +71,7 @@ def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path
         models[name]["epsilon"] = read_json(page)["epsilon"] if page.exists() else None
     private = read_json(folders["private"] / "privacy_report.json")
     return {
-        "epsilon": private["epsilon"],
-        "delta": private["delta"],
-        "unit": unit,
+        **{key: private[key] for key in ("epsilon", "delta", "unit")},
         "audit_works": models[BASELINE]["canary_epsilon"] > 1 if BASELINE in models else None,
         "models": models,
     }

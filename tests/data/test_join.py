@@ -185,6 +185,22 @@ def test_a_left_join_keeps_rows_that_nothing_matches(tmp_path: Path) -> None:
     assert needed.card["joined"]["left_out"] == {"a column that its template needs is empty": 7}
 
 
+def test_rows_that_a_left_join_left_empty_are_counted_when_a_later_join_loses_them(tmp_path: Path) -> None:
+    third = SETTINGS["holders"][1] | {"name": "store", "file": "store.csv"}
+    joins = [
+        SETTINGS["joins"][0] | {"on": ["patient"], "how": "left"},
+        {"left": "shop", "right": "store", "on": ["patient"]},
+    ]
+    (tmp_path / "store.csv").write_text("tel,no,article\n" + "".join(f"{row['tel']},1,x\n" for row in SHOP[:8]))
+    settings: dict[str, Any] = {"holders": [*SETTINGS["holders"], third], "joins": joins}
+    card = join(small_pipeline(tmp_path, shop=SHOP[:5], templates=[{"text": "{clinic.note}"}], **settings)).card
+    assert card["holders"]["clinic"] == {
+        "given": 12,
+        "kept": 8,
+        "left_out": {"no row of store has the same patient": 4},
+    }
+
+
 def test_a_patient_with_ten_thousand_records_is_capped(tmp_path: Path) -> None:
     clinic = [*CLINIC[1:], *(CLINIC[0] | {"visit": visit} for visit in range(10_000))]
     shop = [*SHOP[1:], *(SHOP[0] | {"no": str(visit)} for visit in range(10_000))]

@@ -53,11 +53,10 @@ def make_join_card(
 
 
 def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
-    values = {value for candidate in kept for value in candidate.values}
     of_unit = Counter(candidate.unit for candidate in kept)
     return {
         "records": len(kept),
         "units": len(of_unit),
-        "values": len(values),
+        "values": len({value for candidate in kept for value in candidate.values}),
         "records_of_a_unit": {str(size): times for size, times in sorted(Counter(of_unit.values()).items())},
     }

@@ -31,8 +31,7 @@ from helpers.errors import DataError, PrivacyError
 from helpers.files import read_jsonl
 
 PLACE = "#place"
-SHORN = "#shorn"
-"""The pseudonym that the key would have without leading zeros."""
+SHORN = "#shorn"  # the pseudonym that the key would have without leading zeros
 TYPED = (str.upper, str.lower, str.title)
 
 
@@ -47,11 +46,9 @@ class Joined:
 def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     """Make one de-identified set of records from the holders' tables.
 
-    Another key changes `id` and `unit` of the records and nothing else. The seed is of every draw.
-
-    Raises:
-        DataError: a table cannot be used, keys match nobody, or a split is empty.
-        PrivacyError: de-identification does worse on the planted spans than the pipeline admits.
+    Another key changes `id` and `unit` of the records and nothing else. The seed is of every draw. Raises DataError
+    where a table cannot be used, keys match nobody or a split is empty, and PrivacyError where de-identification does
+    worse on the planted spans than the pipeline admits.
     """
     folder = pipeline.path.parent
     tables = {holder.name: read_holder(holder, folder).get_secret_value() for holder in pipeline.holders}
@@ -68,7 +65,11 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     joined = frames[pipeline.holders[0].name]
     for join in pipeline.joins:
         joined = _merge(joined, frames[join.right], join, fates)
-    candidates = _make_candidates(joined, pipeline, seed)
+    candidates = []
+    for cells in joined.astype(object).where(joined.notna(), None).to_dict("records"):
+        fields = {str(name): text or "" for name, text in cells.items() if "." in str(name)}  # holder.column
+        numbers = {name: int(cells[_row(name)]) for name in tables if cells[_row(name)] is not None}
+        candidates.append(make_candidate(fields, numbers, cells[PATIENT], cells[PLACE], pipeline, seed))
     split_units(candidates, pipeline.split, cap=pipeline.cap)
     card = make_join_card(fates, candidates, quality, pipeline.unit) | {"frequent_key": frequent, "cap": pipeline.cap}
     return Joined(Secret(_release(candidates)), card)
@@ -92,25 +93,22 @@ def _mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict
         ner=settings.ner,
     )
     columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
-    cells = [(name, row, column) for name, column in columns for row in range(len(frames[name]))]
-    texts = [str(frames[name].at[row, column]) for name, row, column in cells]
-    bar = tqdm(dict.fromkeys(texts), desc="de-identifying", unit=" texts", delay=2)
+    texts = {(name, row, column): text for name, column in columns for row, text in enumerate(frames[name][column])}
+    bar = tqdm(dict.fromkeys(texts.values()), desc="de-identifying", unit=" texts", delay=2)
     known = {text: find_identifiers(analyzer, text) for text in bar}
-    found = [known[text] for text in texts]
-    for (name, row, column), text, spans in zip(cells, texts, found, strict=True):
-        frames[name].at[row, column] = mask(text, spans)
-    masked = Counter(span.kind for spans in found for span in spans)
+    for (name, row, column), text in texts.items():
+        frames[name].at[row, column] = mask(text, known[text])
+    masked = Counter(span.kind for text in texts.values() for span in known[text])
     quality: dict[str, Any] = {"measured": bool(settings.planted), "masked": dict(masked.most_common())}
     if settings.ner:
         quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
     if settings.planted:
-        planted = pipeline.path.parent / settings.planted
-        quality |= _measured(settings, planted, dict(zip(cells, texts, strict=True)), found)
+        quality |= _measured(settings, pipeline.path.parent / settings.planted, texts, known)
     return quality
 
 
 def _measured(
-    settings: Deidentify, path: Path, texts: Mapping[tuple[str, int, str], str], found: Sequence[Sequence[Span]]
+    settings: Deidentify, path: Path, texts: Mapping[tuple[str, int, str], str], known: Mapping[str, list[Span]]
 ) -> dict[str, Any]:
     """How well de-identification finds planted spans; refused where that is worse than the pipeline admits."""
     if not path.is_file():
@@ -126,7 +124,7 @@ def _measured(
             f"{settings.planted} names {fault}. It is of other records: for yours, take deidentify.planted out of the "
             "pipeline."
         )
-    score = score_spans([*texts.values()], given, found)
+    score = score_spans([*texts.values()], given, [known[text] for text in texts.values()])
     floors = {"recall": (settings.min_recall, "missed"), "precision": (settings.min_precision, "wrong")}
     for name, (floor, kinds) in floors.items():
         if score[name] is not None and score[name] < floor:
@@ -202,7 +200,8 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     """Add the first agreeing row of `right`; why other rows go missing is noted in `fates`."""
     left_on = [PATIENT if column == PATIENT else f"{join.left}.{column}" for column in join.on]
     right_on = [PATIENT if column == PATIENT else f"{join.right}.{column}" for column in join.on]
-    mine, other, agree = _row(join.left), _row(join.right), " and ".join(join.on)
+    joined = [name for name in fates if _row(name) in left]
+    mine, other, agree = _row(joined[0]), _row(join.right), " and ".join(join.on)  # every row has one of the first
     further = right.duplicated(right_on)
     _note(fates, right[further], [join.right], f"an earlier row of {join.right} has the same {agree}")
     first = right[~further].drop(columns=[PLACE, SHORN])
@@ -218,9 +217,7 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
             "with its kind and region, and the columns of 'on'."
         )
     lost = [(right[~right[other].isin(matched)], left, [join.right], join.left)]
-    if join.how == "inner":
-        joined = [name for name in fates if _row(name) in left]
-        lost.append((left[~left[mine].isin(merged[mine])], right, joined, join.right))
+    lost += [(left[~left[mine].isin(merged[mine])], right, joined, join.right)]  # a left join loses none
     for rows, others, holders, partner in lost:
         zeros = rows[SHORN].isin(others[SHORN]) & ~rows[PATIENT].isin(others[PATIENT])
         reason = f"no row of {partner} has the same {agree}"
@@ -233,17 +230,6 @@ def _note(fates: Mapping[str, list[str]], lost: pd.DataFrame, holders: Iterable[
     for holder in holders:
         for row in lost[_row(holder)].dropna():
             fates[holder][int(row)] = fates[holder][int(row)] or reason
-
-
-def _make_candidates(joined: pd.DataFrame, pipeline: Pipeline, seed: int) -> list[Candidate]:
-    holders = [holder.name for holder in pipeline.holders]
-    columns = [f"{holder.name}.{name}" for holder in pipeline.holders for name in holder.names]
-    candidates = []
-    for cells in joined.astype(object).where(joined.notna(), None).to_dict("records"):
-        fields = {column: cells[column] or "" for column in columns}
-        rows = {name: int(cells[_row(name)]) for name in holders if cells[_row(name)] is not None}
-        candidates.append(make_candidate(fields, rows, cells[PATIENT], cells[PLACE], pipeline, seed))
-    return candidates
 
 
 def _release(candidates: Sequence[Candidate]) -> dict[str, list[Example]]:

@@ -1,7 +1,4 @@
-"""The pipeline of private records; `example_data/providers/pipeline.yaml` documents every key.
-
-A column is always written `holder.column`.
-"""
+"""The pipeline of private records, whose keys `example_data/providers/pipeline.yaml` documents, read and checked."""
 
 from __future__ import annotations
 

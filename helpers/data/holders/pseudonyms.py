@@ -54,10 +54,9 @@ MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
 def read_key(environment: Mapping[str, str], *, fictitious: bool) -> SecretStr:
-    """The holders' common key, 32 bytes or more in hex digits; it is never written anywhere.
+    """The holders' common key, 32 bytes or more in hex digits; `fictitious` records get a throw-away one if need be.
 
-    Where it is missing, `fictitious` records get a throw-away key. Otherwise, and where it is too short or not hex, a
-    ConfigError says so and does not show it.
+    Raises ConfigError where it is missing otherwise, too short or not hex. It is written nowhere, not in a message.
     """
     given = environment.get(KEY_VARIABLE, "").strip()
     remedy = f"Make one with `{MAKE_ONE}` and write the line '{KEY_VARIABLE}=...' into the file .env; git ignores it."

@@ -24,11 +24,8 @@ LIGATURES = (("œ", "oe"), ("æ", "ae"), ("ß", "ss"))
 
 
 def roster_words(cells: Iterable[str]) -> set[str]:
-    """The single words of folded names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin.
-
-    Cells with digits or @ are no names and are passed over.
-    """
-    names = (cell for cell in cells if not re.search(r"[\d@]", cell))
+    """The single words of folded names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin."""
+    names = (cell for cell in cells if not re.search(r"[\d@]", cell))  # as numbers and addresses have
     found = [[word.lower() for word in WORD.findall(cell)] for cell in names]
     plain = {word for words in found for word in words if len(words) == 1 or word not in PARTICLES - GIVEN}
     one, other = ({word.replace(*pair[::way]) for word in plain for pair in LIGATURES} for way in (1, -1))
