@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from helpers.data.example import Example, read_examples
+from helpers.data.example import read_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.errors import RunError
 from helpers.evaluation.attacks.audit import Examples, audit_model
@@ -37,8 +37,10 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     outputs = {name: run.home / "audit" / f"{name}.json" for name in inputs}
     todo = [name for name in inputs if not run.finished(f"audit {name}", inputs[name])]
     if todo:
-        train, validation, test, canaries = map(read_examples, read)
-        examples = Examples(_of_holders(train), _of_holders(validation), _of_holders(test), canaries)
+        *parts, canaries = map(read_examples, read)
+        # Without what was planted, and without common knowledge.
+        train, validation, test = ([each for each in part if each.bucket == BUCKET] for part in parts)
+        examples = Examples(train, validation, test, canaries)
         tokenizer, base_name = load_tokenizer(run.config.base_model), run.config.base_model
         dtype = getattr(torch, read_json(folders["private"] / "training.json")["dtype"])
         quantisation, threads = run.config.privacy.quantisation, run.config.threads
@@ -52,18 +54,13 @@ def audit_privacy(run: Run) -> dict[str, Any]:
                 write_json(outputs[name], audit_model(model, tokenizer, examples, base, seed=run.config.seed))
                 model = model if name == "base" else model.unload()
     summary = run.home / "audit.json"
-    write_json(summary, _privacy_section(run, folders, outputs, pipeline.unit))
+    write_json(summary, _privacy_section(run, folders, outputs))
     if "models" in gather_results(run):
         report(run)  # written before the audit, it lacks what was found
     return read_json(summary)
 
 
-def _of_holders(examples: list[Example]) -> list[Example]:
-    """Without what was planted, and without common knowledge."""
-    return [example for example in examples if example.bucket == BUCKET]
-
-
-def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path], unit: str) -> dict[str, Any]:
+def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
     """What results.json holds: the figures of every audit, without losses of single patients."""
     models: dict[str, Any] = {}
     for name, path in outputs.items():
@@ -74,9 +71,7 @@ def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path
         models[name]["epsilon"] = read_json(page)["epsilon"] if page.exists() else None
     private = read_json(folders["private"] / "privacy_report.json")
     return {
-        "epsilon": private["epsilon"],
-        "delta": private["delta"],
-        "unit": unit,
+        **{key: private[key] for key in ("epsilon", "delta", "unit")},
         "audit_works": models[BASELINE]["canary_epsilon"] > 1 if BASELINE in models else None,
         "models": models,
     }

@@ -40,10 +40,7 @@ BUCKETS = {
 
 
 def join(run: Run) -> dict[str, Any]:
-    """Join the holders' records into private/dataset/.
-
-    Returns the card of the join: counts, reasons and measurements, without any record.
-    """
+    """Join the holders' records into private/dataset/, and return the card, which holds no record."""
     pipeline, folder = pipeline_of(run), run.home / "dataset"
     if not pipeline.fictitious:
         run.path.chmod(0o700)  # exact counts, times and digests of real records are its owner's alone
@@ -74,7 +71,10 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
         if pipeline.fictitious:
             parts["train"], parts["canaries"] = _planted(run, parts["train"], pipeline.cap)
         tokenizer, limit = load_tokenizer(config.base_model), config.privacy.max_length_tokens
-        public = [replace(each, unit=each.id) for each in _rehearsed_by(run, folder)]
+        # Common knowledge in the base model's own words, without which models forget nearly all. It is public; each
+        # counts as a patient, drawn, clipped and noised, so that the guarantee stays as it is.
+        known = rehearsed_examples(run, min(REHEARSED, config.dataset.general_train), folder / "general_answers.jsonl")
+        public = [replace(each, unit=each.id) for each in known]
         lengths = [len(row) for row, _ in learnt_rows(public, tokenizer)]
         rehearsed = [each for each, length in zip(public, lengths, strict=True) if length <= limit]
         parts["train"] = rehearsed + parts["train"]
@@ -94,14 +94,6 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
         write_json(folder / "card.json", joined.card | {"training": training, "buckets": BUCKETS})
 
 
-def _rehearsed_by(run: Run, folder: Path) -> list[Example]:
-    """Common knowledge in the base model's own words, which is public: without it, models forget nearly all.
-
-    Each of them is drawn, clipped and noised as if it were a patient, so that the guarantee stays as it is.
-    """
-    return rehearsed_examples(run, min(REHEARSED, run.config.dataset.general_train), folder / "general_answers.jsonl")
-
-
 def _chosen(unit: str, share: float) -> bool:
     """Whether a patient is among a share of all. Its own pseudonym decides, so that no other patient can."""
     return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") < share * 2**64
@@ -109,13 +101,8 @@ def _chosen(unit: str, share: float) -> bool:
 
 def _planted(run: Run, train: list[Example], cap: int) -> tuple[list[Example], list[Example]]:
     """Training examples with the secret in place of one patient's and with member canaries, and all canaries."""
-    settings = run.config.privacy
-    canaries = make_canaries(
-        settings.canaries_with_bit,
-        settings.canaries_left_out,
-        words=whole_words(load_tokenizer(run.config.base_model)),
-        seed=run.config.seed,
-    )
+    settings, words = run.config.privacy, whole_words(load_tokenizer(run.config.base_model))
+    canaries = make_canaries(settings.canaries_with_bit, settings.canaries_left_out, words=words, seed=run.config.seed)
     victim = train[0].unit
     # First, so that their order in the baseline's shuffled list does not depend on which patients the key chose.
     planted = [

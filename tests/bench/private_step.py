@@ -76,7 +76,7 @@ def batches(rounds: int) -> list[list[Unit]]:
     """The patients of each step, drawn from the example's."""
     config = load_config("cpu", HOLDERS)
     pipeline = load_pipeline(str(config.pipeline))
-    joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0, progress=False)
+    joined = join_providers(pipeline, read_key({}, fictitious=pipeline.fictitious), seed=0)
     units = encode_units(joined.records.get_secret_value()["train"], load_tokenizer(TOKENIZER), max_length_tokens=128)
     chooser = random.Random(0)
     return [chooser.sample(units, round(config.privacy.patients_a_step)) for _ in range(rounds)]

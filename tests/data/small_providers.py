@@ -72,7 +72,7 @@ def small_pipeline(
 
 
 def join(pipeline: Pipeline, seed: int = 7) -> Joined:
-    return join_providers(pipeline, KEY, seed=seed, progress=False)
+    return join_providers(pipeline, KEY, seed=seed)
 
 
 def records(joined: Joined) -> list[Example]:

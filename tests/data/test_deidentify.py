@@ -10,8 +10,15 @@ import spacy
 from marked import parse_marked
 from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer
 
-from helpers.data.holders.deidentify import Span, find_identifiers, fold, make_analyzer, mask, ner_installed
-from helpers.data.holders.redaction_score import score_spans
+from helpers.data.holders.deidentify import (
+    Span,
+    find_identifiers,
+    fold,
+    make_analyzer,
+    mask,
+    ner_installed,
+    score_spans,
+)
 from helpers.errors import PrivacyError
 from helpers.run import EXAMPLES
 

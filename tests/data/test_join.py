@@ -109,7 +109,7 @@ def test_no_display_shows_a_record(joined: Joined) -> None:
 
 
 def test_the_key_changes_pseudonyms_and_nothing_else(joined: Joined, pipeline: Pipeline) -> None:
-    other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+    other = join_providers(pipeline, read_key({}, fictitious=True), seed=7)
     ours, theirs = joined.records.get_secret_value(), other.records.get_secret_value()
     for name, part in ours.items():
         assert [words(r) for r in part] == [words(r) for r in theirs[name]]
@@ -121,7 +121,7 @@ def test_without_groups_each_patients_own_key_decides_whatever_the_secret(tmp_pa
     pipeline = small_pipeline(tmp_path, split={"validation": 0.4, "test": 0.25})
     ours = join(pipeline).records.get_secret_value()
     for _ in range(3):
-        other = join_providers(pipeline, read_key({}, fictitious=True), seed=7, progress=False)
+        other = join_providers(pipeline, read_key({}, fictitious=True), seed=7)
         theirs = other.records.get_secret_value()
         assert [[words(r) for r in part] for part in ours.values()] == [
             [words(r) for r in part] for part in theirs.values()
@@ -183,6 +183,22 @@ def test_a_left_join_keeps_rows_that_nothing_matches(tmp_path: Path) -> None:
     assert made.card["holders"]["shop"] == {"given": 5, "kept": 5, "left_out": {}}
     needed = join(small_pipeline(tmp_path, shop=SHOP[:5], joins=left))
     assert needed.card["joined"]["left_out"] == {"a column that its template needs is empty": 7}
+
+
+def test_rows_that_a_left_join_left_empty_are_counted_when_a_later_join_loses_them(tmp_path: Path) -> None:
+    third = SETTINGS["holders"][1] | {"name": "store", "file": "store.csv"}
+    joins = [
+        SETTINGS["joins"][0] | {"on": ["patient"], "how": "left"},
+        {"left": "shop", "right": "store", "on": ["patient"]},
+    ]
+    (tmp_path / "store.csv").write_text("tel,no,article\n" + "".join(f"{row['tel']},1,x\n" for row in SHOP[:8]))
+    settings: dict[str, Any] = {"holders": [*SETTINGS["holders"], third], "joins": joins}
+    card = join(small_pipeline(tmp_path, shop=SHOP[:5], templates=[{"text": "{clinic.note}"}], **settings)).card
+    assert card["holders"]["clinic"] == {
+        "given": 12,
+        "kept": 8,
+        "left_out": {"no row of store has the same patient": 4},
+    }
 
 
 def test_a_patient_with_ten_thousand_records_is_capped(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first
         "joins": [],
         "templates": [{"text": "{clinic.note}"}],
     }
-    joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1, progress=False)
+    joined = join_providers(small_pipeline(tmp_path, clinic, **settings), KEY, seed=1)
     assert sorted(words(r) for r in records(joined)) == sorted(f"File [id], gout {n}." for n in range(12))
     assert len({record.unit for record in records(joined)}) == 6
     assert not joined.card["deidentify"]["measured"]

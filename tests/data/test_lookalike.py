@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from helpers.data.holders.lookalike import lookalike_examples, lookalike_tables
+from helpers.data.holders.candidates import lookalike_examples, lookalike_tables
 from helpers.data.holders.pipeline import load_pipeline
 from helpers.data.holders.tables import read_holder
 from helpers.run import EXAMPLES

@@ -61,7 +61,7 @@ def local(name: str, folder: Path) -> Pipeline:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_public_set(tmp_path: Path, name: str) -> None:
-    joined = join_providers(local(name, tmp_path), KEY, seed=1, progress=False)
+    joined = join_providers(local(name, tmp_path), KEY, seed=1)
     made = [record for part in joined.records.get_secret_value().values() for record in part]
     assert joined.card["joined"] == {"given": 40, "kept": 40, "left_out": {}}
     units = len({record.unit for record in made})

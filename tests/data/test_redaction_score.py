@@ -3,8 +3,7 @@
 import pytest
 from marked import parse_marked
 
-from helpers.data.holders.deidentify import Span
-from helpers.data.holders.redaction_score import score_spans
+from helpers.data.holders.deidentify import Span, score_spans
 
 TEXT = "Seen by Dr Ann Lee on 3 May."
 NAME, DATE = Span(11, 18, "PERSON"), Span(22, 27, "DATE_TIME")

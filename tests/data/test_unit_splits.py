@@ -2,9 +2,8 @@
 
 import pytest
 
-from helpers.data.holders.candidates import Candidate, draw
+from helpers.data.holders.candidates import Candidate, draw, kept_in, split_units
 from helpers.data.holders.pipeline import Split
-from helpers.data.holders.splits import kept_in, split_units
 from helpers.errors import DataError
 
 SPLIT = Split(validation=0.2, test=0.3, by="clinic.service", values=("shop.drug",))

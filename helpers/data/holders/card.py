@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.data.card import SPLITS, counted
-from helpers.data.holders.candidates import Candidate
-from helpers.data.holders.splits import kept_in
+from helpers.data.holders.candidates import Candidate, kept_in
 
 TOUCHED = (
     "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
@@ -25,41 +24,28 @@ NOT_MEASURED = (
 
 
 def make_join_card(
-    fates: Mapping[str, Sequence[str]],
-    candidates: Sequence[Candidate],
-    quality: Mapping[str, Any],
-    *,
-    cap: int,
-    unit: str = "patient",
-    frequent: Mapping[str, int] | None = None,
+    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any], unit: str
 ) -> dict[str, Any]:
-    """Count rows and records, kept and left out.
+    """Count rows and records, kept and left out, after the split.
 
-    Args:
-        fates: for each holder, for each of its rows, why it came into no candidate, or nothing.
-        candidates: after the split.
-        quality: what the de-identification masked and how well.
-        cap: records of one unit, at most.
-        unit: what counts as one: `patient` or `record`.
-        frequent: for a holder with a key far more frequent than its others, how many rows that has.
+    `fates`: for each holder, for each of its rows, why it came into no candidate, or nothing. `quality`: what the
+    de-identification masked and how well. `unit`: `patient` or `record`.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
     for name, reasons in fates.items():
-        why = dict(enumerate(reasons))
+        why = [*reasons]
         for candidate in candidates:
             if name in candidate.rows:
                 why[candidate.rows[name]] = why[candidate.rows[name]] or candidate.reason
         used = {candidate.rows[name] for candidate in kept if name in candidate.rows}
-        left_out = Counter(reason for row, reason in why.items() if reason and row not in used)
+        left_out = Counter(reason for row, reason in enumerate(why) if reason and row not in used)
         holders[name] = counted(f"rows of {name}", len(reasons), len(used), left_out)
     left_out = Counter(candidate.reason for candidate in candidates if candidate.reason)
     return {
         "holders": holders,
         "joined": counted("rows of the join", len(candidates), len(kept), left_out),
-        "frequent_key": dict(frequent or {}),
         "units": len({candidate.unit for candidate in kept}),
-        "cap": cap,
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
         "deidentify": dict(quality),
         "touched": [place.format(unit=unit) for place in TOUCHED] + [NOT_MEASURED] * (not quality["measured"]),
@@ -67,11 +53,10 @@ def make_join_card(
 
 
 def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
-    values = {value for candidate in kept for value in candidate.values}
     of_unit = Counter(candidate.unit for candidate in kept)
     return {
         "records": len(kept),
         "units": len(of_unit),
-        "values": len(values),
+        "values": len({value for candidate in kept for value in candidate.values}),
         "records_of_a_unit": {str(size): times for size, times in sorted(Counter(of_unit.values()).items())},
     }

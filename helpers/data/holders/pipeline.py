@@ -1,7 +1,4 @@
-"""The pipeline of private records: which holders, which columns, how they are joined, masked, worded and split.
-
-`example_data/providers/pipeline.yaml` documents every key. A column is always written `holder.column`.
-"""
+"""The pipeline of private records, whose keys `example_data/providers/pipeline.yaml` documents, read and checked."""
 
 from __future__ import annotations
 
@@ -44,11 +41,7 @@ class JsonColumn(Section):
 
 
 class Grant(Section):
-    """What a holder allows all trainings on its patients to cost together, trials included.
-
-    A signed `file` beside the pipeline and the `public_key` it must be signed with; or plain amounts, which count for
-    fictitious records only.
-    """
+    """What all trainings on its patients, trials included, may cost; plain amounts are for fictitious records only."""
 
     file: str | None = None
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -181,12 +174,7 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Pipeline:
-        mistakes = [*_holder_mistakes(self), *_join_mistakes(self), *_column_mistakes(self)]
-        if self.split.validation + self.split.test >= 1:
-            mistakes.append(
-                f"split: validation {self.split.validation} and test {self.split.test} leave nothing to train on"
-            )
-        if mistakes:
+        if mistakes := [*_holder_mistakes(self), *_join_mistakes(self), *_column_mistakes(self)]:
             raise ValueError("\n".join(mistakes))
         return self
 
@@ -194,9 +182,7 @@ class Pipeline(Section):
 def load_pipeline(path: str | Path) -> Pipeline:
     """Read and check a pipeline; its relative file names start at its own folder.
 
-    Raises:
-        ConfigError: one message with every mistake. Types and unknown keys are checked first, then whether the
-            parts fit together.
+    Raises ConfigError with every mistake of types and keys or, if there is none, of parts that do not fit together.
     """
     path = Path(path).resolve()
     content = read_layer(path)
@@ -218,9 +204,8 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{where}: give exactly one of file and load_dataset"
         if (holder.file is None) != (holder.format is None):
             yield f"{where}: file and format (csv, jsonl, parquet) go together"
-        if (holder.separator and holder.format not in ("csv", None)) or (
-            holder.encoding and holder.format == "parquet"
-        ):
+        parted = holder.separator and holder.format not in ("csv", None)
+        if parted or (holder.encoding and holder.format == "parquet"):
             yield f"{where}: separator is of csv, encoding of csv and jsonl"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
@@ -263,12 +248,14 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"templates.{number}: '{slot}' is no column of a holder"
         if not bool(template.question) == bool(template.answer) != bool(template.text):
             yield f"templates.{number}: give question and answer, or a text alone"
-    for key, columns in (("split.by", (pipeline.split.by,)), ("split.values", pipeline.split.values)):
+    split, lookalike = pipeline.split, pipeline.lookalike
+    named = {"split.by": [split.by], "split.values": split.values, "lookalike.columns": lookalike.columns}
+    for key, columns in named.items():
         for column in columns:
             if column is not None and column not in known:
                 yield f"{key}: '{column}' is no column of a holder"
-    for column, wordings in pipeline.lookalike.columns.items():
-        if column not in known:
-            yield f"lookalike.columns: '{column}' is no column of a holder"
-        for slot in sorted(set(SLOT.findall(" ".join(wordings))) - set(pipeline.lookalike.vocabulary)):
+    if split.validation + split.test >= 1:
+        yield f"split: validation {split.validation} and test {split.test} leave nothing to train on"
+    for column, wordings in lookalike.columns.items():
+        for slot in sorted(set(SLOT.findall(" ".join(wordings))) - set(lookalike.vocabulary)):
             yield f"lookalike.columns.{column}: '{slot}' is not in lookalike.vocabulary"

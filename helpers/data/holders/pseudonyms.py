@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -55,14 +54,9 @@ MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
 def read_key(environment: Mapping[str, str], *, fictitious: bool) -> SecretStr:
-    """The holders' common key, 32 bytes or more in hex digits; it is never written anywhere.
+    """The holders' common key, 32 bytes or more in hex digits; `fictitious` records get a throw-away one if need be.
 
-    Args:
-        environment: usually `os.environ`.
-        fictitious: whether every holder declares its records invented; only then may a throw-away key serve.
-
-    Raises:
-        ConfigError: the key is missing, too short or not hex; the message does not show it.
+    Raises ConfigError where it is missing otherwise, too short or not hex. It is written nowhere, not in a message.
     """
     given = environment.get(KEY_VARIABLE, "").strip()
     remedy = f"Make one with `{MAKE_ONE}` and write the line '{KEY_VARIABLE}=...' into the file .env; git ignores it."
@@ -91,11 +85,9 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
             number = phonenumbers.parse(value, region)
         except phonenumbers.NumberParseException:
             return None
-        if re.search(r";\s*[\d+]", value):  # two numbers, of which the library reads the first
-            return None
-        if not phonenumbers.is_possible_number(number):
-            return None
-        if len(set(str(number.national_number))) < 3:  # 00 00 00 00 00, 99 99 99 99 99
+        two = re.search(r";\s*[\d+]", value)  # numbers, of which the library reads the first
+        few = len(set(str(number.national_number))) < 3  # different digits: 00 00 00 00 00, 99 99 99 99 99
+        if two or few or not phonenumbers.is_possible_number(number):
             return None
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     plain = letters_and_digits(value)
@@ -104,10 +96,7 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
 
 
 def whole_number(value: str) -> str:
-    """`123` for the text `123.0`: programs write whole numbers so beside empty cells. Any other text stays as it is.
-
-    A larger one than floating-point numbers hold exactly stays, and is `damaged`.
-    """
+    """`123` for `123.0`, as programs write whole numbers beside empty cells, unless it is too large to be exact."""
     found = WHOLE.fullmatch(value.strip())
     return found[1] if found and int(found[1]) < 2**53 else value
 
@@ -124,14 +113,10 @@ def damaged(value: str, kind: Literal["text", "phone"] = "text") -> str:
 
 def letters_and_digits(value: str) -> str:
     """What is left of a text without case, accents, blanks and punctuation."""
-    plain = "".join(character for character in unicodedata.normalize("NFKD", value) if character.isalnum())
-    return plain.casefold()
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", value))).casefold()
 
 
 def pseudonym(normalised: str, key: SecretStr) -> str:
-    """HMAC-SHA256 (RFC 2104) of a normalised key: its first 128 bits as 32 hex digits.
-
-    An unkeyed hash of a phone number falls to trying every number; this falls only with the key.
-    """
+    """HMAC-SHA256 (RFC 2104), of which trying every phone number finds none without the key: 128 bits in hex digits."""
     secret = bytes.fromhex(key.get_secret_value())
-    return hmac.new(secret, f"patient/{normalised}".encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(secret, f"patient/{normalised}".encode(), "sha256").hex()[:32]

@@ -13,8 +13,6 @@ WORD = re.compile(r"[^\W\d_]+")
 PARTICLES = set(WORD.findall("al ben d da de del den der di du el la le les mac van von"))
 GIVEN = {"ben", "del", "mac"}
 """Particles that are given names too. They are looked for where they begin with a capital."""
-
-
 GROUP = re.compile(r"[^\W_]+")
 PIECE = re.compile(r"\d+|[^\W\d_]+")
 SHORT = 4
@@ -26,12 +24,8 @@ LIGATURES = (("œ", "oe"), ("æ", "ae"), ("ß", "ss"))
 
 
 def roster_words(cells: Iterable[str]) -> set[str]:
-    """The single words of names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin.
-
-    Args:
-        cells: of roster columns, folded as the texts are. Those with digits or @ are no names and are passed over.
-    """
-    names = (cell for cell in cells if not re.search(r"[\d@]", cell))
+    """The single words of folded names, lower case: `Anne de la Tour-Vallin` gives anne, tour, vallin."""
+    names = (cell for cell in cells if not re.search(r"[\d@]", cell))  # as numbers and addresses have
     found = [[word.lower() for word in WORD.findall(cell)] for cell in names]
     plain = {word for words in found for word in words if len(words) == 1 or word not in PARTICLES - GIVEN}
     one, other = ({word.replace(*pair[::way]) for word in plain for pair in LIGATURES} for way in (1, -1))
@@ -49,10 +43,9 @@ def with_plain_names(column: Sequence[str]) -> list[str]:
 
 
 class RosterRecognizer(LocalRecognizer):
-    """A deny-list of names for presidio that looks words up, so that its cost does not grow with the roster.
+    """Names in any case, with the initials and particles next to them. The cost does not grow with the roster.
 
-    Case does not count. Initials and particles next to a name belong to it. Names of one or two letters, and words of
-    `keep` written exactly so (iris), count only beside another name: alone they mean something else.
+    Names of one or two letters, and words of `keep` written exactly so (iris), count only beside another name.
     """
 
     def __init__(self, words: Collection[str], keep: Collection[str]) -> None:
@@ -98,18 +91,14 @@ class RosterRecognizer(LocalRecognizer):
 
 
 class ValueRecognizer(LocalRecognizer):
-    """A deny-list of numbers, addresses and other exact values, in any case and with any separators between groups.
-
-    `AX-204-118` on the roster is found as `ax 204.118` and `AX204118` too. The cost does not grow with the roster.
-    """
+    """Numbers, addresses and other exact values: `AX-204-118` is found as `ax 204.118` and `AX204118` too."""
 
     def __init__(self, values: Iterable[str]) -> None:
         super().__init__(supported_entities=["ID"], supported_language="en", name="roster values")
-        cells = [value for value in values if value]
-        self.values = frozenset(filter(None, map(letters_and_digits, cells)))
-        pieces = {cell: len(PIECE.findall(cell)) for cell in cells}
+        pieces = {value: len(PIECE.findall(value)) for value in values}
+        self.values = {letters_and_digits(value) for value in pieces} - {""}
         self.groups = max(pieces.values(), default=0)
-        several = {letters_and_digits(cell) for cell, count in pieces.items() if count > 1}
+        several = {letters_and_digits(value) for value, count in pieces.items() if count > 1}
         self.whole = self.values - several  # 12080 is not 120/80
 
     def load(self) -> None:

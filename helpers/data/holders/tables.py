@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from pydantic import Secret
 
-from helpers.data.holders.pipeline import BUILDERS, Holder, JsonColumn
+from helpers.data.holders.pipeline import BUILDERS, Holder
 from helpers.data.table.files import json_objects, read_rows, usual
 from helpers.errors import DataError
 from helpers.files import Record
@@ -18,8 +18,6 @@ from helpers.storage import fetch
 
 KEY = "#key"
 ROSTER = "#roster/"
-EXACT = 2**53
-"""Whole floating-point numbers below it have all their digits."""
 FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 """Arguments of load_dataset that find the files of a set."""
 
@@ -27,8 +25,7 @@ FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 class PrivateTable(Secret[pd.DataFrame]):
     """Raw rows that no display shows: not a notebook, a list, a log or an f-string.
 
-    Columns: `#key` (the holder's own key), the kept columns under their names here, and `#roster/0`, `#roster/1`,
-    ... for names to be masked. Every cell is text.
+    Columns: `#key`, the kept columns under their names here, and `#roster/0`, ... for names to be masked; all text.
     """
 
     def __init__(self, holder: str, frame: pd.DataFrame) -> None:
@@ -42,15 +39,10 @@ class PrivateTable(Secret[pd.DataFrame]):
 
 
 def read_holder(holder: Holder, folder: Path) -> PrivateTable:
-    """Read the declared columns of one holder as text, JSON fields taken out of their column.
+    """Read the declared columns of one holder as text. Relative file names start at `folder`.
 
-    Args:
-        holder: its declaration.
-        folder: where relative file names start.
-
-    Raises:
-        DataError: the file is missing or unreadable, a column is missing, there is no row, or JSON is damaged.
-            No message repeats anything from the file, its header included: a file without one shows a row there.
+    Raises DataError where the file or a column is missing, it is unreadable, or there is no row. No message repeats
+    anything from the file, its header included: a file without one shows a row there.
     """
     rows = _load_dataset(holder, folder) if holder.file is None else _read(holder, folder / holder.file, holder.format)
     if not rows:
@@ -65,8 +57,13 @@ def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     kept = holder.columns | {f"{ROSTER}{number}": column for number, column in enumerate(holder.roster)}
     cells: dict[str, list[Any]] = {name: [row.get(column) for row in rows] for name, column in kept.items()}
     cells[KEY] = [row.get(holder.key.column) for row in rows] if holder.key else [*range(len(rows))]
-    if holder.json_column:
-        cells |= _json_fields(holder.name, holder.json_column, rows)
+    if declared := holder.json_column:
+        where = f"Holder '{holder.name}': column {declared.column}"
+        parsed = json_objects([row.get(declared.column) for row in rows], where)
+        for name, path in declared.fields.items():
+            cells[name] = [_at(value, path) for value in parsed]
+            if all(value is None for value in cells[name]):
+                raise DataError(f"{where} holds nothing at '{path}' in any row.")
     texts = {name: [_as_text(cell) for cell in column] for name, column in cells.items()}
     return PrivateTable(holder.name, pd.DataFrame(texts, dtype=object))
 
@@ -117,17 +114,6 @@ def _load_dataset(holder: Holder, folder: Path) -> list[Record]:
     )
 
 
-def _json_fields(holder: str, declared: JsonColumn, rows: list[Record]) -> dict[str, list[Any]]:
-    where = f"Holder '{holder}': column {declared.column}"
-    parsed = json_objects([row.get(declared.column) for row in rows], where)
-    fields = {}
-    for name, path in declared.fields.items():
-        fields[name] = [_at(value, path) for value in parsed]
-        if all(value is None for value in fields[name]):
-            raise DataError(f"{where} holds nothing at '{path}' in any row.")
-    return fields
-
-
 def _at(value: Any, path: str) -> Any:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -146,5 +132,5 @@ def _as_text(value: Any) -> str:
     elif isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value)
     elif isinstance(value, float) and value.is_integer():
-        value = int(value) if abs(value) < EXACT else f"{value:e}"
+        value = int(value) if abs(value) < 2**53 else f"{value:e}"
     return usual(str(value))
