@@ -23,13 +23,13 @@ class Failures:
     max_wait_s: float
 
     def error(self, predicate: str, kind: type[EndpointError] = EndpointError) -> EndpointError:
-        """Make the error "The chat endpoint <address> <predicate>."."""
+        """The error "The chat endpoint <address> <predicate>."."""
         return kind(self._redact(f"The chat endpoint {self.base_url} {predicate}."))
 
-    def shorten(self, text: str, length: int = 200) -> str:
-        """Return the start of a text of the server, on one line and without the key."""
+    def shorten(self, text: str) -> str:
+        """The start of a text of the server, on one line and without the key."""
         text = " ".join(self._redact(text).split())  # Redact first: half a key is a leak too.
-        return text if len(text) <= length else f"{text[:length]}..."
+        return text if len(text) <= 200 else f"{text[:200]}..."
 
     def explain(self, error: openai.OpenAIError) -> EndpointError:
         """Translate an error of the `openai` library."""
@@ -74,11 +74,10 @@ class Failures:
                 f"{self.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
                 "raise endpoint.max_wait_s"
             )
-        if status in (400, 422, 501):
-            return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
-        if status >= 500:
+        if status >= 500 and status != 501:
             return self.error(f"{said}: it fails; look at its log, or run again later")
-        return self.error(f"{said}; check the endpoint settings")
+        kind = RequestRejected if status in (400, 422, 501) else EndpointError
+        return self.error(f"{said}: it rejects the request; check the endpoint settings", kind)
 
     def _detail(self, error: openai.APIStatusError) -> str:
         body = error.body if isinstance(error.body, dict) else {}
