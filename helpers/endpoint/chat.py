@@ -41,10 +41,8 @@ _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 class Reply:
     """What the model wrote.
 
-    Attributes:
-        text: the reply, as sent.
-        finish_reason: `stop`, `length` when it was cut off at `max_tokens`, or another word of the server.
-        completion_tokens: its length in tokens; None where the server does not say.
+    `finish_reason` is `stop`, `length` when it was cut off at `max_tokens`, or another word of the server;
+    `completion_tokens` is None where the server does not say.
     """
 
     text: str
@@ -53,16 +51,11 @@ class Reply:
 
 
 class ChatEndpoint:
-    """A chat model behind an OpenAI-compatible address. Safe to share between threads.
+    """A chat model behind an address such as `http://127.0.0.1:8080/v1`. Safe to share between threads.
 
-    Args:
-        base_url: address up to the part before `/chat/completions`, such as `http://127.0.0.1:8080/v1`.
-        model: name the server lists; None takes the first one it offers.
-        api_key: sent as bearer token; None for servers that want none.
-        timeout_s: seconds of silence after which one attempt is given up.
-        max_attempts: attempts for each request, 1 or more.
-        max_wait_s: seconds after the start of a request from which no further attempt is made.
-        parallel_requests: how many requests callers should send at a time.
+    Without a `model` it is the first one that the server offers. An attempt is given up after `timeout_s` of silence;
+    no further one is made when `max_attempts` or `max_wait_s` since the start of a request are used up. Callers should
+    send `parallel_requests` at a time.
 
     Raises:
         ConfigError: the address or the key cannot be used.
@@ -136,7 +129,7 @@ class ChatEndpoint:
 
         Args:
             messages: the conversation, `{"role", "content"}` each.
-            max_tokens: longest reply, in tokens.
+            max_tokens: longest reply.
             temperature: 0 for the likeliest words; servers take up to 2.
             seed: for servers that honour it.
             further: arguments of the interface, such as `stop`: strings that end the reply.

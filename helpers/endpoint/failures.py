@@ -45,7 +45,7 @@ class Failures:
                     "check that it runs and that endpoint.base_url is right"
                 )
             case openai.APIStatusError():
-                return self._explain_status(error)
+                return self._of_status(error)
         return self.error(f"could not be used: {self.shorten(str(error))}; check the endpoint settings")
 
     def not_json(self, text: str) -> EndpointError:
@@ -57,8 +57,10 @@ class Failures:
             "check endpoint.base_url if it persists"
         )
 
-    def _explain_status(self, error: openai.APIStatusError) -> EndpointError:
-        status, detail = error.status_code, self._detail(error)
+    def _of_status(self, error: openai.APIStatusError) -> EndpointError:
+        status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
+        detail = str(body.get("message") or body.get("detail") or error.response.text or "no reason given")
+        detail = "a web page" if _is_web_page(detail) else self.shorten(detail)
         said = f"answered {status} ({detail})"
         if status in (401, 403):
             return self.error(f"{said}: it refuses the API key; set OPENAI_API_KEY or OWUI_TOKEN anew")
@@ -78,11 +80,6 @@ class Failures:
             return self.error(f"{said}: it fails; look at its log, or run again later")
         kind = RequestRejected if status in (400, 422, 501) else EndpointError
         return self.error(f"{said}: it rejects the request; check the endpoint settings", kind)
-
-    def _detail(self, error: openai.APIStatusError) -> str:
-        body = error.body if isinstance(error.body, dict) else {}
-        detail = str(body.get("message") or body.get("detail") or error.response.text or "no reason given")
-        return "a web page" if _is_web_page(detail) else self.shorten(detail)
 
     def _paths(self) -> str:
         root = re.sub(r"(/api|/openai)?(/v\d+)?$", "", self.base_url)

@@ -31,12 +31,7 @@ def audit(
 ) -> dict[str, int]:
     """Check data, labels, stop token and gradients of an `SFTTrainer` that has not begun, its adapters in place.
 
-    Args:
-        trainer: what is checked.
-        tokenizer: what the model will be served with.
-        examples: what is learnt.
-        rows: the same as tokens; see `helpers.models.tokens.tokenise`.
-        max_length_tokens: longest conversation allowed.
+    The model will be served with `tokenizer`; `rows` are what `helpers.models.tokens.tokenise` makes of `examples`.
 
     Returns:
         `{"longest_tokens", "learnt_tokens", "masked_tokens", "adapter_tensors", "gradient_tensors"}`.

@@ -69,13 +69,9 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, audited before the first step; until it ends `folder/checkpoints` has its state.
 
-    Args:
-        folder: where the adapter goes.
-        config: tells the base, its threads, the seed, and how to train.
-        quantisation: of the base: `none` (LoRA, arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others.
-        train: examples to learn.
-        validation: others, for the loss curve; may be empty.
-        watch: called with the log so far whenever it grows.
+    `config` tells the base, its threads, the seed and how to train; `quantisation` is that of the base: `none` (LoRA,
+    arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others. `validation`, perhaps empty, is for the loss curve.
+    `watch` is called with the log so far whenever it grows.
 
     Returns:
         `{"steps", "trained_parameters", "train_tokens", "seconds", "peak_memory_mb", "train_loss", "eval_loss",
@@ -116,19 +112,16 @@ def train_adapter(
             set_seed(config.seed)  # the audit has drawn random numbers
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
-
-    def last(key: str) -> Any:
-        return next((row[key] for row in reversed(log) if key in row), None)
-
+    last = {key: value for row in log for key, value in row.items()}
     summary = {
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "train_tokens": int(last("num_input_tokens_seen") or 0),
+        "train_tokens": int(last.get("num_input_tokens_seen") or 0),
         **cost,
-        "train_loss": last("loss"),
-        "eval_loss": last("eval_loss"),
+        "train_loss": last.get("loss"),
+        "eval_loss": last.get("eval_loss"),
         # This and `seconds` are of this session, `train_tokens` also of those that a kill ended.
-        "tokens_per_second": last("train_tokens_per_second"),
+        "tokens_per_second": last.get("train_tokens_per_second"),
         "audit": findings,
     }
     save_adapter(folder, model, tokenizer, config.base_model)
