@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import jsonschema  # type: ignore[import-untyped]
@@ -22,14 +22,12 @@ import openai
 import tenacity
 from pydantic import SecretStr
 
+from helpers.config import Endpoint
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.endpoint.failures import Failures, RequestRejected
 from helpers.errors import ConfigError, UnreadableReply
 from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
-
-if TYPE_CHECKING:
-    from helpers.config import Endpoint
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -257,7 +255,7 @@ def _find_object(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | No
 
 
 @contextmanager
-def open_endpoint(settings: "Endpoint") -> Iterator[ChatEndpoint]:
+def open_endpoint(settings: Endpoint) -> Iterator[ChatEndpoint]:
     """Yield a checked endpoint, started first when it is the embedded one, which answers `parallel_requests` at a time.
 
     Raises:

@@ -10,28 +10,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from helpers.data.example import Example
 from helpers.errors import TrainingError
 from helpers.models.generate import stop_tokens
 from helpers.models.losses import IGNORED
 
-LOOKED_AT = 32
-"""Conversations whose labels are read back as text: one template wrote them all."""
 
-
-def audit(
-    trainer: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    rows: Dataset,
-    *,
-    max_length_tokens: int,
-) -> dict[str, int]:
+def audit(trainer: Any, examples: Sequence[Example], rows: Dataset, longest: int) -> dict[str, int]:
     """Check data, labels, stop token and gradients of an `SFTTrainer` that has not begun, its adapters in place.
 
-    The model will be served with `tokenizer`; `rows` are what `helpers.models.tokens.tokenise` makes of `examples`.
+    `rows` are what `helpers.models.tokens.tokenise` makes of `examples`, with at most `longest` tokens each.
 
     Returns:
         `{"longest_tokens", "learnt_tokens", "masked_tokens", "adapter_tensors", "gradient_tensors"}`.
@@ -39,8 +28,8 @@ def audit(
     Raises:
         TrainingError: naming the first fault found.
     """
-    lengths = check_lengths(rows, examples, max_length_tokens)
-    _check_labels(rows, examples, tokenizer, stop_tokens(trainer.model, tokenizer))
+    lengths = check_lengths(rows, examples, longest)
+    _check_labels(trainer, rows, examples)
     learnt = _check_batches(trainer, rows)
     tensors = _check_gradients(trainer)
     return {
@@ -64,11 +53,10 @@ def check_lengths(rows: Dataset, examples: Sequence[Example], longest: int) -> l
     return lengths
 
 
-def _check_labels(
-    rows: Dataset, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, stops: set[int]
-) -> None:
+def _check_labels(trainer: Any, rows: Dataset, examples: Sequence[Example]) -> None:
     """The labels are the answer and its stop token, and not the question."""
-    for labels, example in zip(rows["labels"][:LOOKED_AT], examples, strict=False):
+    tokenizer, stops = trainer.processing_class, stop_tokens(trainer.model, trainer.processing_class)
+    for labels, example in zip(rows["labels"][:32], examples, strict=False):  # one template wrote them all
         learnt = _learnt(labels)
         text = _folded(tokenizer.decode(learnt, skip_special_tokens=True))
         answer, question = _folded(example.answer), _folded(example.question)

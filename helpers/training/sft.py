@@ -108,7 +108,7 @@ def train_adapter(
         trainer.remove_callback(PrinterCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, rows, max_length_tokens=longest)
+            findings = audit(trainer, train, rows, longest)
             set_seed(config.seed)  # the audit has drawn random numbers
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
