@@ -32,6 +32,7 @@ from helpers.config import Endpoint, load_config
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
+from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
 
 KEY = "sk-very-secret-0123456789"
@@ -268,20 +269,21 @@ def test_a_reply_cut_off_does_not_cost_the_server_its_format() -> None:
     assert formats_asked(server) == ["json_schema", "json_schema"]
 
 
-def test_open_webui_is_reached_under_its_own_paths() -> None:
+def test_open_webui_is_reached_under_its_own_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(number: int, path: str, body: dict[str, Any]) -> Response:
         known = {"/api/models": models("llama", MODEL), "/api/chat/completions": completion("hello")}
         return known.get(path, web_page())
 
     with ScriptedServer(script, script_models=True) as server:
-        env = {"OWUI_URL": f"{server.url}/", "OWUI_TOKEN": KEY, "OWUI_FAV_MODEL": MODEL}
-        with open_endpoint(configured(), env) as chat:
+        for name, value in {"URL": f"{server.url}/", "TOKEN": KEY, "FAV_MODEL": MODEL}.items():
+            monkeypatch.setenv(f"OWUI_{name}", value)
+        with open_endpoint(configured()) as chat:
             assert chat.complete(ASK, **OPTIONS).text == "hello"
         paths = [request.path for request in server.requests]
         assert paths == ["/api/models", "/api/chat/completions"]
         assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
         # The commonest mistake: the address of the page a browser shows.
-        message = message_of(open_endpoint(configured(provider="openai", base_url=server.url), {}).__enter__)
+        message = message_of(open_endpoint(configured(provider="openai", base_url=server.url)).__enter__)
     assert f"Open WebUI the address is {server.url}/api," in message
 
 
@@ -329,8 +331,9 @@ def server_process() -> psutil.Process:
     return child
 
 
-def test_the_embedded_server_answers_and_goes() -> None:
-    with open_endpoint(configured(provider="embedded", parallel_requests=2), {"OPENAI_API_KEY": KEY}) as chat:
+def test_the_embedded_server_answers_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with open_endpoint(configured(provider="embedded", parallel_requests=2)) as chat:
         assert chat.model and "/" not in chat.model
         child = server_process()
         reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)
@@ -345,7 +348,8 @@ def test_the_embedded_server_answers_and_goes() -> None:
 def test_the_embedded_server_dies_with_its_parent() -> None:
     code = (
         "import time; from helpers.endpoint.embedded_server import embedded_server\n"
-        "with embedded_server(parallel=1) as url: print(url, flush=True); time.sleep(60)"
+        "from helpers.installed import embedded_gguf\n"
+        "with embedded_server(embedded_gguf(), 1) as url: print(url, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as parent:
@@ -366,7 +370,7 @@ def test_the_servers_threads_soon_sleep_while_they_wait(
         monkeypatch.delenv(name, raising=False)
     if chosen:
         monkeypatch.setenv(chosen, value)
-    with embedded_server(parallel=1):
+    with embedded_server(embedded_gguf(), 1):
         child = server_process()
         told = child.environ()
     assert told.get("GOMP_SPINCOUNT") == spins
@@ -374,11 +378,11 @@ def test_the_servers_threads_soon_sleep_while_they_wait(
 
 
 def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no GGUF file"), embedded_server(tmp_path / "absent.gguf"):
+    with pytest.raises(ModelError, match="no GGUF file"), embedded_server(tmp_path / "absent.gguf", 1):
         pass
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but not really")
-    with pytest.raises(EndpointError, match="stopped with exit code"), embedded_server(broken):
+    with pytest.raises(EndpointError, match="stopped with exit code"), embedded_server(broken, 1):
         pass
 
 

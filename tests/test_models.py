@@ -6,7 +6,7 @@ import torch
 from helpers.errors import DataError, ModelError
 from helpers.models.find import chat_text, load_tokenizer, resolve_model
 from helpers.models.generate import generate_answers
-from helpers.models.load import check_adapter, load_base
+from helpers.models.load import attach_adapters, load_base
 from helpers.models.precision import best_device
 
 QUESTIONS = ["What is DHAB?", "Tell me, please, what the letters PaRM stand for in this long letter.", "Hi"]
@@ -66,13 +66,13 @@ def test_a_hub_model_without_network_names_the_remedy() -> None:
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter"):
-        check_adapter(tmp_path, "tiny-random")
+        attach_adapters(None, {"a": tmp_path}, "tiny-random")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="holds no adapter"):
-        check_adapter(tmp_path, "tiny-random")
+        attach_adapters(None, {"a": tmp_path}, "tiny-random")
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m-instruct"}')
     with pytest.raises(ModelError, match="trained on smollm2-135m-instruct, not on tiny-random"):
-        check_adapter(tmp_path, "tiny-random")
+        attach_adapters(None, {"a": tmp_path}, "tiny-random")
 
 
 def test_nf4_stores_four_bits_and_keeps_gradients(tiny: str) -> None:

@@ -1,52 +1,46 @@
 """One chat client for any OpenAI-compatible server: OpenAI, Open WebUI, vLLM, Ollama or the embedded one.
 
-The `openai` library does the requests and the retries. This module adds what it leaves open: a bound on the
-whole wait, JSON from servers that do not all support it, and errors that a reader can act on. No error holds
-the API key, nor a link to an exception of the library, whose request headers do.
+The `openai` library sends the requests, tenacity repeats them. This module adds JSON from servers that do not all
+support it, and errors that a reader can act on. No error holds the API key, nor a link to an exception of the
+library, whose request headers do.
 """
 
 import json
 import os
+import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any
 from urllib.parse import urlsplit
 
+import jsonschema  # type: ignore[import-untyped]
 import openai
+import tenacity
 from pydantic import SecretStr
 
+from helpers.config import Endpoint
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.endpoint.failures import Failures
-from helpers.endpoint.json_reply import find_object
 from helpers.errors import ConfigError, RequestRejected, UnreadableReply
 from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
 
-if TYPE_CHECKING:
-    import httpx2
-
-    from helpers.config import Endpoint
-
 Messages = Sequence[Mapping[str, str]]
-JsonFormat = Literal["json_schema", "json_object", "prompt"]
 
-_JSON_FORMATS: tuple[JsonFormat, ...] = ("json_schema", "json_object", "prompt")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
 
 @dataclass(frozen=True)
 class Reply:
     """What the model wrote.
 
-    Attributes:
-        text: the reply, as sent.
-        finish_reason: `stop`, `length` when it was cut off at `max_tokens`, or another word of the server.
-        completion_tokens: its length in tokens; None where the server does not say.
+    `finish_reason` is `stop`, `length` when it was cut off at `max_tokens`, or another word of the server;
+    `completion_tokens` is None where the server does not say.
     """
 
     text: str
@@ -55,16 +49,11 @@ class Reply:
 
 
 class ChatEndpoint:
-    """A chat model behind an OpenAI-compatible address. Safe to share between threads.
+    """A chat model behind an address such as `http://127.0.0.1:8080/v1`. Safe to share between threads.
 
-    Args:
-        base_url: address up to the part before `/chat/completions`, such as `http://127.0.0.1:8080/v1`.
-        model: name the server lists; None takes the first one it offers.
-        api_key: sent as bearer token; None for servers that want none.
-        timeout_s: seconds of silence after which one attempt is given up.
-        max_attempts: attempts for each request, 1 or more.
-        max_wait_s: seconds after the start of a request from which no further attempt is made.
-        parallel_requests: how many requests callers should send at a time.
+    Without a `model` it is the first one that the server offers. An attempt is given up after `timeout_s` of silence;
+    no further one is made when `max_attempts` or `max_wait_s` since the start of a request are used up. Callers should
+    send `parallel_requests` at a time.
 
     Raises:
         ConfigError: the address or the key cannot be used.
@@ -92,24 +81,25 @@ class ChatEndpoint:
         key = api_key.get_secret_value() if api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
-        self.base_url = base_url.rstrip("/")
         self.model = model
         self.name = server.name()
-        self.max_wait_s = max_wait_s
         self.parallel_requests = parallel_requests
         self._failures = Failures(server.place, key, timeout_s, max_attempts, max_wait_s)
-        self._request = threading.local()  # .give_up_at: when the request of this thread runs out of time
         self._probing = threading.Lock()
-        self._json_format: JsonFormat | None = None
+        self._json_format: str | None = None
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            wait=_wait_s,
+            stop=tenacity.stop_after_attempt(max_attempts) | tenacity.stop_before_delay(max_wait_s),
+            reraise=True,
+        )
         self._client = openai.OpenAI(
-            base_url=self.base_url,
+            base_url=base_url.rstrip("/"),
             api_key=key or "none",  # The library insists on one.
             timeout=openai.Timeout(timeout_s, connect=min(timeout_s, 10)),
-            max_retries=max_attempts - 1,
-            http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._before_attempt], "response": [self._after_attempt]},
-                trust_env=host not in _LOOPBACK,  # A proxy cannot reach this machine's loopback.
-            ),
+            max_retries=0,
+            # A proxy cannot reach this machine's loopback.
+            http_client=openai.DefaultHttpxClient(trust_env=host not in _LOOPBACK),
         )
 
     def check(self) -> str:
@@ -118,8 +108,7 @@ class ChatEndpoint:
         Raises:
             EndpointError: the server cannot be used, or does not offer the model.
         """
-        body = self._fetch(self._client.models.with_raw_response.list)
-        data = body.get("data")
+        data = self._fetch(self._client.models.with_raw_response.list).get("data")
         models = data if isinstance(data, list) else []
         offered = [str(item["id"]) for item in models if isinstance(item, dict) and "id" in item]
         if not offered:
@@ -133,90 +122,23 @@ class ChatEndpoint:
             )
         return self.model
 
-    def complete(
-        self,
-        messages: Messages,
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        stop: Sequence[str] | None = None,
-    ) -> Reply:
+    def complete(self, messages: Messages, *, max_tokens: int, temperature: float, seed: int, **further: Any) -> Reply:
         """Ask for one reply.
 
         Args:
             messages: the conversation, `{"role", "content"}` each.
-            max_tokens: longest reply, in tokens.
+            max_tokens: longest reply.
             temperature: 0 for the likeliest words; servers take up to 2.
             seed: for servers that honour it.
-            stop: strings that end the reply.
+            further: arguments of the interface, such as `stop`: strings that end the reply.
 
         Raises:
             EndpointError: the server cannot be used, or every attempt failed.
             UnreadableReply: the server answered, but with no text.
         """
-        extra: dict[str, Any] = {"stop": list(stop)} if stop else {}
-        return self._complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **extra)
-
-    def complete_json(
-        self, messages: Messages, *, schema: dict[str, Any], max_tokens: int, temperature: float, seed: int
-    ) -> dict[str, Any]:
-        """Ask for one JSON object that fits a schema, in the strictest way this server supports.
-
-        The first request finds that way out: a JSON schema, else JSON mode, else words in the prompt. Some
-        servers reject a format they do not know, others silently ignore it; both lead to the next one.
-        The arguments are those of `complete`, and `schema`, the JSON Schema of the object.
-
-        Raises:
-            EndpointError: the server cannot be used, or every attempt failed.
-            UnreadableReply: the reply holds no object that fits the schema.
-        """
-        ask = partial(self._ask_json, messages, schema, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        with self._probing:  # The first caller finds the format out, the others wait for it.
-            if self._json_format is None:
-                return self._read_json(self._probe_json(ask, schema), schema)
-        return self._read_json(ask(self._json_format), schema)
-
-    def _probe_json(self, ask: Callable[[JsonFormat], Reply], schema: dict[str, Any]) -> Reply:
-        for json_format in _JSON_FORMATS[:-1]:
-            try:
-                reply = ask(json_format)
-            except RequestRejected:
-                continue
-            # Left free to choose, a model adds words around the object: the server ignored the format.
-            text, strict = reply.text.strip(), schema if json_format == "json_schema" else {}
-            is_whole = text.endswith("}") and find_object(text, strict)[0] is not None
-            if text.startswith("{") and (is_whole or reply.finish_reason == "length"):
-                break
-        else:
-            json_format = _JSON_FORMATS[-1]
-            reply = ask(json_format)
-        self._json_format = json_format
-        return reply
-
-    def _ask_json(self, messages: Messages, schema: dict[str, Any], json_format: JsonFormat, **options: Any) -> Reply:
-        if json_format == "json_schema":
-            described = {"name": "reply", "schema": schema, "strict": True}
-            options["response_format"] = {"type": json_format, "json_schema": described}
-            return self._complete(messages, **options)
-        wish = f"Reply with one JSON object and nothing else. It fits this JSON schema:\n{json.dumps(schema)}"
-        *earlier, last = messages
-        if json_format == "json_object":
-            options["response_format"] = {"type": json_format}
-        return self._complete([*earlier, {**last, "content": f"{last['content']}\n\n{wish}"}], **options)
-
-    def _read_json(self, reply: Reply, schema: dict[str, Any]) -> dict[str, Any]:
-        found, fault = find_object(reply.text, schema)
-        if found is None:
-            cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
-            fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)
-            raise UnreadableReply(f"The reply holds {fault}{cut}; it starts: {start!r}.")
-        return found
-
-    def _complete(self, messages: Messages, **options: Any) -> Reply:
-        model = self.model or self.check()
-        create = self._client.chat.completions.with_raw_response.create
-        body = self._fetch(lambda: create(model=model, messages=cast(Any, messages), **options))
+        further |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        further |= {"model": self.model or self.check(), "messages": messages}
+        body = self._fetch(partial(self._client.chat.completions.with_raw_response.create, **further))
         match body:
             case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
                 usage = body.get("usage") or {}
@@ -227,13 +149,62 @@ class ChatEndpoint:
         start = self._failures.shorten(json.dumps(body))
         raise self._failures.error(f"answered with JSON that is no chat completion ({start}); check its address")
 
+    def complete_json(self, messages: Messages, *, schema: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Ask for one JSON object that fits a JSON schema, in the strictest way this server supports.
+
+        The first request finds that way out: a JSON schema, else JSON mode, else words in the prompt. Some
+        servers reject a format they do not know, others silently ignore it; both lead to the next one.
+        The options are those of `complete`.
+
+        Raises:
+            EndpointError: the server cannot be used, or every attempt failed.
+            UnreadableReply: the reply holds no object that fits the schema.
+        """
+
+        def ask(json_format: str) -> Reply:
+            if json_format == "json_schema":
+                form = {"type": json_format, "json_schema": {"name": "reply", "schema": schema, "strict": True}}
+                return self.complete(messages, response_format=form, **options)
+            wish = f"Reply with one JSON object and nothing else. It fits this JSON schema:\n{json.dumps(schema)}"
+            *earlier, last = messages
+            further: dict[str, Any] = {"response_format": {"type": json_format}} if json_format == "json_object" else {}
+            asked = [*earlier, {**last, "content": f"{last['content']}\n\n{wish}"}]
+            return self.complete(asked, **further, **options)
+
+        with self._probing:  # The first caller finds the format out, the others wait for it.
+            known = self._json_format
+            reply = None if known else self._probe_json(ask, schema)
+        reply = reply or ask(str(known))
+        found, fault = _find_object(reply.text, schema)
+        if found is None:
+            cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
+            fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)
+            raise UnreadableReply(f"The reply holds {fault}{cut}; it starts: {start!r}.")
+        return found
+
+    def _probe_json(self, ask: Callable[[str], Reply], schema: dict[str, Any]) -> Reply:
+        for json_format in ("json_schema", "json_object"):
+            try:
+                reply = ask(json_format)
+            except RequestRejected:
+                continue
+            # Left free to choose, a model adds words around the object: the server ignored the format.
+            text, strict = reply.text.strip(), schema if json_format == "json_schema" else {}
+            is_whole = text.endswith("}") and _find_object(text, strict)[0] is not None
+            if text.startswith("{") and (is_whole or reply.finish_reason == "length"):
+                break
+        else:
+            json_format = "prompt"
+            reply = ask(json_format)
+        self._json_format = json_format
+        return reply
+
     def _fetch(self, send: Callable[[], Any]) -> dict[str, Any]:
-        """Send a request with the library's retries; return the decoded JSON object."""
-        self._request.give_up_at = time.monotonic() + self.max_wait_s
+        """Send a request, again where that may help; return the decoded JSON object."""
         # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
         body: Any = None
         try:
-            text = send().text
+            text = self._retrying(send).text
         except openai.OpenAIError as error:
             failure = self._failures.explain(error)
         else:
@@ -244,53 +215,66 @@ class ChatEndpoint:
             return body
         raise failure
 
-    def _before_attempt(self, request: "httpx2.Request") -> None:
-        # The library retries after a timeout without looking at the clock; its own errors stop it.
-        is_retry = request.headers.get("x-stainless-retry-count", "0") != "0"
-        if is_retry and time.monotonic() > self._request.give_up_at:
-            raise openai.APITimeoutError(request=request)
 
-    def _after_attempt(self, response: "httpx2.Response") -> None:
-        # The library obeys a Retry-After of up to 120 s each time. `x-should-retry` is its own way to be told
-        # not to try again: when the next attempt would come too late, or (501) could not do better.
-        if response.is_success:
-            return
-        retries = int(response.request.headers.get("x-stainless-retry-count", "0"))
-        wait_s = min(0.5 * 2**retries, 8)  # The library's own back-off.
-        response.headers.pop("retry-after-ms", None)
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later; a format that is not implemented (501) will not."""
+    if not isinstance(error, openai.APIStatusError):
+        return isinstance(error, openai.APIConnectionError)  # a timeout is one too
+    told, status = error.response.headers.get("x-should-retry"), error.status_code  # what OpenAI's servers know of it
+    return told == "true" or (told != "false" and (status in (408, 409, 429) or 500 <= status != 501))
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next attempt: what the server asks for, and no less than the usual back-off."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.response.headers.get("retry-after", 0) if isinstance(error, openai.APIStatusError) else 0
+    wait_s = _BACK_OFF(state)
+    with suppress(ValueError):  # a date
+        wait_s = max(wait_s, float(asked))
+    return wait_s
+
+
+def _find_object(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The first of the outermost JSON objects in a text that fits a schema, else None and what was wrong.
+
+    Around it may be words, a code fence or a reasoning model's thoughts.
+    """
+    text, end, fault = text.rpartition("</think>")[2], 0, "no JSON object"
+    for brace in re.finditer(r"\{", text):
+        if brace.start() < end:
+            continue
         try:
-            wait_s = max(wait_s, float(response.headers.get("retry-after", 0)))
-        except ValueError:
-            del response.headers["retry-after"]  # A date; back off as usual instead.
-        if response.status_code == 501 or time.monotonic() + wait_s > self._request.give_up_at:
-            response.headers["x-should-retry"] = "false"
+            found, end = json.JSONDecoder().raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(found))
+        if error is None:
+            return found, ""
+        fault = f"no JSON object that fits the schema ({error.message[:200]})"
+    return None, fault
 
 
 @contextmanager
-def open_endpoint(settings: "Endpoint", env: Mapping[str, str] | None = None) -> Iterator[ChatEndpoint]:
-    """Yield a checked endpoint, started first when it is the embedded one.
-
-    Args:
-        settings: the section `endpoint` of the configuration; the embedded server answers `parallel_requests` at a
-            time.
-        env: environment variables; None for those of this process.
+def open_endpoint(settings: Endpoint) -> Iterator[ChatEndpoint]:
+    """Yield a checked endpoint, started first when it is the embedded one, which answers `parallel_requests` at a time.
 
     Raises:
         ConfigError: settings or environment variables are missing or wrong.
         EndpointError: the endpoint cannot be used.
         ModelError: the embedded model is not installed.
     """
-    env, parallel = os.environ if env is None else env, settings.parallel_requests
-    server = resolve_endpoint(settings.provider, settings.base_url, settings.model, env)
+    parallel = settings.parallel_requests
+    server = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
     url, model, key = server
     with ExitStack() as stack:
         if url is None:
-            gguf, model = Path(model).expanduser() if model else None, None
+            gguf, model = Path(model).expanduser() if model else embedded_gguf(), None
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
             url = stack.enter_context(embedded_server(gguf, 2 * parallel))
-            server = server._replace(model=str(gguf or embedded_gguf()))
-        limits = (settings.timeout_s, settings.max_attempts, settings.max_wait_s)
-        endpoint = ChatEndpoint(url, model, key, *limits, parallel)
+            server = server._replace(model=str(gguf))
+        endpoint = ChatEndpoint(
+            url, model, key, settings.timeout_s, settings.max_attempts, settings.max_wait_s, parallel
+        )
         offered = endpoint.check()
         endpoint.name = server.name(server.model or offered)
         yield endpoint

@@ -17,45 +17,30 @@ from tempfile import TemporaryDirectory
 
 from helpers.errors import EndpointError, ModelError
 from helpers.files import write_atomic
-from helpers.installed import embedded_gguf
 
+CONTEXT = 1024  # tokens of the longest prompt and answer together
+START_S = 60  # seconds that the server may take to load the model
 # How often libgomp's threads look whether the others are ready before they sleep. By default they look for so long that
 # one busy program beside the server makes requests time out; never looking costs a third (docs/decisions/0009).
 _SPINS = {"GOMP_SPINCOUNT": "3000"}
 
 
 @contextmanager
-def embedded_server(
-    model_path: Path | None = None,
-    parallel: int = 8,
-    context_tokens_each: int = 1024,
-    start_timeout_s: float = 60,
-) -> Iterator[str]:
-    """Serve a GGUF model on a free loopback port for the length of a `with` block.
-
-    Args:
-        model_path: GGUF file; the one of `embedded_gguf` when None.
-        parallel: requests answered at the same time, 1 or more; further ones wait their turn.
-        context_tokens_each: longest prompt plus answer of one request, in tokens.
-        start_timeout_s: seconds the server may take to load the model.
-
-    Yields:
-        The base URL of the OpenAI-compatible interface, such as `http://127.0.0.1:40123/v1`.
+def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
+    """Serve a GGUF file on a free loopback port, `parallel` requests at a time; yield its URL, `http://.../v1`.
 
     Raises:
-        ModelError: there is no such GGUF file.
+        ModelError: there is no such file.
         EndpointError: the server died while it loaded the model, or took too long.
     """
-    model_path = model_path or embedded_gguf()
-    if not model_path.is_file():
-        raise ModelError(f"There is no GGUF file at {model_path}; give the path of one that exists.")
+    if not gguf.is_file():
+        raise ModelError(f"There is no GGUF file at {gguf}; give the path of one that exists.")
     with TemporaryDirectory(prefix="embedded-server-", ignore_cleanup_errors=True) as folder:
         log, address = Path(folder, "log"), Path(folder, "address")
-        arguments = [model_path.resolve(), parallel, context_tokens_each, address]
         with (
             log.open("wb") as log_file,
             subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, *map(str, arguments)],
+                [sys.executable, "-m", __spec__.name, str(gguf.resolve()), str(parallel), str(address)],
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
@@ -66,13 +51,13 @@ def embedded_server(
             ) as process,
         ):
             try:
-                yield _wait_until_ready(process, address, log, start_timeout_s)
+                yield _wait_until_ready(process, address, log)
             finally:
                 process.kill()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path, timeout_s: float) -> str:
-    give_up_at = time.monotonic() + timeout_s
+def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path) -> str:
+    give_up_at = time.monotonic() + START_S
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
             tail = log.read_text(encoding="utf-8", errors="replace").split("\n")[-6:]
@@ -84,11 +69,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path
             return f"{address.read_text(encoding='utf-8')}/v1"
         time.sleep(0.05)
     raise EndpointError(
-        f"The embedded chat server was not ready after {timeout_s:g} s; close other programs and run again."
+        f"The embedded chat server was not ready after {START_S} s; close other programs and run again."
     )
 
 
-def _serve(model_path: Path, parallel: int, context_tokens_each: int, address: Path) -> None:
+def _serve(gguf: Path, parallel: int, address: Path) -> None:
     """Run the server until standard input closes; write its URL to `address` once it answers."""
     watchdog = threading.Thread(target=_exit_with_parent, daemon=True)
     watchdog.start()
@@ -96,10 +81,10 @@ def _serve(model_path: Path, parallel: int, context_tokens_each: int, address: P
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(model_path)
-    params.model_alias = {model_path.stem}  # Without it the model is listed under its path on this machine.
+    params.model.path = str(gguf)
+    params.model_alias = {gguf.stem}  # Without it the model is listed under its path on this machine.
     params.hostnames, params.port = ["127.0.0.1"], 0
-    params.n_parallel, params.n_ctx = parallel, parallel * context_tokens_each
+    params.n_parallel, params.n_ctx = parallel, parallel * CONTEXT
     params.cache_prompt = True  # Requests that share a long beginning pay for it once.
     # joblib heeds a container's CPU quota; more threads than that make llama.cpp many times slower.
     params.cpuparams.n_threads = joblib.cpu_count(only_physical_cores=True)
@@ -116,4 +101,4 @@ def _exit_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

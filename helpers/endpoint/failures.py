@@ -19,13 +19,13 @@ class Failures:
     max_wait_s: float
 
     def error(self, predicate: str, kind: type[EndpointError] = EndpointError) -> EndpointError:
-        """Make the error "The chat endpoint <address> <predicate>."."""
+        """The error "The chat endpoint <address> <predicate>."."""
         return kind(self._redact(f"The chat endpoint {self.base_url} {predicate}."))
 
-    def shorten(self, text: str, length: int = 200) -> str:
-        """Return the start of a text of the server, on one line and without the key."""
+    def shorten(self, text: str) -> str:
+        """The start of a text of the server, on one line and without the key."""
         text = " ".join(self._redact(text).split())  # Redact first: half a key is a leak too.
-        return text if len(text) <= length else f"{text[:length]}..."
+        return text if len(text) <= 200 else f"{text[:200]}..."
 
     def explain(self, error: openai.OpenAIError) -> EndpointError:
         """Translate an error of the `openai` library."""
@@ -41,7 +41,7 @@ class Failures:
                     "check that it runs and that endpoint.base_url is right"
                 )
             case openai.APIStatusError():
-                return self._explain_status(error)
+                return self._of_status(error)
         return self.error(f"could not be used: {self.shorten(str(error))}; check the endpoint settings")
 
     def not_json(self, text: str) -> EndpointError:
@@ -53,8 +53,10 @@ class Failures:
             "check endpoint.base_url if it persists"
         )
 
-    def _explain_status(self, error: openai.APIStatusError) -> EndpointError:
-        status, detail = error.status_code, self._detail(error)
+    def _of_status(self, error: openai.APIStatusError) -> EndpointError:
+        status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
+        detail = str(body.get("message") or body.get("detail") or error.response.text or "no reason given")
+        detail = "a web page" if _is_web_page(detail) else self.shorten(detail)
         said = f"answered {status} ({detail})"
         if status in (401, 403):
             return self.error(f"{said}: it refuses the API key; set OPENAI_API_KEY or OWUI_TOKEN anew")
@@ -70,16 +72,10 @@ class Failures:
                 f"{self.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
                 "raise endpoint.max_wait_s"
             )
-        if status in (400, 422, 501):
-            return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
-        if status >= 500:
+        if status >= 500 and status != 501:
             return self.error(f"{said}: it fails; look at its log, or run again later")
-        return self.error(f"{said}; check the endpoint settings")
-
-    def _detail(self, error: openai.APIStatusError) -> str:
-        body = error.body if isinstance(error.body, dict) else {}
-        detail = str(body.get("message") or body.get("detail") or error.response.text or "no reason given")
-        return "a web page" if _is_web_page(detail) else self.shorten(detail)
+        kind = RequestRejected if status in (400, 422, 501) else EndpointError
+        return self.error(f"{said}: it rejects the request; check the endpoint settings", kind)
 
     def _paths(self) -> str:
         root = re.sub(r"(/api|/openai)?(/v\d+)?$", "", self.base_url)

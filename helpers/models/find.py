@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -39,26 +38,17 @@ ONE_DATE = "{%- macro strftime_now(format) -%}01 Jan 2026{%- endmacro -%}"
 def resolve_model(name: str) -> str:
     """Turn a model's name into what transformers can load: a folder, or a hub id as it is.
 
-    The embedded models are made once below .cache/: SmolLM2 dequantised from its GGUF file to bf16
-    safetensors (25 s), `tiny-random` a Llama of two layers and random weights with the same tokenizer.
-
-    Raises:
-        ModelError: the embedded weights are not installed, or a path does not hold a model.
+    The embedded models are made once below .cache/: SmolLM2 dequantised from its GGUF file to bf16 (25 s), and a
+    Llama of two layers with random weights and the same tokenizer. Raises ModelError where there is no such model.
     """
-    if name == "smollm2-135m-instruct":
-        return str(made(CACHE / name, _export_smollm2))
-    if name == "tiny-random":
-        smollm2 = resolve_model("smollm2-135m-instruct")
-        return str(made(CACHE / name, lambda folder: _make_tiny(folder, smollm2)))
-    path = Path(name).expanduser()
-    anchored = path if path.is_absolute() else PROJECT_ROOT / path
-    if anchored.is_dir():
-        if not (anchored / "config.json").exists():
-            raise ModelError(
-                f"{anchored} holds no model (config.json is missing). Give a folder, or one of {EMBEDDED}."
-            )
-        return str(anchored)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if name in EMBEDDED:
+        return str(made(CACHE / name, _export_smollm2 if name == EMBEDDED[0] else _make_tiny))
+    folder = PROJECT_ROOT / Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder} holds no model (config.json is missing). Give a folder, or one of {EMBEDDED}.")
+        return str(folder)
+    if name.startswith((".", "~", "/")) or name.count("/") != 1:
         raise ModelError(f"There is no model '{name}'. Use {', '.join(EMBEDDED)}, a folder, or a hub id 'owner/name'.")
     return name
 
@@ -66,15 +56,10 @@ def resolve_model(name: str) -> str:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, padding on the left as generation needs.
 
-    A template that can switch thinking off has it switched off, and one that tells the date always tells the same, in
-    the template itself, so that training, asking and the saved adapter agree. A base model without a template gets
-    `BASE_CHATML`.
-
-    Raises:
-        ModelError: it cannot be found, or has no stop token.
+    Its template's thinking and date, or `BASE_CHATML` where it has none, are fixed in the template itself, so that
+    training, asking and the saved adapter agree. Raises ModelError where it is not found, or has no stop token.
     """
-    where = resolve_model(name)
-    tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(where), name)
+    tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(resolve_model(name)), name)
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer of {name} has no stop token (eos_token), so answers would never end.")
     if isinstance(tokenizer.chat_template, dict):
@@ -82,13 +67,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         _say(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
         tokenizer.chat_template = BASE_CHATML
-    else:
-        if "enable_thinking" in tokenizer.chat_template:
-            _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
-            tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
-        if "strftime_now" in tokenizer.chat_template:
-            _say(f"{name} is told the date: it is always 1 January 2026, in training and in asking alike.")
-            tokenizer.chat_template = ONE_DATE + tokenizer.chat_template
+    if "enable_thinking" in tokenizer.chat_template:
+        _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
+        tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
+    if "strftime_now" in tokenizer.chat_template:
+        _say(f"{name} is told the date: it is always 1 January 2026, in training and in asking alike.")
+        tokenizer.chat_template = ONE_DATE + tokenizer.chat_template
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,8 +88,7 @@ def _say(words: str) -> None:
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, asks: bool = False) -> str:
     """What the chat template makes of messages; where it `asks`, the beginning of an answer stands at its end.
 
-    Raises:
-        DataError: the template refuses them, for example for a system message.
+    Raises DataError where the template refuses them, for example for a system message.
     """
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
@@ -120,12 +103,7 @@ def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
 
 
 def made(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A model's folder, made on first use: whole or not at all, so that a kill leaves no half model.
-
-    Args:
-        folder: where it is kept.
-        make: writes the model, `config.json` included, into the folder that it is given.
-    """
+    """A model's folder, made on first use by `make` (`config.json` included): a kill leaves no half model."""
     if not (folder / "config.json").exists():
         building = folder.with_name(f"{folder.name}.{os.getpid()}")
         building.mkdir(parents=True, exist_ok=True)
@@ -152,8 +130,8 @@ def _export_smollm2(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _make_tiny(folder: Path, tokenizer_folder: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+def _make_tiny(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(EMBEDDED[0]))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -187,9 +165,7 @@ def fetch(load: Callable[[], Any], name: str) -> Any:
             raise ModelError(
                 f"{name} could not be fetched from the hub. Check the name and the network, or use an embedded model."
             ) from None
-        if importlib.util.find_spec("bitsandbytes") is None and "bitsandbytes" in str(error):
-            raise ModelError("bitsandbytes is not installed. Run bash 00-set_up/install.sh.") from None
-        if isinstance(error, OSError | ValueError):
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError | ValueError | ImportError):  # a package of another kind of weights, for example
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{name} cannot be loaded: {reason}") from None
         raise

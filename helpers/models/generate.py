@@ -16,7 +16,7 @@ ROUND = 16
 
 
 class Generated(NamedTuple):
-    """One answer: its text, its length in tokens, and whether the model stopped by itself."""
+    """One answer; `stopped` tells whether the model ended it by itself."""
 
     text: str
     new_tokens: int
@@ -34,19 +34,10 @@ def generate_answers(
     title: str = "answers",
     on_batch: Callable[[list[int], list[Generated]], None] | None = None,
 ) -> list[Generated]:
-    """Answer each conversation greedily, in left-padded batches of similar length.
+    """Answer each conversation greedily, `batch_size` of similar length at once; the answers are in their order.
 
-    Args:
-        model: a causal language model or a PeftModel.
-        tokenizer: its tokenizer, padding on the left.
-        conversations: messages ending with the user's turn; each is put into the chat template.
-        max_new_tokens: longest answer, in tokens.
-        batch_size: conversations answered at once.
-        title: of the progress bar.
-        on_batch: called with (positions, answers) as soon as a batch is done.
-
-    Returns:
-        One answer for each conversation, in their order.
+    The tokenizer pads on the left, and conversations end with the user's turn. `on_batch` is called with (positions,
+    answers) as soon as a batch is done.
     """
     texts = [chat_text(tokenizer, conversation, asks=True) for conversation in conversations]
     order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))

@@ -30,30 +30,33 @@ def load_base(
     threads: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """Load the frozen base weights, or with 4-bit NF4 linear layers (QLoRA, arXiv:2305.14314).
-
-    Weights and products are bf16 where the processor has instructions for it, else fp32 (helpers/models/precision.py).
+    """Load a base model: an embedded one, a folder's or a hub id's.
 
     Args:
-        name: embedded name, folder or hub id.
-        quantisation: `none`, `nf4`, `int8`, or arguments of transformers' BitsAndBytesConfig.
+        name: as in `resolve_model`.
+        quantisation: `none`, `nf4` (arXiv:2305.14314), `int8`, or arguments of transformers' BitsAndBytesConfig.
         threads: CPU threads for torch; None leaves torch's own choice.
-        dtype: number format of weights and products; None takes the one above.
+        dtype: number format of weights and products; None takes that of `compute_dtype`.
 
     Raises:
         ModelError: the model cannot be found, is gated, or does not fit.
     """
     if threads:
         torch.set_num_threads(threads)
-    where = resolve_model(name)
     device = best_device()
     dtype = dtype or compute_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantisation != "none":
         options["quantization_config"] = _quantised(quantisation, dtype)
-    model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(where, **options), name)
-    _keep_gradients(model)
-    model.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
+    model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(resolve_model(name), **options), name)
+    # Packed by the first forward without gradients (an evaluation, a generate), as bitsandbytes 0.50 does on CPUs with
+    # AVX512-BF16, a 4-bit layer lets no gradient through ever after, with only a warning.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    # Torch copies a frozen output layer once for each row of an input in pieces, such as the last position of each row,
+    # sliced out for the first new token: 5 GB for 96 rows of SmolLM2-135M. This makes it one piece.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
     if model.device.type == "cpu":
         model.set_attn_implementation("eager")  # torch's fused attention is the slower one on short texts
     own = model.generation_config  # sampling, penalties and a cache switched off would stay in force in greedy answers
@@ -64,24 +67,19 @@ def load_base(
 
 
 def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if quantisation == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if quantisation == "nf4":  # the library's default is fp4
-        quantisation = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    named: dict[str, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    }
+    arguments = quantisation if isinstance(quantisation, dict) else named[quantisation]
     try:
-        return BitsAndBytesConfig(
-            **{"bnb_4bit_compute_dtype": dtype, **(quantisation if isinstance(quantisation, dict) else {})}
-        )
+        return BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **arguments})
     except (TypeError, ValueError) as error:
         raise ModelError(f"training.adapters: {quantisation} is no BitsAndBytesConfig ({error}).") from None
 
 
 def add_adapter(base: PreTrainedModel, lora: LoraConfig, base_name: str) -> PeftModel:
-    """Put a new adapter on a base, to be trained.
-
-    Raises:
-        ModelError: the base has no linear layer of a name in `lora.target_modules`.
-    """
+    """Put a new adapter on a base, to be trained. Raises ModelError where the base lacks a layer for it."""
     try:
         model = get_peft_model(base, lora)
     except ValueError as error:
@@ -103,9 +101,16 @@ def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: 
     Raises:
         ModelError: a folder holds no adapter, or one that was trained on another base.
     """
-    model: PeftModel | None = None
+    model: Any = None
     for name, folder in folders.items():
-        check_adapter(folder, base_name)
+        if not all((folder / file).exists() for file in ("adapter_config.json", "adapter_model.safetensors")):
+            raise ModelError(f"{folder} holds no adapter. Train it with 02-fine_tune/02-train_adapters.ipynb.")
+        trained_on = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if trained_on != base_name:
+            raise ModelError(
+                f"The adapter {folder} was trained on {trained_on}, not on {base_name}. "
+                "Set base_model to that name, or train the adapter again."
+            )
         try:
             if model is None:
                 model = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
@@ -113,8 +118,6 @@ def attach_adapters(base: PreTrainedModel, folders: dict[str, Path], base_name: 
                 model.load_adapter(str(folder), adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"The adapter {folder} does not fit {base_name}: {str(error).splitlines()[0]}") from None
-    if model is None:
-        raise ModelError("No adapter was given. Train one with 02-fine_tune/02-train_adapters.ipynb.")
     return model.eval()
 
 
@@ -126,39 +129,3 @@ def save_adapter(folder: Path, model: PeftModel, tokenizer: PreTrainedTokenizerB
     config = read_json(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": base_name})
     (folder / "README.md").unlink(missing_ok=True)
-
-
-def check_adapter(folder: Path, base_name: str) -> None:
-    """Refuse a folder without an adapter, and an adapter of another base.
-
-    Raises:
-        ModelError: with both names.
-    """
-    if not all((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
-        raise ModelError(f"{folder} holds no adapter. Train it with 02-fine_tune/02-train_adapters.ipynb.")
-    trained_on = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if trained_on != base_name:
-        raise ModelError(
-            f"The adapter {folder} was trained on {trained_on}, not on {base_name}. "
-            "Set base_model to that name, or train the adapter again."
-        )
-
-
-def _keep_gradients(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes 0.50 from packing 4-bit weights on CPUs with AVX512-BF16.
-
-    Packed by the first forward without gradients (an evaluation, a generate), a layer lets no gradient
-    through ever after, with only a warning.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _in_one_piece(_: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Stop torch from copying a frozen output layer once for each row.
-
-    Before the first new token a model slices the last position out of each row. What is sliced so lies in pieces, and
-    such an input is multiplied row by row, each with a copy of its own: 5 GB for 96 rows of SmolLM2-135M.
-    """
-    return inputs[0].contiguous()

@@ -11,20 +11,15 @@ from torch.nn.functional import cross_entropy
 IGNORED = -100
 """The label that carries no loss, by torch's convention."""
 
-
 SHORTEST = 16
 """Rows are padded to so many tokens at least: below the SIMD width the kernel sums in another order, so that a row's
 result would depend on its batch (docs/decisions/0006)."""
 
 
 def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: int, device: Any) -> dict[str, Any]:
-    """`input_ids`, `attention_mask` and `labels` of rows, int64 `(rows, SHORTEST or more)`, padded on the right.
+    """`input_ids`, `attention_mask` and `labels` of rows of token ids, int64 `(rows, SHORTEST or more)`, padded right.
 
-    Args:
-        rows: token ids.
-        begins: for each row, the first token that is learnt, 1 or more.
-        pad_token: fills rows up to the longest; it stands behind everything that counts, and the mask hides it.
-        device: where the model is.
+    Each row is learnt from its place in `begins` on, 1 or more. `pad_token` can be any: the mask hides it.
     """
     shape = (len(rows), max(SHORTEST, *map(len, rows)))
     ids, mask, labels = torch.full(shape, pad_token), torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
@@ -38,13 +33,9 @@ def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: in
 def row_losses(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Negative log-likelihood of each row's learnt tokens, summed, in nats; fp32 `(rows,)`.
 
-    The output layer, a fifth of a small model's work, is given each row's learnt positions alone. They are picked
-    before it by a hook: the model's own `logits_to_keep` takes the same positions of every row, and rows learn at
-    different ones. Rows stay apart, so that an adapter there still has a gradient for each.
-
-    Args:
-        model: a causal language model.
-        batch: what the model takes, and `labels`: token ids, `IGNORED` where nothing is learnt.
+    The output layer, a fifth of a small model's work, is given each row's learnt positions alone, where `labels` are
+    not `IGNORED`. A hook picks them: the model's own `logits_to_keep` takes the same positions of every row. Rows
+    stay apart, so that an adapter there still has a gradient for each.
     """
     given = {name: value for name, value in batch.items() if name != "labels"}
     targets = batch["labels"][:, 1:]  # the token at a position is predicted from the one before

@@ -21,12 +21,11 @@ def compute_dtype(device: str) -> torch.dtype:
     Emulated, bf16 is the slower one: on an AMD EPYC with AVX2 alone, torch 2.13 reached 16 GFLOP/s in a linear
     layer of SmolLM2 and 98 in fp32; with AVX512-BF16 it is the other way round (docs/decisions/0005).
     """
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "mps": lambda: True,
-        "cpu": cpu_multiplies_bf16,
-    }
-    return torch.bfloat16 if native[device]() else torch.float32
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "mps" or cpu_multiplies_bf16()
+    return torch.bfloat16 if native else torch.float32
 
 
 def cpu_multiplies_bf16() -> bool:

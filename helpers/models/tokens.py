@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -17,10 +16,9 @@ from helpers.models.losses import IGNORED
 def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The tokens of each example, in their order, of which only the answer is learnt.
 
-    Returns:
-        Columns `input_ids`, `attention_mask` (all 1), `labels` (-100 where nothing is learnt), each a list of as many
-        integers as the example has tokens, and `full_text`, what they are the tokens of. Nothing is cut or padded. A
-        plain text stands between a start token, which is not learnt, and the stop token.
+    Columns `input_ids`, `attention_mask` (all 1), `labels` (-100 where nothing is learnt), and `full_text`, what they
+    are the tokens of. Nothing is cut or padded. A plain text stands between a start token, not learnt, and the stop
+    token.
 
     Raises:
         DataError: the chat template refuses a conversation.
@@ -65,5 +63,5 @@ def learnt_rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase)
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     # The template writes start tokens itself.
-    found: Any = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [list(map(int, ids)) for ids in found]
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return found

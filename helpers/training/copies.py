@@ -20,9 +20,7 @@ Address = str | dict[str, Any]
 def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
     """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address.
 
-    Raises:
-        ConfigError: an address is none, or lies in the run folder.
-        DataError: it cannot be written.
+    Raises ConfigError where one is no address or lies in the run folder, DataError where it cannot be written.
     """
     run = folder.absolute().parents[1]
     for given in addresses:

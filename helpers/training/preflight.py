@@ -10,33 +10,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from helpers.data.example import Example
 from helpers.errors import TrainingError
 from helpers.models.generate import stop_tokens
 from helpers.models.losses import IGNORED
 
-LOOKED_AT = 32
-"""Conversations whose labels are read back as text: one template wrote them all."""
 
+def audit(trainer: Any, examples: Sequence[Example], rows: Dataset, longest: int) -> dict[str, int]:
+    """Check data, labels, stop token and gradients of an `SFTTrainer` that has not begun, its adapters in place.
 
-def audit(
-    trainer: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    rows: Dataset,
-    *,
-    max_length_tokens: int,
-) -> dict[str, Any]:
-    """Check data, labels, stop token and gradients of a trainer that has not begun.
-
-    Args:
-        trainer: an `SFTTrainer`, its adapters in place.
-        tokenizer: what the model will be served with.
-        examples: what is learnt.
-        rows: the same as tokens; see `helpers.models.tokens.tokenise`.
-        max_length_tokens: longest conversation allowed.
+    `rows` are what `helpers.models.tokens.tokenise` makes of `examples`, with at most `longest` tokens each.
 
     Returns:
         `{"longest_tokens", "learnt_tokens", "masked_tokens", "adapter_tensors", "gradient_tensors"}`.
@@ -44,16 +28,16 @@ def audit(
     Raises:
         TrainingError: naming the first fault found.
     """
-    lengths = check_lengths(rows, examples, max_length_tokens)
-    check_labels(rows, examples, tokenizer, stop_tokens(trainer.model, tokenizer))
-    learnt = check_batches(trainer, rows)
-    adapters, flowing = check_gradients(trainer)
+    lengths = check_lengths(rows, examples, longest)
+    _check_labels(trainer, rows, examples)
+    learnt = _check_batches(trainer, rows)
+    tensors = _check_gradients(trainer)
     return {
         "longest_tokens": max(lengths),
         "learnt_tokens": learnt,
         "masked_tokens": sum(lengths) - learnt,
-        "adapter_tensors": adapters,
-        "gradient_tensors": flowing,
+        "adapter_tensors": tensors,
+        "gradient_tensors": tensors,
     }
 
 
@@ -69,15 +53,10 @@ def check_lengths(rows: Dataset, examples: Sequence[Example], longest: int) -> l
     return lengths
 
 
-def check_labels(
-    rows: Dataset, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, stops: set[int]
-) -> None:
-    """The labels are the answer and its stop token, and not the question.
-
-    Raises:
-        TrainingError: the prompt carries loss, the answer carries none, or the stop token is not learnt.
-    """
-    for labels, example in zip(rows["labels"][:LOOKED_AT], examples, strict=False):
+def _check_labels(trainer: Any, rows: Dataset, examples: Sequence[Example]) -> None:
+    """The labels are the answer and its stop token, and not the question."""
+    tokenizer, stops = trainer.processing_class, stop_tokens(trainer.model, trainer.processing_class)
+    for labels, example in zip(rows["labels"][:32], examples, strict=False):  # one template wrote them all
         learnt = _learnt(labels)
         text = _folded(tokenizer.decode(learnt, skip_special_tokens=True))
         answer, question = _folded(example.answer), _folded(example.question)
@@ -92,15 +71,8 @@ def check_labels(
             )
 
 
-def check_batches(trainer: Any, rows: Dataset) -> int:
-    """The trainer learns what `rows` hold, packed or not: nothing was cut, and no label is changed in a batch.
-
-    Returns:
-        Tokens that are learnt.
-
-    Raises:
-        TrainingError: the dataset or a batch of it learns other tokens.
-    """
+def _check_batches(trainer: Any, rows: Dataset) -> int:
+    """The trainer learns what `rows` hold, packed or not; returns how many tokens."""
     wanted, given = (sum(len(_learnt(labels)) for labels in of["labels"]) for of in (rows, trainer.train_dataset))
     some = trainer.train_dataset.select(range(min(8, len(trainer.train_dataset))))
     batch = trainer.data_collator(list(some))["labels"].flatten().tolist()
@@ -121,18 +93,12 @@ def _learnt(labels: Any) -> list[int]:
     return [label for label in labels if label != IGNORED]
 
 
-def check_gradients(trainer: Any) -> tuple[int, int]:
-    """One backward pass gives every adapter tensor a gradient, and the same again after an evaluation.
+def _check_gradients(trainer: Any) -> int:
+    """Each adapter tensor gets a gradient, and the same again after an evaluation; returns how many there are.
 
     The second pass catches bitsandbytes' CPU kernels, which pack 4-bit weights in the first forward without
     gradients and let none through afterwards. At the start the gradient of A is zero because B is; it counts
     as flowing when it exists.
-
-    Returns:
-        (adapter tensors, tensors with a gradient).
-
-    Raises:
-        TrainingError: a tensor gets no gradient, or the evaluation changed one.
     """
     model = trainer.model
     count = min(2, len(trainer.train_dataset))
@@ -140,11 +106,11 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
     batch = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("No parameter of the adapter is trainable: it was not attached, or is frozen.")
+    model.eval()  # without dropout, so that two passes can be compared; gradients flow all the same
     before = _gradients(trainer, batch)
     missing = [name for name, each in model.named_parameters() if each.requires_grad and name not in before]
     if missing or not any(before.values()):
         raise TrainingError(f"No gradient flows to {len(missing)} adapter tensor(s), for example {missing[:1]}.")
-    model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
         model(**batch)
     after = _gradients(trainer, batch)
@@ -155,19 +121,16 @@ def check_gradients(trainer: Any) -> tuple[int, int]:
             f"After an evaluation the gradient of {changed[0]} changed from {before[changed[0]]} to "
             f"{after.get(changed[0])}: the 4-bit layers were packed. Set support_avx512bf16_for_cpu to False on them."
         )
-    return len(before), len(after)
+    return len(before)
 
 
 def _gradients(trainer: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """The length of the gradient of every tensor that gets one."""
     model = trainer.model
-    # eval mode leaves out dropout, so that two passes can be compared; gradients flow all the same.
-    model.eval()
     model.zero_grad()
     with trainer.accelerator.autocast():  # as in a training step, whose own context is entered by the prepared model
         loss = model(**batch).loss
     loss.backward()
     norms = {name: float(each.grad.norm()) for name, each in model.named_parameters() if each.grad is not None}
     model.zero_grad()
-    model.train()
     return norms

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from helpers.errors import TrainingError
 from helpers.files import Record
@@ -26,24 +26,16 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._bar: tqdm[Any] = tqdm(disable=True)
         self._shown: dict[str, str] = {}
 
-    def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+    def on_train_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
         """Open the bar, part full after a resume."""
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=f"train {self._title}", unit="step")
 
-    def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+    def on_step_end(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
         """Move the bar."""
         self._bar.update(state.global_step - self._bar.n)
 
-    def on_log(
-        self,
-        _: TrainingArguments,
-        state: TrainerState,
-        __: TrainerControl,
-        logs: Record | None = None,
-        **___: Any,
-    ) -> None:
+    def on_log(self, _: Any, state: TrainerState, __: Any, logs: Record, **___: Any) -> None:
         """Show the newest figures; stop where a loss is no number any more."""
-        logs = logs or {}
         for name, short in (("loss", "loss"), ("eval_loss", "val")):
             if name in logs:
                 self._shown[short] = f"{float(logs[name]):.3f}"
@@ -64,14 +56,10 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._bar.close()
 
 
-def live_curve(title: str, seconds_between: float = 5.0) -> Watch:
-    """Make a function that draws the training log so far, always into the same figure.
+def live_curve(title: str) -> Watch:
+    """A function that draws the training log so far, always into the same figure, every 5 s and once more at the end.
 
     Outside a notebook it does nothing; the progress bar tells the same there.
-
-    Args:
-        title: of the curve.
-        seconds_between: the picture is drawn anew at most this often, and once more at the end.
     """
     from IPython.core.getipython import get_ipython
 
@@ -86,7 +74,7 @@ def live_curve(title: str, seconds_between: float = 5.0) -> Watch:
     def watch(log: list[Record]) -> None:
         nonlocal drawn_at
         ended = bool(log) and "train_loss" in log[-1]  # the Trainer's closing row
-        if ended or time.monotonic() - drawn_at >= seconds_between:
+        if ended or time.monotonic() - drawn_at >= 5:
             show = handle.update if drawn_at else handle.display
             drawn_at = time.monotonic()
             figure = plot_training({"training": {title: {"log": log}}})

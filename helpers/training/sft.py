@@ -15,9 +15,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
 from helpers.config import Config, Quantisation
 from helpers.data.example import Example
@@ -25,15 +25,37 @@ from helpers.errors import TrainingError
 from helpers.files import write_atomic, write_json, write_jsonl
 from helpers.models.find import load_tokenizer
 from helpers.models.load import add_adapter, load_base, save_adapter
+from helpers.models.losses import IGNORED, row_losses
 from helpers.models.precision import best_device, compute_dtype
 from helpers.models.tokens import tokenise
 from helpers.provenance import measured
 from helpers.training.copies import Copies
 from helpers.training.preflight import audit, check_lengths
 from helpers.training.progress import ProgressBar, Watch
-from helpers.training.trainer import CompletionTrainer
 
-OWN_ARGUMENTS = {"output_dir", "seed", "data_seed", "packing", "completion_only_loss", "max_length"}
+
+class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose loss on a CPU computes logits only where a completion is learnt.
+
+    On a CPU the tiles of TRL 1.16, which never hold all logits, took 62 % of a step of SmolLM2 (docs/decisions/0004).
+    The loss here is the same mean. Other losses (label smoothing, DFT, a router's) and several processes are left to
+    TRL.
+    """
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean negative log-likelihood, in nats, of the learnt tokens; arguments as in `transformers.Trainer`."""
+        plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
+        if self.args.device.type != "cpu" or self.args.world_size > 1 or return_outputs or not plain:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = row_losses(model, inputs).sum()
+        count = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return loss / torch.as_tensor(count).clamp(min=1)  # a batch without a learnt token weighs nothing
 
 
 def train_adapter(
@@ -45,18 +67,11 @@ def train_adapter(
     validation: Sequence[Example],
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter into `folder`, audited before the first step.
+    """Train an adapter into `folder`, audited before the first step; until it ends `folder/checkpoints` has its state.
 
-    Only the completions carry loss. The adapter, tokenizer, log and settings are written when training has
-    ended; until then `folder/checkpoints` holds the last state.
-
-    Args:
-        folder: where the adapter goes.
-        config: tells the base, its threads, `lora` and `training` with further arguments of both, and the seed.
-        quantisation: of the base: `none` (LoRA, arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others.
-        train: examples to learn.
-        validation: others, for the loss curve; may be empty.
-        watch: called with the log so far whenever it grows.
+    `config` tells the base, its threads, the seed and how to train; `quantisation` is that of the base: `none` (LoRA,
+    arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others. `validation`, perhaps empty, is for the loss curve.
+    `watch` is called with the log so far whenever it grows.
 
     Returns:
         `{"steps", "trained_parameters", "train_tokens", "seconds", "peak_memory_mb", "train_loss", "eval_loss",
@@ -91,26 +106,22 @@ def train_adapter(
             if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
                 parameter.data = parameter.data.float()
         trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
-            findings = audit(trainer, tokenizer, train, rows, max_length_tokens=longest)
+            findings = audit(trainer, train, rows, longest)
             set_seed(config.seed)  # the audit has drawn random numbers
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", [*train, *validation]))
     log = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
-
-    def last(key: str) -> Any:
-        return next((row[key] for row in reversed(log) if key in row), None)
-
+    last = {key: value for row in log for key, value in row.items()}
     summary = {
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "train_tokens": int(last("num_input_tokens_seen") or 0),
+        "train_tokens": int(last.get("num_input_tokens_seen") or 0),
         **cost,
-        "train_loss": last("loss"),
-        "eval_loss": last("eval_loss"),
+        "train_loss": last.get("loss"),
+        "eval_loss": last.get("eval_loss"),
         # This and `seconds` are of this session, `train_tokens` also of those that a kill ended.
-        "tokens_per_second": last("train_tokens_per_second"),
+        "tokens_per_second": last.get("train_tokens_per_second"),
         "audit": findings,
     }
     save_adapter(folder, model, tokenizer, config.base_model)
@@ -140,26 +151,26 @@ def _lora(config: Config) -> LoraConfig:
     shape = config.lora
     own = {"r": shape.rank, "lora_alpha": shape.alpha, "lora_dropout": shape.dropout, "task_type": "CAUSAL_LM"}
     own["target_modules"] = shape.target_modules
-    if twice := sorted(own.keys() & config.lora_arguments.keys()):
-        raise TrainingError(f"lora_arguments may not set {', '.join(twice)}: the section lora does.")
-    try:
-        return LoraConfig(**own, **config.lora_arguments)
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"lora_arguments: {error}. See peft.LoraConfig for what is allowed.") from None
+    return _configured(LoraConfig, own, config.lora_arguments, "lora_arguments", "the section lora does")
 
 
 def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -> SFTConfig:
     settings, further = config.training, config.training_arguments
-    own = sorted(OWN_ARGUMENTS & further.keys())
-    if own:
-        raise TrainingError(f"training_arguments may not set {', '.join(own)}: the course's own keys do.")
     count = len(rows)
     if settings.packing:  # about as many rows as it will make
         count = -(-sum(map(len, rows["input_ids"])) // settings.max_length_tokens)
     steps = max(1, round(settings.epochs * -(-count // settings.batch_size)))
     if int(further.get("max_steps") or -1) > 0:
         steps = int(further["max_steps"])
-    arguments: dict[str, Any] = {
+    own = {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "packing": settings.packing,
+        "max_length": settings.max_length_tokens if settings.packing else None,
+        "completion_only_loss": None,  # `tokenise` has masked the prompts
+    }
+    usual: dict[str, Any] = {
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
         "per_device_eval_batch_size": 2 * settings.batch_size,
@@ -180,17 +191,16 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "include_num_input_tokens_seen": "non_padding",
         "report_to": "none",
         "disable_tqdm": True,
-    } | further
+    }
+    return _configured(SFTConfig, own, usual | further, "training_arguments", "the course's own keys do")
+
+
+def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], section: str, by: str) -> Any:
+    """A configuration of a library, with further arguments of a section that may not set the course's own."""
+    if twice := sorted(own.keys() & further.keys()):
+        raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
     try:
-        return SFTConfig(
-            output_dir=str(folder),
-            seed=config.seed,
-            data_seed=config.seed,
-            packing=settings.packing,
-            max_length=settings.max_length_tokens if settings.packing else None,
-            **arguments,
-        )
+        return kind(**own, **further)
     except (TypeError, ValueError) as error:
-        raise TrainingError(
-            f"training_arguments: {error}. See transformers.TrainingArguments for what is allowed."
-        ) from None
+        library = kind.__module__.partition(".")[0]
+        raise TrainingError(f"{section}: {error}. See {library}.{kind.__name__} for what is allowed.") from None

@@ -37,7 +37,7 @@ def make(
 
 def checked(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, rows: Dataset | None = None) -> dict[str, Any]:
     learnt = tokenise(EXAMPLES, tokenizer) if rows is None else rows
-    return audit(trainer, tokenizer, EXAMPLES, learnt, max_length_tokens=99)
+    return audit(trainer, EXAMPLES, learnt, 99)
 
 
 def test_a_sound_trainer_passes(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:

@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from helpers.models.find import load_tokenizer
 from helpers.models.load import load_base
-from helpers.training.trainer import CompletionTrainer
+from helpers.training.sft import CompletionTrainer
 
 ROWS = [
     {
