@@ -28,10 +28,8 @@ from helpers.privacy.accounting import Cost, best_accuracy
 from helpers.privacy.secure_random import SecureGenerator
 
 GHOSTS = 4000
-RECORDS = 4
-"""Records of every second ghost; the others have one."""
-LENGTH = 3.0
-"""Length of the gradient of one record, in clipping norms."""
+RECORDS = 4  # of every second ghost; the others have one
+LENGTH = 3.0  # of the gradient of one record, in clipping norms
 REFUSED_BELOW = 1e-6
 """Nothing is released if either p-value is below this. A true claim fails each test with at most this probability."""
 CAUGHT_BELOW = 1e-3

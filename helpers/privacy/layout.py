@@ -16,13 +16,10 @@ from transformers import AttentionInterface
 from helpers.errors import PrivacyError
 from helpers.privacy.units import Unit
 
-BLOCK = 512
-"""Tokens that a linear layer multiplies at once."""
+BLOCK = 512  # tokens that a linear layer multiplies at once
 ATTENTION = "record_by_record"
-LENGTHS = 16
-"""Attention computes a record at its length rounded up to a multiple of this."""
-GROUP = 8
-"""Records that attention computes at once."""
+LENGTHS = 16  # attention computes a record at its length rounded up to a multiple of this
+GROUP = 8  # records that attention computes at once
 
 
 @dataclass
@@ -144,8 +141,7 @@ def _regrouped(states: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
     return states.unflatten(0, (-1, outer)).unflatten(2, (inner, -1)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 
-PARTS: list[Part] = []
-"""The part that is computed now, for `attend_record_by_record`."""
+PARTS: list[Part] = []  # the part that is computed now, for `attend_record_by_record`
 
 
 def attend_record_by_record(

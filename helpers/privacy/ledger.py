@@ -65,10 +65,7 @@ class Ledger:
     holder: str
 
     def entries(self) -> list[Entry]:
-        """Read and verify every entry and the signatures of all grants, oldest first.
-
-        Raises LedgerError, which names the first bad entry, if the file is missing or damaged.
-        """
+        """Read and verify every entry and all grants' signatures, oldest first. LedgerError names the first bad one."""
         entries: list[Entry] = []
         line = b""
         try:

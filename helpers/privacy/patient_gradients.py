@@ -204,14 +204,9 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def adapters_of(model: Any) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The two trained matrices of each layer with an adapter.
-
-    Raises PrivacyError if something else than LoRA is trained, nothing is, or the model has experts or convolutions.
-    """
+    """The two trained matrices of each layer with an adapter. PrivacyError if patients could not be kept apart."""
     found, trained = {}, set()
-    for module in linear_layers(model):
-        if not isinstance(module, LoraLayer):
-            continue
+    for module in (each for each in model.modules() if isinstance(each, LoraLayer)):
         (name,) = module.active_adapters
         plain = isinstance(module.get_base_layer(), nn.Linear | Conv1D) and name not in module.lora_magnitude_vector
         if plain and name in module.lora_A:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jinja2 import StrictUndefined, Template
 
+from helpers.data.holders.pipeline import Pipeline
 from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
 from helpers.privacy.accounting import Cost
 from helpers.privacy.ghosts import REFUSED_BELOW, Ghosts, audit
-
-if TYPE_CHECKING:
-    from helpers.data.holders.pipeline import Pipeline
-    from helpers.privacy.training import Recipe, Training
+from helpers.privacy.training import Recipe, Training
 
 
 def verify(training: Training, cost: Cost) -> dict[str, Any]:
@@ -115,11 +113,9 @@ def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
     if report is not None:
         write_json(part / "privacy_report.json", report)
         write_atomic(part / "privacy_report.html", report_page(report))
-    for inner in part.rglob("*"):
-        if inner.is_file():
-            sync(inner)
+    for made in (part, *part.rglob("*")):
+        made.chmod(0o755 if made.is_dir() else 0o644)  # its owner's alone until now
+        sync(made)
     shutil.rmtree(target, ignore_errors=True)
-    for made in (part, *part.rglob("*")):  # its owner's alone until now
-        made.chmod(0o755 if made.is_dir() else 0o644)
     part.rename(target)  # whole or not at all, never without its report
     sync(target.parent)

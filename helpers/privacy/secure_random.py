@@ -9,10 +9,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from mpmath import mp, mpf, nint
 
-BLOCK = 2**17
-"""Numbers made at once, so that they stay in the processor's cache; even."""
-SPARE_BYTES = 16
-"""What a cipher wants free behind its output."""
+BLOCK = 2**17  # numbers made at once, so that they stay in the processor's cache; even
+SPARE_BYTES = 16  # what a cipher wants free behind its output
 ROUNDING = 2.0**-45
 """Bound on the error of a fp64 Gaussian, over its radius: some 40 times what was measured against 400 bits."""
 FURTHER_BITS = 256

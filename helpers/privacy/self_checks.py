@@ -77,14 +77,10 @@ def check_batch_composition(
 ) -> Figures:
     """Is a patient's gradient the same, to the last bit, whoever else is in the batch and wherever it stands?
 
-    If not, others scale or read this patient's records, and clipping bounds nothing.
-
-    Args:
-        gradients: like `PatientGradients.gradients`, or its `losses`: of some patients, a row or a number for each.
-            With a model whose adapter changes something.
-        longest: tokens of the longest record, 3 or more; in every batch somebody has one.
-        compositions: batches tried, of 3 to 8 invented patients with up to 3 records.
-        seed: of what is invented.
+    If not, others scale or read this patient's records, and clipping bounds nothing. `gradients` is like
+    `PatientGradients.gradients`, or its `losses`, of a model whose adapter changes something: a row or a number for
+    each patient. Each of the `compositions` has 3 to 8 invented patients with up to 3 records, the longest of which
+    has `longest` tokens, 3 or more.
     """
     chooser = random.Random(seed)
 

@@ -126,7 +126,7 @@ class Training:
         held_out = encode_units(validation, self.tokenizer, max_length_tokens=limit) if validation else []
         generator = SecureGenerator()
         self._resume(checkpoint, identity)
-        take_step = self.baseline_step() if self.recipe.cost is None else self.private_step(self.recipe.cost, generator)
+        take_step = self.baseline_step if self.recipe.cost is None else self.private_step(self.recipe.cost, generator)
         with tqdm(total=settings.steps, initial=self.steps, desc=f"train {title}", unit="step") as bar:
             while self.steps < settings.steps:
                 for unit in take_step(units):
@@ -167,21 +167,17 @@ class Training:
 
         return step
 
-    def baseline_step(self) -> Step:
-        """What takes one ordinary step, on the patients whose turn it is."""
+    def baseline_step(self, units: Sequence[Unit]) -> list[Unit]:
+        """Take one ordinary step on the patients whose turn it is, and return them."""
         settings, weights = self.recipe.settings, self.patients.weights
-
-        def step(units: Sequence[Unit]) -> list[Unit]:
-            size = max(1, round(self.recipe.expected_batch))
-            drawn = [units[place] for place in shuffled(len(units), size, self.steps, self.recipe.seed)]
-            sums = [self.patients.gradients(part).sum(dim=0) for part in parts(drawn, settings.physical_rows)]
-            hand_out(sum(sums) / size, weights)
-            torch.nn.utils.clip_grad_norm_(weights, settings.baseline_max_grad_norm)
-            self.optimizer.step()
-            self.steps += 1
-            return drawn
-
-        return step
+        size = max(1, round(self.recipe.expected_batch))
+        drawn = [units[place] for place in shuffled(len(units), size, self.steps, self.recipe.seed)]
+        sums = [self.patients.gradients(part).sum(dim=0) for part in parts(drawn, settings.physical_rows)]
+        hand_out(sum(sums) / size, weights)
+        torch.nn.utils.clip_grad_norm_(weights, settings.baseline_max_grad_norm)
+        self.optimizer.step()
+        self.steps += 1
+        return drawn
 
     def measure(self, held_out: Sequence[Unit], generator: SecureGenerator) -> None:
         """Log the mean loss a token of the validation patients; if private, their sum and number are both noised."""
@@ -229,9 +225,8 @@ class Training:
                 "void the guarantee. Choose another RUN folder, or delete the folder it lies in to train anew, at a "
                 "new cost."
             )
-        with torch.no_grad():
-            for weight, saved in zip(self.patients.weights, state["weights"], strict=True):
-                weight.copy_(saved)
+        for weight, saved in zip(self.patients.weights, state["weights"], strict=True):
+            weight.data.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         for name in SAVED:

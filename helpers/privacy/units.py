@@ -54,10 +54,7 @@ def encode_units(
             f"Some records are longer than privacy.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or take long records out of the holders' files; none is cut in silence."
         )
-    return [
-        Unit(name, tuple(row for row, _ in of_unit), tuple(begin for _, begin in of_unit))
-        for name, of_unit in rows.items()
-    ]
+    return [Unit(name, *zip(*of_unit, strict=True)) for name, of_unit in rows.items()]
 
 
 def draw(count: int, sample_rate: float, generator: SecureGenerator) -> list[int]:

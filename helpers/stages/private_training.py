@@ -49,11 +49,8 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """The spend ledger of each holder, with the newest grant that the pipeline names.
 
     With `begin`, missing ledgers are begun with what the holders grant; those of fictitious records always are. Nobody
-    else's begins by itself: a lost one would come back with its whole budget.
-
-    Raises:
-        LedgerError: a grant is refused; or a ledger is missing, damaged, or behind a released model's report.
-        PrivacyError: a holder grants nothing.
+    else's begins by itself: a lost one would come back with its whole budget. Raises LedgerError if a grant is refused,
+    or a ledger missing, damaged, or behind a released model's report, and PrivacyError if a holder grants nothing.
     """
     pipeline = pipeline_of(run)
     opened = [
@@ -63,8 +60,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
         heads = read_json(report)["ledgers"]
         for each in opened:
-            head = heads.get(each.holder)
-            if head is not None and not each.contains(head):
+            if each.holder in heads and not each.contains(heads[each.holder]):
                 raise LedgerError(
                     f"The ledger of {each.holder} lacks an entry that {report} was committed to: it was cut off, or "
                     "begun anew. Restore it, or set privacy.ledgers to the folder where it lies. If that run keeps "
@@ -91,10 +87,7 @@ def _grant_of(pipeline: Pipeline, holder: Holder) -> Grant:
 
 
 def planned(run: Run, name: str = "private") -> Cost:
-    """What a private training will cost, computed before it begins and without a look at the records.
-
-    Raises PrivacyError if the holders declare no number of patients, or no guarantee can be given.
-    """
+    """What a private training will cost, without a look at the records. PrivacyError if no guarantee can be given."""
     settings, pipeline = run.config.privacy, pipeline_of(run)
     split = pipeline.split
     by_content = f", {sha256(pipeline.path)}" if pipeline.unit == "record" else ""  # columns and masking decide too
@@ -117,10 +110,7 @@ def planned(run: Run, name: str = "private") -> Cost:
 
 
 def recipe_of(run: Run, name: str) -> Recipe:
-    """What decides the weights of a training, its cost included.
-
-    Raises PrivacyError if it is the baseline, and a holder did not declare its records fictitious.
-    """
+    """What decides the weights of a training, its cost included. PrivacyError for a baseline on real records."""
     real = ", ".join(holder.name for holder in pipeline_of(run).holders if not holder.fictitious)
     if name == BASELINE and real:
         raise PrivacyError(
