@@ -26,12 +26,10 @@ from opacus.accountants.utils import get_noise_multiplier
 
 from helpers.errors import PrivacyError
 
-AGREEMENT = 0.01
-"""Largest difference of the two accountants, and largest distance below a target, as shares of ε."""
+AGREEMENT = 0.01  # largest difference of the two accountants, and largest distance below a target, as shares of ε
 PRECISION = 0.004
 """Error allowed to PRV's grid, as a share of ε; with a tolerance of the same size it stays within AGREEMENT."""
-MOST_EPSILON = 200
-"""Above it nothing is guaranteed in practice, and the accountants' grids outgrow the memory."""
+MOST_EPSILON = 200  # above it nothing is guaranteed in practice, and the accountants' grids outgrow the memory
 
 Steps = tuple[float, float, int]  # noise multiplier, sampling rate, and a number of steps with these
 

@@ -31,8 +31,7 @@ STEPS_A_DEVIATION = 2**18
 """Grid points in one to two standard deviations of the noise; 64 times as many are the 2^24 that fp32 holds."""
 LARGEST = 2**24
 LONGEST = 2.0**100  # beyond it the factors that shorten gradients lose their last digits in fp32
-COLUMNS = 2**13
-"""Numbers of each patient that are worked on at once, so that they stay in the processor's cache."""
+COLUMNS = 2**13  # numbers of each patient that are worked on at once, so that they stay in the processor's cache
 
 
 def grid_of(noise_std: float) -> float:

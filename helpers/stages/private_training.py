@@ -87,7 +87,7 @@ def _grant_of(pipeline: Pipeline, holder: Holder) -> Grant:
 
 
 def planned(run: Run, name: str = "private") -> Cost:
-    """What a private training will cost, without a look at the records. PrivacyError if no guarantee can be given."""
+    """What a private training will cost, without a look at records. Raises PrivacyError if there is no guarantee."""
     settings, pipeline = run.config.privacy, pipeline_of(run)
     split = pipeline.split
     by_content = f", {sha256(pipeline.path)}" if pipeline.unit == "record" else ""  # columns and masking decide too
@@ -110,7 +110,7 @@ def planned(run: Run, name: str = "private") -> Cost:
 
 
 def recipe_of(run: Run, name: str) -> Recipe:
-    """What decides the weights of a training, its cost included. PrivacyError for a baseline on real records."""
+    """What decides the weights of a training, its cost included. Raises PrivacyError for a baseline on real records."""
     real = ", ".join(holder.name for holder in pipeline_of(run).holders if not holder.fictitious)
     if name == BASELINE and real:
         raise PrivacyError(
