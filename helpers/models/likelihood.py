@@ -17,27 +17,16 @@ from helpers.models.tokens import learnt_rows
 
 Floats = npt.NDArray[np.float64]
 
-BATCH = 16
-"""Examples scored at once."""
+BATCH = 16  # examples scored at once
 
 
 def example_losses(model: Any, tokenizer: Any, examples: Sequence[Example]) -> Floats:
-    """Mean loss of the learnt tokens of each example: what training minimises.
+    """Mean loss of the learnt tokens of each example, what training minimises: float64 `(n_examples,)`, nats a token.
 
-    Args:
-        model: a causal language model or a PeftModel; it is put into evaluation mode.
-        tokenizer: its tokenizer; on which side it pads makes no difference.
-        examples: conversations or plain texts.
-
-    Returns:
-        float64 `(n_examples,)`, nats a token, 0 or more.
-
-    Raises:
-        EvaluationError: the model gives no number.
+    The model is put into evaluation mode. Raises EvaluationError if it gives no number.
     """
     rows = learnt_rows(examples, tokenizer)
-    # Longest first, so that memory runs out at once or never.
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))  # so that memory runs out at once or never
     losses = np.zeros(len(rows))
     model.eval()
     with torch.inference_mode():

@@ -26,12 +26,10 @@ from opacus.accountants.utils import get_noise_multiplier
 
 from helpers.errors import PrivacyError
 
-AGREEMENT = 0.01
-"""Largest difference of the two accountants, and largest distance below a target, as shares of ε."""
+AGREEMENT = 0.01  # largest difference of the two accountants, and largest distance below a target, as shares of ε
 PRECISION = 0.004
 """Error allowed to PRV's grid, as a share of ε; with a tolerance of the same size it stays within AGREEMENT."""
-MOST_EPSILON = 200
-"""Above it nothing is guaranteed in practice, and the accountants' grids outgrow the memory."""
+MOST_EPSILON = 200  # above it nothing is guaranteed in practice, and the accountants' grids outgrow the memory
 
 Steps = tuple[float, float, int]  # noise multiplier, sampling rate, and a number of steps with these
 
@@ -42,9 +40,6 @@ class Cost:
 
     Validation patients pay with `scores` Gaussian measurements of deviation `validation_noise` instead, each moved by
     1 at most by one of them. `split` names how patients are parted: under one name everybody keeps one part.
-
-    Raises:
-        PrivacyError: a value is out of range.
     """
 
     noise_multiplier: float
@@ -74,11 +69,7 @@ def default_delta(units: int) -> float:
 
 
 def check_delta(delta: float, units: int) -> None:
-    """Refuse a δ that allows some patient's records to be published outright (Dwork and Roth 2014, section 2.3).
-
-    Raises:
-        PrivacyError: δ is not above 0, or above 1/units.
-    """
+    """Refuse a δ above 1/units, which would allow publishing somebody's records (Dwork and Roth 2014, section 2.3)."""
     if not 0 < delta <= 1 / units:
         raise PrivacyError(
             f"delta is {delta}; expected above 0 and at most 1/{units} patients = {1 / units:.3g}. Leave it out to "
@@ -109,8 +100,7 @@ def plan(
         scores: noised measurements on validation patients, who take no part in training, for at most the same ε.
         split: see `Cost`.
 
-    Raises:
-        PrivacyError: a value is out of range, or the accountants cannot vouch for the result.
+    Raises PrivacyError if a value is out of range, or the accountants cannot vouch for the result.
     """
     if (target_epsilon is None) == (noise_multiplier is None):
         raise PrivacyError(
@@ -140,11 +130,7 @@ def plan(
 
 @lru_cache(typed=True)  # seconds, asked for by every stage of a training
 def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> Cost:
-    """Cost of the first `steps` steps of a training; arguments as those of `plan`.
-
-    Raises:
-        PrivacyError: a value is out of range, an accountant fails, or the two differ by more than 1 %.
-    """
+    """Cost of so many steps, arguments as in `plan`. Raises PrivacyError unless both accountants agree within 1 %."""
     _check(noise_multiplier, sample_rate, steps, delta)
     history = [(noise_multiplier, sample_rate, steps)]
     with _failing_closed(history, delta):
@@ -161,17 +147,10 @@ def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float)
 
 
 def composed(costs: Iterable[Cost], delta: float) -> float:
-    """Upper bound on the ε of several trainings on the same patients together, at one δ.
+    """Upper bound on the ε of several trainings on the same patients together, at one δ between 0 and 1.
 
     The pessimistic PLD of all their steps. Where the Rényi bound is above MOST_EPSILON, that coarser bound: a budget
-    this large protects nobody, and the grid would outgrow the memory.
-
-    Args:
-        costs: one a training; none cost 0.
-        delta: above 0 and below 1.
-
-    Raises:
-        PrivacyError: δ is out of range, or no finite ε can be given.
+    this large protects nobody, and the grid would outgrow the memory. Raises PrivacyError if no finite ε can be given.
     """
     if not 0 < delta < 1:
         raise PrivacyError(f"delta is {delta}; expected above 0 and below 1.")

@@ -1,17 +1,16 @@
 """An audit of the mechanism itself in every private training, real records included.
 
-Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A bit of the
-noise's generator says of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and
-divided together with everybody, by the same functions; a patient has zeros in their numbers, and they have zeros in
-the weights, so that neither the model nor anybody's guarantee changes. Half of the ghosts have one record and half
-have several, all longer than the clipping norm.
+Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A random bit says
+of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and divided together with
+everybody, by the same functions. A patient has zeros in their numbers, and they have zeros in the weights, so that
+neither the model nor anybody's guarantee changes.
 
 Afterwards an attacker scores every ghost by what came out: the likelihood ratio over all steps, the best score against
 the claimed mechanism (Neyman and Pearson). Half of the bits are shown to the attacker, who finds the score
 above which to guess "in"; the other half are guessed. If far more guesses are right than the claimed trade-off curve
 allows on average (p < 1e-6), the claim is refuted, whether noise, clipping, sampling or the number of steps is at
-fault. What it cannot see: mistakes made before gradients reach the mechanism, or in other numbers than the ghosts' own,
-for which there is `helpers.privacy.self_checks`.
+fault. It sees no mistakes made before gradients reach the mechanism, or in other numbers than the ghosts' own: for
+these there is `helpers.privacy.self_checks`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,8 @@ from helpers.privacy.accounting import Cost, best_accuracy
 from helpers.privacy.secure_random import SecureGenerator
 
 GHOSTS = 4000
-RECORDS = 4
-"""Records of every second ghost; the others have one."""
-LENGTH = 3.0
-"""Length of the gradient of one record, in clipping norms."""
+RECORDS = 4  # of every second ghost; the others have one
+LENGTH = 3.0  # of the gradient of one record, in clipping norms
 REFUSED_BELOW = 1e-6
 """Nothing is released if either p-value is below this. A true claim fails each test with at most this probability."""
 CAUGHT_BELOW = 1e-3
@@ -40,16 +37,11 @@ SIMULATED = 20_000
 
 
 class Ghosts:
-    """The ghosts of one training.
+    """The ghosts of a training that was planned as `cost`; `members` are the numbers of those in the data.
 
-    Args:
-        cost: what the training was planned as.
-        state: of `drawn`, or what a training saved: tensors `(GHOSTS,)` that `watch` changes in place.
-
-    Attributes:
-        state: bool `included`, the inclusion bits; fp64 `scores`, log-likelihood ratios of "in" against "out" over the
-            steps so far; and fp64 `sums` of what came out, in clipping norms.
-        members: the numbers of those in the data.
+    `state`, of `drawn` or of a checkpoint, holds tensors `(GHOSTS,)` that `watch` changes in place: bool `included`,
+    the inclusion bits; fp64 `scores`, log-likelihood ratios of "in" against "out" over the steps so far; and fp64
+    `sums` of what came out, in clipping norms.
     """
 
     def __init__(self, cost: Cost, state: dict[str, torch.Tensor]) -> None:
@@ -86,11 +78,10 @@ def log_likelihood_ratio(seen: npt.NDArray[Any], noise_multiplier: float, sample
 def audit(ghosts: Ghosts) -> dict[str, Any]:
     """Guess half of the bits, and compare the number of right guesses with what the claim allows.
 
-    Each ghost has numbers, a bit and noise of its own, so guesses are independent; under the claim each is right with
-    a chance of at most `best_accuracy`. (If the claim left independence out, as in Mahloujifar et al. 2025,
-    https://arxiv.org/abs/2410.22235, even 1,800 right guesses of 2,000 would leave p = 0.2 at the course's default.)
-    Noise that comes again in a later step can be subtracted, though each step alone looks right. So what came out at
-    those who are not in, which is noise alone, is compared with its claim summed over all steps too (chi-square).
+    Each ghost has a number, a bit and noise of its own, so guesses are independent; under the claim each is right with
+    a chance of at most `best_accuracy`. Noise that comes again in a later step can be subtracted, though each step
+    alone looks right. So what came out at those who are not in, noise alone, is compared with its claim summed over
+    all steps too (chi-square).
 
     Returns:
         `{"guessed", "right", "allowed", "p_value", "noise_p_value", "shown_noise_multiplier", "caught"}`: `allowed` is

@@ -61,9 +61,7 @@ def check_grant(grant: Grant, where: str, *, above: int = 0, **expected: object)
     """Refuse a grant that is not its holder's, or is for something else; unsigned ones count for fictitious records.
 
     `where` names, for the message, what the grant is compared with: the last serial, `above`, and `expected` fields.
-
-    Raises:
-        LedgerError: naming all that is wrong.
+    Raises LedgerError, naming all that is wrong.
     """
     faults = []
     for name, value in expected.items():
@@ -85,11 +83,7 @@ def check_grant(grant: Grant, where: str, *, above: int = 0, **expected: object)
 
 
 def read_grant(path: Path) -> Grant:
-    """Read a grant; `check_grant` says whether it counts.
-
-    Raises:
-        LedgerError: the file is missing or no grant.
-    """
+    """Read a grant; `check_grant` says whether it counts. Raises LedgerError if the file is missing or no grant."""
     try:
         return Grant.model_validate_json(path.read_bytes(), strict=True)
     except OSError as error:
@@ -100,11 +94,7 @@ def read_grant(path: Path) -> Grant:
 
 
 def holders_key(path: Path) -> Ed25519PrivateKey:
-    """Read a holder's private key; where there is none, make one that its owner alone can read.
-
-    Raises:
-        LedgerError: the file holds something else, or cannot be read or written.
-    """
+    """Read a holder's private key, made where there is none. Raises LedgerError if the file cannot serve as one."""
     try:
         if not path.exists():
             path.touch(mode=0o600, exist_ok=False)

@@ -1,7 +1,6 @@
 """The records of some patients laid out one behind another, and attention of each record to itself alone.
 
-Records of one padded length are attended to `GROUP` at a time, whoever they belong to, so that the shape of what is
-computed for a record follows from its own length only; see `helpers.privacy.patient_gradients`.
+Why all shapes follow from a record's own length only: see `helpers.privacy.patient_gradients`.
 """
 
 from __future__ import annotations
@@ -17,41 +16,29 @@ from transformers import AttentionInterface
 from helpers.errors import PrivacyError
 from helpers.privacy.units import Unit
 
-BLOCK = 512
-"""Tokens that a linear layer multiplies at once."""
+BLOCK = 512  # tokens that a linear layer multiplies at once
 ATTENTION = "record_by_record"
-LENGTHS = 16
-"""Attention computes a record at its length rounded up to a multiple of this."""
-GROUP = 8
-"""Records that attention computes at once."""
+LENGTHS = 16  # attention computes a record at its length rounded up to a multiple of this
+GROUP = 8  # records that attention computes at once
 
 
 @dataclass
 class Part:
-    """Patients whose records are computed in one pass.
+    """Patients whose records are computed in one pass; tensors are int64 but for `weights`, which are fp32.
 
-    Attributes:
-        ids: token ids of all records, filled up to whole blocks: int64 `(1, tokens)`.
-        positions: of each token in its record: int64 `(1, tokens)`.
-        tokens: of each patient, whose records lie together; the filling comes last.
-        padded: places of the records' tokens, each record filled up to `LENGTHS` and the records of one such length to
-            groups of `GROUP`, all with the last padding token: int64.
-        groups: slices of `padded`, with the length of the records in each.
-        unpadded: for each token its place in `padded`: int64 `(tokens,)`.
-        learnt: places from which a learnt token is predicted, filled up to whole blocks with the last place.
-        targets: the learnt tokens: int64 `(learnt,)`, without filling.
-        weights: of each learnt token in its patient's loss: fp32 `(learnt,)`.
+    In `padded` each record is filled up to `LENGTHS`, and the records of one such length to groups of `GROUP`, all
+    with the last padding token.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    tokens: list[int]
-    padded: torch.Tensor
-    groups: list[tuple[slice, int]]
-    unpadded: torch.Tensor
-    learnt: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
+    ids: torch.Tensor  # `(1, tokens)`: token ids of all records, filled up to whole blocks
+    positions: torch.Tensor  # `(1, tokens)`: of each token in its record
+    tokens: list[int]  # of each patient, whose records lie together; the filling comes last
+    padded: torch.Tensor  # places of the records' tokens
+    groups: list[tuple[slice, int]]  # slices of `padded`, with the length of the records in each
+    unpadded: torch.Tensor  # `(tokens,)`: for each token its place in `padded`
+    learnt: torch.Tensor  # places from which a learnt token is predicted, filled up to whole blocks with the last place
+    targets: torch.Tensor  # `(learnt,)`: the learnt tokens, without filling
+    weights: torch.Tensor  # `(learnt,)`: of each learnt token in its patient's loss
 
 
 def lay_out(units: Sequence[Unit], device: Any) -> Part:
@@ -64,52 +51,48 @@ def lay_out(units: Sequence[Unit], device: Any) -> Part:
     places: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
-    records: list[tuple[int, int]] = []
-    tokens: list[int] = []
+    records: list[range] = []  # places of each record's tokens
     for unit in units:
-        first = len(ids)
         for (row, begin), times in unit.distinct.items():  # equal records are computed once
-            records.append((len(ids), len(ids) + len(row)))
-            places += range(len(ids) + begin - 1, len(ids) + len(row) - 1)
+            records.append(range(len(ids), len(ids) + len(row)))
+            places += records[-1][begin - 1 : -1]
             targets += row[begin:]
             weights += [times / (len(row) - begin)] * (len(row) - begin)
             ids += row
-        tokens.append(len(ids) - first)
     filling = -len(ids) % BLOCK or BLOCK  # at least one token of nobody, for the places that fill up `learnt`
+    nobody = len(ids) + filling - 1
+    positions = [place for record in records for place in range(len(record))] + [0] * filling
+    padded, groups = _groups([range(nobody, nobody + 1), *records], nobody)  # a record of nobody begins `padded`
     ids += [0] * filling
-    records.insert(0, (len(ids) - 1, len(ids)))  # a record of nobody begins `padded`
-    places += [len(ids) - 1] * (-len(places) % BLOCK)
-    positions = [place for start, end in records[1:] for place in range(end - start)] + [0] * filling
-    padded, groups = _groups(records, len(ids) - 1)
     unpadded = torch.empty(len(ids), dtype=torch.long)
     unpadded[padded] = torch.arange(len(padded))
     unpadded[-filling:] = 0  # not a place behind somebody's record, where values may be infinite
     return Part(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        tokens,
+        [sum(len(row) for row, _ in unit.distinct) for unit in units],
         padded.to(device),
         groups,
         unpadded.to(device),
-        torch.tensor(places, dtype=torch.long, device=device),
+        torch.tensor(places + [nobody] * (-len(places) % BLOCK), dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         torch.tensor(weights, device=device),
     )
 
 
-def _groups(records: Sequence[tuple[int, int]], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]]]:
+def _groups(records: Sequence[range], nobody: int) -> tuple[torch.Tensor, list[tuple[slice, int]]]:
     """`padded` and `groups` of a `Part`."""
     by_length: dict[int, list[list[int]]] = {}
-    for start, end in records:
-        length = -(-(end - start) // LENGTHS) * LENGTHS
-        by_length.setdefault(length, []).append([*range(start, end), *[nobody] * (length - end + start)])
+    for record in records:
+        length = -(-len(record) // LENGTHS) * LENGTHS
+        by_length.setdefault(length, []).append([*record, *[nobody] * (length - len(record))])
     padded: list[int] = []
     groups = []
     for length, of_length in by_length.items():
         of_length += [[nobody] * length] * (-len(of_length) % GROUP)
         for first in range(0, len(of_length), GROUP):
             groups.append((slice(len(padded), len(padded) + GROUP * length), length))
-            padded += [place for record in of_length[first : first + GROUP] for place in record]
+            padded += [place for filled in of_length[first : first + GROUP] for place in filled]
     return torch.tensor(padded), groups
 
 
@@ -158,8 +141,7 @@ def _regrouped(states: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
     return states.unflatten(0, (-1, outer)).unflatten(2, (inner, -1)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 
-PARTS: list[Part] = []
-"""The part that is computed now, for `attend_record_by_record`."""
+PARTS: list[Part] = []  # the part that is computed now, for `attend_record_by_record`
 
 
 def attend_record_by_record(
@@ -174,8 +156,7 @@ def attend_record_by_record(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of each record to itself alone, by transformers' attention interface: `(1, heads, tokens, ...)`.
 
-    Raises:
-        PrivacyError: the model asks for something else: a window shorter than a record, capped or added scores.
+    Raises PrivacyError if the model asks for a window shorter than a record, capped or added scores.
     """
     part = PARTS[-1]
     asked = [name for name in ("softcap", "s_aux", "position_bias") if further.get(name) is not None]

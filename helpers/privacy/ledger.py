@@ -65,11 +65,7 @@ class Ledger:
     holder: str
 
     def entries(self) -> list[Entry]:
-        """Read and verify every entry and the signatures of all grants, oldest first.
-
-        Raises:
-            LedgerError: the file is missing or damaged; the message names the first bad entry.
-        """
+        """Read and verify every entry and all grants' signatures, oldest first. LedgerError names the first bad one."""
         entries: list[Entry] = []
         line = b""
         try:
@@ -91,12 +87,7 @@ class Ledger:
         return entries
 
     def head(self) -> Record:
-        """Where the ledger stands now, for a privacy report or a table.
-
-        Returns:
-            `{"holder", "public_key", "granted_epsilon", "granted_delta", "total_epsilon" (of all trainings together, at
-            the granted δ), "sum_epsilon" (of each alone), "trainings", "reserved" (not committed), "entries", "hash"}`.
-        """
+        """Where the ledger stands now, for a privacy report or a table."""
         entries = self.entries()
         grant, costs = _granted(entries), [entry.cost for entry in entries if entry.cost]
         return {
@@ -104,10 +95,10 @@ class Ledger:
             "public_key": grant.public_key,
             "granted_epsilon": grant.epsilon,
             "granted_delta": grant.delta,
-            "total_epsilon": composed(costs, grant.delta),
-            "sum_epsilon": sum(cost.epsilon for cost in costs),
+            "total_epsilon": composed(costs, grant.delta),  # of all trainings together
+            "sum_epsilon": sum(cost.epsilon for cost in costs),  # of each alone
             "trainings": len(costs),
-            "reserved": len(costs) - [entry.kind for entry in entries].count("commit"),
+            "reserved": len(costs) - [entry.kind for entry in entries].count("commit"),  # and not committed
             "entries": len(entries),
             "hash": entries[-1].hash,
         }
@@ -151,10 +142,8 @@ class Ledger:
 def open_ledger(folder: Path, grant: Grant, *, begin: bool = False) -> Ledger:
     """Open the ledger of a holder, and take up its grant where that is newer than what the ledger has.
 
-    `folder` lies outside any run folder, for ledgers outlive runs. With `begin` a missing ledger is begun.
-
-    Raises:
-        LedgerError: the grant is refused, or the ledger is missing, damaged, busy or cannot be written.
+    `folder` lies outside any run folder, for ledgers outlive runs. With `begin` a missing ledger is begun. Raises
+    LedgerError if the grant is refused, or the ledger is missing, damaged, busy or cannot be written.
     """
     ledger = Ledger((folder / f"{grant.holder}.jsonl").resolve(), grant.holder)
     if not begin and not ledger.path.exists():  # a lost one would come back with its whole budget
@@ -174,10 +163,7 @@ def reserve(ledgers: Sequence[Ledger], spend_id: str, run: str, cost: Cost) -> N
 
     `spend_id` names one training from its first step to its release. One that starts over draws new noise, and so is a
     new spend that needs a new id. A refusal changes no ledger. The same call again reserves what a kill left out, and
-    nothing twice.
-
-    Raises:
-        LedgerError: a budget is too small, the id is another training's, or a ledger cannot be used.
+    nothing twice. Raises LedgerError if a budget is too small, the id another training's, or a ledger cannot be used.
     """
     new = []
     with _locked(ledgers):
@@ -199,11 +185,8 @@ def reserve(ledgers: Sequence[Ledger], spend_id: str, run: str, cost: Cost) -> N
 def commit(ledgers: Sequence[Ledger], spend_id: str, result: str) -> None:
     """Record the digest of a training's result where its cost is reserved, before the release; safe to repeat.
 
-    A spend pays for one result. Who copies a run folder in the middle of a training and lets both go on has two,
-    and the second is refused here.
-
-    Raises:
-        LedgerError: it is not reserved, it has another result, or a ledger is damaged, busy or cannot be written.
+    A spend pays for one result. Who copies a run folder in the middle of a training and lets both go on has two, and
+    the second is refused here. Raises LedgerError then, if nothing was reserved, or if a ledger cannot be used.
     """
     new = []
     with _locked(ledgers):
@@ -226,11 +209,7 @@ def commit(ledgers: Sequence[Ledger], spend_id: str, result: str) -> None:
 
 
 def check_budgets(ledgers: Sequence[Ledger], costs: Sequence[Cost], who: str) -> None:
-    """Refuse trainings, named `who`, that have no reservation yet and that the budgets do not allow together.
-
-    Raises:
-        LedgerError: a budget would be exceeded, or a ledger is missing or damaged.
-    """
+    """Raise LedgerError if the budgets do not allow these trainings, `who`, together; none may be reserved yet."""
     for ledger in ledgers:
         entries = ledger.entries()
         grant, before = _granted(entries), [entry.cost for entry in entries if entry.cost]

@@ -18,6 +18,7 @@ nothing that depends on a patient is rounded once it was added up:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -30,8 +31,7 @@ STEPS_A_DEVIATION = 2**18
 """Grid points in one to two standard deviations of the noise; 64 times as many are the 2^24 that fp32 holds."""
 LARGEST = 2**24
 LONGEST = 2.0**100  # beyond it the factors that shorten gradients lose their last digits in fp32
-COLUMNS = 2**13
-"""Numbers of each patient that are worked on at once, so that they stay in the processor's cache."""
+COLUMNS = 2**13  # numbers of each patient that are worked on at once, so that they stay in the processor's cache
 
 
 def grid_of(noise_std: float) -> float:
@@ -46,17 +46,9 @@ def noisy_sum(
 ) -> torch.Tensor:
     """Add noise to a sum of clipped gradients: the only numbers that may leave a step.
 
-    Args:
-        clipped: fp64 `(numbers,)`, multiples of the grid as `clipped_sum` makes them; others are first rounded to it.
-        noise_std: standard deviation of the noise, in the unit of `clipped`.
-        generator: of the noise.
-        largest: multiples beyond it are cut to it, after the noise; above 2^24 fp32 would not hold them.
-
-    Returns:
-        fp32 `(numbers,)`, multiples of `grid_of(noise_std)`; fp64 with a `largest` above 2^24.
-
-    Raises:
-        PrivacyError: the sum is of another shape or format, or not finite.
+    `clipped`, fp64 `(numbers,)` and finite (else PrivacyError), is rounded to the grid, on which `clipped_sum` lies
+    already. `noise_std` is in its unit. Multiples of the grid beyond `largest` are cut to it, after the noise. Returns
+    fp32 `(numbers,)`, multiples of `grid_of(noise_std)`; fp64 with a `largest` above 2^24, which fp32 would not hold.
     """
     if clipped.dim() != 1 or clipped.dtype != torch.float64 or not clipped.isfinite().all():
         raise PrivacyError(
@@ -96,7 +88,7 @@ class PrivateOptimizer:
         max_grad_norm: most that a patient may add to the sum, as a Euclidean length.
         expected_batch: patients in a step on average, as declared; the divisor, whatever number was drawn.
         generator: of the noise.
-        ghosts: numbers behind those of the weights that move nothing; `helpers.privacy.ghosts` watches them.
+        ghosts: how many numbers follow those of the weights and move nothing; see `helpers.privacy.ghosts`.
     """
 
     def __init__(
@@ -119,13 +111,9 @@ class PrivateOptimizer:
     def add(self, gradients: torch.Tensor, patients: torch.Tensor, first: int = 0) -> None:
         """Add patients to the step's sum; all records of a patient must come in one call.
 
-        Args:
-            gradients: fp32 `(rows, numbers)`; overwritten.
-            patients: for each row, whose it is: int64 `(rows,)`.
-            first: place of the first of these numbers; those of ghosts begin at `numbers`.
-
-        Raises:
-            PrivacyError: there is not one patient for each row, or the numbers do not fit.
+        `gradients`, fp32 `(rows, numbers)`, are overwritten; `patients`, int64 `(rows,)`, says whose each row is;
+        `first` is the place of the first of these numbers (those of ghosts begin at `self.numbers`). Raises
+        PrivacyError if rows and patients differ in number, or the numbers do not fit.
         """
         end = first + gradients.shape[1]
         if len(patients) != len(gradients) or end > len(self.sum):
@@ -142,8 +130,12 @@ class PrivateOptimizer:
         """Add noise once, divide by the expected batch, move the weights; returns the ghosts' numbers, `(ghosts,)`."""
         noisy = noisy_sum(self.sum, noise_std=self.noise_std, generator=self.generator) / self.expected_batch
         self.sum.zero_()  # or the patients of this step would count in the next one too
-        parts = noisy[: self.numbers].split([weight.numel() for weight in self.weights])
-        for weight, part in zip(self.weights, parts, strict=True):
-            weight.grad = part.view_as(weight).to(weight)
+        hand_out(noisy[: self.numbers], self.weights)
         self.inner.step()
         return noisy[self.numbers :]
+
+
+def hand_out(numbers: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
+    """Give every weight its own of the `(numbers,)`, in order, as its gradient."""
+    for weight, own in zip(weights, numbers.split([weight.numel() for weight in weights]), strict=True):
+        weight.grad = own.view_as(weight).to(weight)

@@ -34,12 +34,8 @@ from helpers.privacy.units import Unit
 class PatientGradients:
     """Computes losses and gradients patient by patient; between its calls the model is as it was.
 
-    Args:
-        model: a PEFT model with one LoRA adapter, its base frozen.
-        dtype: number format of all products; gradients of the adapter's matrices are summed in fp32.
-
-    Raises:
-        PrivacyError: something is trained, or computed, in which patients cannot be kept apart.
+    `model` is a PEFT model with one LoRA adapter, its base frozen; `dtype` the number format of all products, while
+    gradients of the adapter's matrices are summed in fp32. Raises PrivacyError if patients cannot be kept apart.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -71,11 +67,6 @@ class PatientGradients:
                     f"No gradient reached {len(self._missing)} matrices, so that they cannot be clipped."
                 )
         return self._rows
-
-    def by_weight(self, numbers: torch.Tensor) -> list[torch.Tensor]:
-        """Cut `(numbers,)` into the shapes of the trained weights."""
-        pieces = numbers.split([weight.numel() for weight in self.weights])
-        return [own.view_as(weight) for own, weight in zip(pieces, self.weights, strict=True)]
 
     def losses(self, units: Sequence[Unit]) -> torch.Tensor:
         """Each patient's loss, the sum over records of their mean negative log-likelihood: nats, fp32 `(patients,)`."""
@@ -118,10 +109,7 @@ class PatientGradients:
         return self._rows[:, start : start + matrix.numel()].unflatten(1, matrix.shape)
 
     def _linear(self, part: Part, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        if module not in self.adapters:
-            return _Linear.apply(inputs, None, None, module, part, self)
-        first, second = self.adapters[module]
-        return _Linear.apply(inputs, first, second, module, part, self)
+        return _Linear.apply(inputs, *self.adapters.get(module, (None, None)), module, part, self)
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
@@ -216,21 +204,14 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def adapters_of(model: Any) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The two trained matrices of each layer with an adapter.
-
-    Raises:
-        PrivacyError: something else than LoRA is trained, nothing is, or the model has experts or convolutions.
-    """
+    """The two trained matrices of each layer with an adapter. Raises PrivacyError if it cannot keep patients apart."""
     found, trained = {}, set()
-    for module in linear_layers(model):
-        if not isinstance(module, LoraLayer):
-            continue
+    for module in (each for each in model.modules() if isinstance(each, LoraLayer)):
         (name,) = module.active_adapters
         plain = isinstance(module.get_base_layer(), nn.Linear | Conv1D) and name not in module.lora_magnitude_vector
         if plain and name in module.lora_A:
-            pair = module.lora_A[name].weight, module.lora_B[name].weight
-            found[module] = pair
-            trained |= set(map(id, pair))
+            found[module] = module.lora_A[name].weight, module.lora_B[name].weight
+            trained |= set(map(id, found[module]))
     others = [name for name, weight in model.named_parameters() if weight.requires_grad and id(weight) not in trained]
     if others or not found:
         raise PrivacyError(

@@ -5,33 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jinja2 import StrictUndefined, Template
 
+from helpers.data.holders.pipeline import Pipeline
 from helpers.errors import PrivacyError
 from helpers.files import sync, write_atomic, write_json
 from helpers.privacy.accounting import Cost
 from helpers.privacy.ghosts import REFUSED_BELOW, Ghosts, audit
-
-if TYPE_CHECKING:
-    from helpers.data.holders.pipeline import Pipeline
-    from helpers.privacy.training import Recipe, Training
+from helpers.privacy.training import Recipe, Training
 
 
 def verify(training: Training, cost: Cost) -> dict[str, Any]:
-    """Compare what a training did with what was reserved, and the mechanism with its claim.
+    """Compare what a training did with what was reserved, its `cost`, and the mechanism with its claim.
 
-    Args:
-        training: after its last step.
-        cost: what was reserved.
-
-    Returns:
-        The audit of the mechanism; see `helpers.privacy.ghosts.audit`.
-
-    Raises:
-        PrivacyError: naming every disagreement. Nothing may be released then.
+    Returns `helpers.privacy.ghosts.audit`. Raises PrivacyError, naming every disagreement: nothing may be released.
     """
     faults = []
     if training.steps != cost.steps:
@@ -71,26 +61,16 @@ def privacy_report(
 ) -> dict[str, Any]:
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
-    Args:
-        recipe: of a private training.
-        pipeline: of the records.
-        audit: what `verify` returned for it.
-        spend_id: under which the holders' ledgers know it.
-        ledger_heads: holder to its `Ledger.head` when the spend was committed.
-        joined: where the join read records, a sentence each.
-        adapter_sha256: of the released weights; the ledgers name the same.
+    `audit` is what `verify` returned, `spend_id` what the ledgers call the training, `ledger_heads` each holder's
+    `Ledger.head` after the commit, `joined` a sentence for each place where the join read records.
     """
     cost, settings, unit = recipe.cost, recipe.settings, pipeline.unit
     assert cost is not None  # for the type checker: a baseline has no report
     texts = yaml.safe_load(Path(__file__).with_name("coverage.yaml").read_text("utf-8"))
     rows = texts["touched"] + texts["touched_where_measured"] * bool(cost.scores)
     rows += texts["touched_where_fictitious"] * pipeline.fictitious
-    words = {
-        "unit": unit,
-        "declared": settings.patients_expected,
-        "scores": cost.scores,
-        "noise": cost.validation_noise or 0.0,
-    }
+    declared, noise = settings.patients_expected, cost.validation_noise or 0.0
+    words = {"unit": unit, "declared": declared, "scores": cost.scores, "noise": noise}
     touched = [[row[column].format(**words) for column in ("place", "what", "covered")] for row in rows]
     return {
         "epsilon": cost.epsilon,
@@ -98,7 +78,7 @@ def privacy_report(
         "unit": unit,
         "neighbours": f"two data sets of which one has one {unit} more, with all records",
         "cap": pipeline.cap,
-        "units_declared": settings.patients_expected,
+        "units_declared": declared,
         "sampler": f"Poisson sampling: each {unit} independently in each step",
         "sample_rate": cost.sample_rate,
         "expected_units_a_step": recipe.expected_batch,
@@ -126,21 +106,16 @@ def report_page(report: dict[str, Any]) -> str:
 
 
 def release(part: Path, target: Path, report: dict[str, Any] | None) -> None:
-    """Put a trained folder and its report into place together: both appear, or neither.
+    """Put a trained folder and its report (the baseline has none) into place together: both appear, or neither.
 
-    Args:
-        part: a folder beside `target` that holds the adapter.
-        target: where the model is released; an older one there is replaced.
-        report: of `privacy_report`; None for the non-private baseline, which has none.
+    `part` lies beside `target` and holds the adapter; an older model at `target` is replaced.
     """
     if report is not None:
         write_json(part / "privacy_report.json", report)
         write_atomic(part / "privacy_report.html", report_page(report))
-    for inner in part.rglob("*"):
-        if inner.is_file():
-            sync(inner)
+    for made in (part, *part.rglob("*")):
+        made.chmod(0o755 if made.is_dir() else 0o644)  # its owner's alone until now
+        sync(made)
     shutil.rmtree(target, ignore_errors=True)
-    for made in (part, *part.rglob("*")):  # its owner's alone until now
-        made.chmod(0o755 if made.is_dir() else 0o644)
     part.rename(target)  # whole or not at all, never without its report
     sync(target.parent)

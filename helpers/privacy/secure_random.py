@@ -9,10 +9,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from mpmath import mp, mpf, nint
 
-BLOCK = 2**17
-"""Numbers made at once, so that they stay in the processor's cache; even."""
-SPARE_BYTES = 16
-"""What a cipher wants free behind its output."""
+BLOCK = 2**17  # numbers made at once, so that they stay in the processor's cache; even
+SPARE_BYTES = 16  # what a cipher wants free behind its output
 ROUNDING = 2.0**-45
 """Bound on the error of a fp64 Gaussian, over its radius: some 40 times what was measured against 400 bits."""
 FURTHER_BITS = 256
@@ -22,10 +20,8 @@ class SecureGenerator:
     """AES-256 in counter mode (NIST SP 800-38A), under a key from the operating system that is kept nowhere else.
 
     torch's own generators will not do. That of a CPU, a Mersenne Twister, is linear: some 20,000 bits of its numbers
-    tell all others, before and after, however well it was seeded (docs/decisions/0006).
-
-    Args:
-        key: 32 bytes; only where numbers must repeat, as in tests. Whoever has it has all numbers.
+    tell all others, before and after, however well it was seeded (docs/decisions/0006). A `key` of 32 bytes is given
+    only where numbers must repeat, as in tests: whoever has it has all numbers.
     """
 
     def __init__(self, key: bytes | None = None) -> None:
@@ -42,16 +38,9 @@ class SecureGenerator:
 
         Made in pairs (Box and Muller 1958) in fp64. The two uniform numbers of a pair are known to 53 bits, and fp64
         rounds; so each value is known up to an error. Where a value lies so close to a half that the error could
-        change its integer, further random bits are drawn and the pair is computed anew with 400 bits. Given random
-        bits, every integer therefore has its exact probability, the far tail included.
-
-        Args:
-            count: of numbers.
-            deviation: standard deviation before rounding, above 0; 2^17 to 2^18 in `helpers.privacy.mechanism`. The
-                smaller 1 / deviation is against 2^-45, the seldomer a pair is computed anew (4e-8 at 2^18).
-
-        Returns:
-            fp64 `(count,)`, integers, on the CPU.
+        change its integer (4e-8 of pairs at a deviation of 2^18), further random bits are drawn and the pair is
+        computed anew with 400 bits. Given random bits, every integer therefore has its exact probability, the far tail
+        included. `deviation`, above 0, is before rounding. Returns fp64 `(count,)`, on the CPU.
         """
         made = torch.empty(count + count % 2, dtype=torch.float64)
         # Memory is asked for once and then written over: to get it anew takes longer than to make the numbers.

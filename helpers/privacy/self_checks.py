@@ -1,10 +1,9 @@
 """Checks for parts of private training: hand over your own variant, and receive figures or a refusal.
 
 Each check takes one part with the signature that the course's own has, and tests one property from outside. A part
-without it is refused: `PrivacyError` says what was found and what was expected. The course's own parts pass all checks;
-to pass proves nothing beyond the property. Where chance plays a role, a right part is refused with a probability of at
-most `FALSE_ALARM`. δ is checked by `helpers.privacy.accounting.check_delta`, and what a training really did by
-`helpers.privacy.release.verify`.
+without it is refused: `PrivacyError` says what was found and what was expected. To pass proves nothing beyond the
+property. Where chance plays a role, a right part is refused with a probability of at most `FALSE_ALARM`. δ is checked
+by `helpers.privacy.accounting.check_delta`, and what a training really did by `helpers.privacy.release.verify`.
 """
 
 from __future__ import annotations
@@ -38,14 +37,8 @@ def check_sampler(draw: Callable[[int, float, SecureGenerator], list[int]], *, s
     """Is every patient drawn on its own (Poisson sampling), as the accountants take for granted?
 
     Batch sizes, patients, pairs of patients and draws in two batches running are each compared with their binomial
-    distribution, exactly and corrected for their number.
-
-    Args:
-        draw: like `helpers.privacy.units.draw`.
-        seed: of the generator it receives.
-
-    Returns:
-        `{"variance", "expected_variance", "empty"}`: of the batch sizes, and the number of empty batches.
+    distribution, exactly and corrected for their number. `draw`, like `helpers.privacy.units.draw`, receives a
+    generator of this `seed`. Returns figures of the batch sizes, and the number of empty batches.
     """
     generator = SecureGenerator(seed.to_bytes(32, "big"))
     drawn = np.zeros((BATCHES, PATIENTS), dtype=np.int64)
@@ -84,17 +77,10 @@ def check_batch_composition(
 ) -> Figures:
     """Is a patient's gradient the same, to the last bit, whoever else is in the batch and wherever it stands?
 
-    If not, others scale or read this patient's records, and clipping bounds nothing.
-
-    Args:
-        gradients: like `helpers.privacy.patient_gradients.PatientGradients.gradients`, or its `losses`: of some
-            patients, a row or a number for each. With a model whose adapter changes something.
-        longest: tokens of the longest record, 3 or more; in every batch somebody has one.
-        compositions: batches tried, of 3 to 8 invented patients with up to 3 records.
-        seed: of what is invented.
-
-    Returns:
-        `{"compositions", "largest_change"}`: how many were tried, and 0.
+    If not, others scale or read this patient's records, and clipping bounds nothing. `gradients` is like
+    `PatientGradients.gradients`, or its `losses`, of a model whose adapter changes something: a row or a number for
+    each patient. Each of the `compositions` has 3 to 8 invented patients with up to 3 records, the longest of which
+    has `longest` tokens, 3 or more.
     """
     chooser = random.Random(seed)
 
@@ -126,9 +112,9 @@ def check_batch_composition(
 
 
 def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, length: float) -> float:
-    """Length of the clipped sum over patients with so many `records` each, which all pull in one direction.
+    """Length of the clipped sum over patients with so many `records` each, all of one direction and this `length`.
 
-    It is given over `max_grad_norm`, and so is `length`, of the gradient of one record.
+    Both lengths are given over `max_grad_norm`.
     """
     optimizer, _ = _optimizer(make_optimizer)
     owners = torch.tensor([owner for owner, count in enumerate(records) for _ in range(count)])
@@ -137,10 +123,7 @@ def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, len
 
 
 def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
-    """Is a patient clipped as one, whatever the number of its records, and no more than needed?
-
-    Takes a class like `helpers.privacy.mechanism.PrivateOptimizer`; returns `clipped_length` of each case.
-    """
+    """Is a patient clipped as one by an optimizer like `PrivateOptimizer`, and no more than needed?"""
     cases = {
         "A patient with 50 long records": ([50], 2.0, 1.0),
         "Three patients with 50, 1 and 3 long records": ([50, 1, 3], 2.0, 3.0),
@@ -161,14 +144,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
     there from the eight, and from the nine; one number that cannot be reached is certainty, whatever ε says (Mironov
     2012). Then the noise itself: all on one grid, which does not depend on the data; the last eight bits of its
     multiples uniform, with and without the known sum, so that they tell nothing; Gaussian, with the claimed deviation.
-
-    Args:
-        noisy_sum: like `helpers.privacy.mechanism.noisy_sum`.
-        numbers: of one step.
-        noise_multiplier: standard deviation of the noise over the clipping norm.
-
-    Returns:
-        `{"impossible", "off_grid", "bits_p", "gauss_p"}`: counts over both steps, and the smaller p-values.
+    Takes a function like `helpers.privacy.mechanism.noisy_sum`; returns counts over both steps, and the least p-values.
     """
     noise_std = noise_multiplier * NORM
     grid = grid_of(noise_std)
@@ -200,10 +176,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
 
 
 def check_step(make_optimizer: MakeOptimizer) -> Figures:
-    """Is every step noised, and divided by the expected number of patients, whoever was drawn, nobody included?
-
-    Takes a class like `helpers.privacy.mechanism.PrivateOptimizer`; returns `{"divisor"}`, the same for all batches.
-    """
+    """Is every step of an optimizer like `PrivateOptimizer` noised, and divided alike, whoever or nobody was drawn?"""
     share = NORM / 2 / NUMBERS**0.5  # of a patient in each number, half as long as is clipped
     for batch in ([0], [1], [3], [1, 2]):  # patients in each micro-batch
         optimizer, weight = _optimizer(make_optimizer)
@@ -237,7 +210,7 @@ def check_adapters(prepare: Callable[[Any], tuple[Any, Any]], base: Any) -> Figu
     """Does a step move every adapter matrix, and nothing else? Its noise moves all that the optimizer holds.
 
     `prepare` receives a copy of `base`, a causal language model, attaches an adapter and makes its `PrivateOptimizer`;
-    it returns (model, optimizer). Returns `{"adapter_matrices"}`, how many moved.
+    it returns (model, optimizer).
     """
     model, optimizer = prepare(copy.deepcopy(base))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -253,17 +226,10 @@ def check_adapters(prepare: Callable[[Any], tuple[Any, Any]], base: Any) -> Figu
 
 
 def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int) -> Figures:
-    """Does the noise differ between two trainings with one configuration?
+    """Does the noise of generators like `SecureGenerator` differ between two trainings with one configuration's `seed`?
 
     Python, NumPy and torch are seeded before each, as training does. Whether a seed can be guessed, from the time for
-    example, cannot be seen from outside.
-
-    Args:
-        make_generator: like `helpers.privacy.secure_random.SecureGenerator`.
-        seed: of the configuration.
-
-    Returns:
-        `{"equal"}`, the share of equal values in 1,000.
+    example, cannot be seen from outside. Returns the share of equal values in 1,000.
     """
     drawn = []
     for _ in range(2):

@@ -28,7 +28,7 @@ from helpers.models.precision import best_device, compute_dtype
 from helpers.privacy.accounting import Cost
 from helpers.privacy.ghosts import GHOSTS, Ghosts
 from helpers.privacy.layout import BLOCK
-from helpers.privacy.mechanism import SLACK, PrivateOptimizer, clipped_sum, grid_of, noisy_sum
+from helpers.privacy.mechanism import SLACK, PrivateOptimizer, clipped_sum, grid_of, hand_out, noisy_sum
 from helpers.privacy.patient_gradients import PatientGradients
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.self_checks import check_batch_composition, check_noisy_sum
@@ -47,23 +47,14 @@ Step = Callable[[Sequence[Unit]], list[Unit]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the trained weights, but for the records.
+    """What decides the trained weights, but for the records."""
 
-    Attributes:
-        base_name: the frozen base; see `helpers.models.find.resolve_model`.
-        target_modules: `all-linear` or names of layers.
-        settings: the section `privacy` of the configuration.
-        cost: what the training was planned and paid for as; None for the baseline.
-        seed: of the adapter's first values, and of the order of the baseline's patients.
-        threads: CPU threads; None leaves torch's choice.
-    """
-
-    base_name: str
-    target_modules: str | list[str]
+    base_name: str  # the frozen base; see `helpers.models.find.resolve_model`
+    target_modules: str | list[str]  # `all-linear` or names of layers
     settings: Privacy
-    cost: Cost | None
-    seed: int
-    threads: int | None
+    cost: Cost | None  # what the training was planned and paid for as; None for the baseline
+    seed: int  # of the adapter's first values, and of the order of the baseline's patients
+    threads: int | None  # of the CPU; None leaves torch's choice
 
     @property
     def expected_batch(self) -> float:
@@ -77,16 +68,7 @@ SAVED = ("steps", "ghosts", "log", "tokens")
 class Training:
     """A model made ready for one training; `run` trains it. To make it costs no budget: no record is read.
 
-    Attributes:
-        model, tokenizer: the PeftModel and its tokenizer.
-        steps: taken so far, each counted where its noise was drawn.
-        ghosts: what the mechanism's audit needs; empty in the baseline.
-        log: a row for each measurement on validation patients: `{"step", "heldout_loss"}` and in a private training,
-            where both are noised, `"patients"`.
-        tokens: learnt tokens, all steps together; equal records are computed, and counted, once. Private.
-
-    Raises:
-        PrivacyError: the model cannot be trained privately, or not on this machine.
+    Raises PrivacyError if the model cannot be trained privately, or not on this machine.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -114,9 +96,10 @@ class Training:
         rate = settings.baseline_learning_rate if recipe.cost is None else settings.learning_rate
         self.optimizer = torch.optim.AdamW(self.patients.weights, lr=rate, weight_decay=0.0, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, settings.steps))
-        self.steps = self.tokens = 0
-        self.ghosts: dict[str, torch.Tensor] = {}
-        self.log: list[Record] = []
+        self.steps = 0  # each counted where its noise was drawn
+        self.tokens = 0  # learnt tokens of all steps; equal records are computed, and counted, once. Private
+        self.ghosts: dict[str, torch.Tensor] = {}  # what the mechanism's audit needs; empty in the baseline
+        self.log: list[Record] = []  # see `measure`
 
     def _check_on_moved_weights(self) -> None:
         """Check independence with an adapter that changes something: LoRA's B is zero at first."""
@@ -135,26 +118,15 @@ class Training:
 
         A killed training goes on from `checkpoint`. A private one gets a new key of the operating system at every
         start, so that no noise is used twice; each checkpoint replaces the one before, and steps after the last one
-        are lost with the process, so that no two continuations of one state are ever on the disk.
-
-        Args:
-            checkpoint: the file that holds the last state.
-            identity: digest of records and settings; a checkpoint with another one is refused.
-            examples: see `helpers.privacy.units.encode_units`.
-            validation: of other patients; may be empty.
-            title: of the progress bar.
-
-        Raises:
-            PrivacyError: records or checkpoint cannot be used.
+        are lost with the process, so that no two continuations of one state are ever on the disk. A checkpoint of
+        another `identity`, a digest of records and settings, is refused. `validation` may be empty.
         """
-        settings = self.recipe.settings
-        units = encode_units(examples, self.tokenizer, max_length_tokens=settings.max_length_tokens)
-        held_out: list[Unit] = []
-        if validation:
-            held_out = encode_units(validation, self.tokenizer, max_length_tokens=settings.max_length_tokens)
+        settings, limit = self.recipe.settings, self.recipe.settings.max_length_tokens
+        units = encode_units(examples, self.tokenizer, max_length_tokens=limit)
+        held_out = encode_units(validation, self.tokenizer, max_length_tokens=limit) if validation else []
         generator = SecureGenerator()
         self._resume(checkpoint, identity)
-        take_step = self.baseline_step() if self.recipe.cost is None else self.private_step(self.recipe.cost, generator)
+        take_step = self.baseline_step if self.recipe.cost is None else self.private_step(self.recipe.cost, generator)
         with tqdm(total=settings.steps, initial=self.steps, desc=f"train {title}", unit="step") as bar:
             while self.steps < settings.steps:
                 for unit in take_step(units):
@@ -195,25 +167,20 @@ class Training:
 
         return step
 
-    def baseline_step(self) -> Step:
-        """What takes one ordinary step, on the patients whose turn it is."""
+    def baseline_step(self, units: Sequence[Unit]) -> list[Unit]:
+        """Take one ordinary step on the patients whose turn it is, and return them."""
         settings, weights = self.recipe.settings, self.patients.weights
-
-        def step(units: Sequence[Unit]) -> list[Unit]:
-            size = max(1, round(self.recipe.expected_batch))
-            drawn = [units[place] for place in shuffled(len(units), size, self.steps, self.recipe.seed)]
-            sums = [self.patients.gradients(part).sum(dim=0) for part in parts(drawn, settings.physical_rows)]
-            for weight, own in zip(weights, self.patients.by_weight(sum(sums) / size), strict=True):
-                weight.grad = own
-            torch.nn.utils.clip_grad_norm_(weights, settings.baseline_max_grad_norm)
-            self.optimizer.step()
-            self.steps += 1
-            return drawn
-
-        return step
+        size = max(1, round(self.recipe.expected_batch))
+        drawn = [units[place] for place in shuffled(len(units), size, self.steps, self.recipe.seed)]
+        sums = [self.patients.gradients(part).sum(dim=0) for part in parts(drawn, settings.physical_rows)]
+        hand_out(sum(sums) / size, weights)
+        torch.nn.utils.clip_grad_norm_(weights, settings.baseline_max_grad_norm)
+        self.optimizer.step()
+        self.steps += 1
+        return drawn
 
     def measure(self, held_out: Sequence[Unit], generator: SecureGenerator) -> None:
-        """Mean loss a token of the validation patients; if private, their sum and number are both noised."""
+        """Log the mean loss a token of the validation patients; if private, their sum and number are both noised."""
         cost = self.recipe.cost
         self.model.eval()
         batches = parts(held_out, self.recipe.settings.physical_rows)
@@ -258,9 +225,8 @@ class Training:
                 "void the guarantee. Choose another RUN folder, or delete the folder it lies in to train anew, at a "
                 "new cost."
             )
-        with torch.no_grad():
-            for weight, saved in zip(self.patients.weights, state["weights"], strict=True):
-                weight.copy_(saved)
+        for weight, saved in zip(self.patients.weights, state["weights"], strict=True):
+            weight.data.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         for name in SAVED:

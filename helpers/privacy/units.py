@@ -20,13 +20,9 @@ Row = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """One patient.
+    """One patient: the token ids of each record, and for each the first token that is learnt, 1 or more.
 
-    Attributes:
-        name: the patient's.
-        rows: the token ids of each of their records.
-        begins: for each record, the first token that is learnt, 1 or more: those before are given, as questions are.
-            Empty: all but the start token are learnt.
+    Those before are given, as questions are. Without `begins`, all but the start token are learnt.
     """
 
     name: str
@@ -42,15 +38,9 @@ class Unit:
 def encode_units(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length_tokens: int
 ) -> list[Unit]:
-    """Group examples by patient, in the order in which patients first appear.
+    """Group examples by patient, their `unit`, in the order in which patients first appear.
 
-    Args:
-        examples: each with the `unit` that it belongs to; its answer is learnt, and its prompt read.
-        tokenizer: of the base model.
-        max_length_tokens: longest example.
-
-    Raises:
-        PrivacyError: an example is nobody's, fewer than two patients, or examples that are too long; none is shown.
+    Raises PrivacyError, which shows no record, for an example of nobody, fewer than two patients, or a long example.
     """
     if not all(example.unit for example in examples):
         raise PrivacyError("Some examples have no unit, so that what each patient adds to training cannot be bounded.")
@@ -64,10 +54,7 @@ def encode_units(
             f"Some records are longer than privacy.max_length_tokens = {max_length_tokens} tokens. Raise it, "
             "or take long records out of the holders' files; none is cut in silence."
         )
-    return [
-        Unit(name, tuple(row for row, _ in of_unit), tuple(begin for _, begin in of_unit))
-        for name, of_unit in rows.items()
-    ]
+    return [Unit(name, *zip(*of_unit, strict=True)) for name, of_unit in rows.items()]
 
 
 def draw(count: int, sample_rate: float, generator: SecureGenerator) -> list[int]:
@@ -79,8 +66,7 @@ def draw(count: int, sample_rate: float, generator: SecureGenerator) -> list[int
 def shuffled(count: int, size: int, step: int, seed: int) -> list[int]:
     """The `size` units of step `step`, from 0, out of passes over all `count` units, each in an order of its own.
 
-    Among themselves the first units stand in the same order however many follow them.
-    Ordinary training: everybody comes equally often, but for the last pass. No accountant here covers it.
+    Among themselves the first units stand in the same order however many follow them. No accountant here covers it.
     """
     places = range(step * size, (step + 1) * size)
     orders = {

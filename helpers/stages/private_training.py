@@ -48,14 +48,9 @@ def models_to_train(run: Run) -> dict[str, float | None]:
 def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """The spend ledger of each holder, with the newest grant that the pipeline names.
 
-    Args:
-        run: its configuration names pipeline and folder of ledgers.
-        begin: begin missing ledgers with what the holders grant; those of fictitious records always are. Nobody
-            else's begins by itself: a lost one would come back with its whole budget.
-
-    Raises:
-        LedgerError: a grant is refused; or a ledger is missing, damaged, or behind a released model's report.
-        PrivacyError: a holder grants nothing, or has not signed what it grants.
+    With `begin`, missing ledgers are begun with what the holders grant; those of fictitious records always are. Nobody
+    else's begins by itself: a lost one would come back with its whole budget. Raises LedgerError if a grant is refused,
+    or a ledger missing, damaged, or behind a released model's report, and PrivacyError if a holder grants nothing.
     """
     pipeline = pipeline_of(run)
     opened = [
@@ -65,8 +60,7 @@ def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     for report in sorted(run.path.parent.glob("*/models/[!.]*/privacy_report.json")):
         heads = read_json(report)["ledgers"]
         for each in opened:
-            head = heads.get(each.holder)
-            if head is not None and not each.contains(head):
+            if each.holder in heads and not each.contains(heads[each.holder]):
                 raise LedgerError(
                     f"The ledger of {each.holder} lacks an entry that {report} was committed to: it was cut off, or "
                     "begun anew. Restore it, or set privacy.ledgers to the folder where it lies. If that run keeps "
@@ -93,11 +87,7 @@ def _grant_of(pipeline: Pipeline, holder: Holder) -> Grant:
 
 
 def planned(run: Run, name: str = "private") -> Cost:
-    """What a private training will cost, computed before it begins and without a look at the records.
-
-    Raises:
-        PrivacyError: the holders declare no number of patients, or no guarantee can be given.
-    """
+    """What a private training will cost, without a look at records. Raises PrivacyError if there is no guarantee."""
     settings, pipeline = run.config.privacy, pipeline_of(run)
     split = pipeline.split
     by_content = f", {sha256(pipeline.path)}" if pipeline.unit == "record" else ""  # columns and masking decide too
@@ -120,11 +110,7 @@ def planned(run: Run, name: str = "private") -> Cost:
 
 
 def recipe_of(run: Run, name: str) -> Recipe:
-    """What decides the weights of a training, its cost included.
-
-    Raises:
-        PrivacyError: it is the baseline, and a holder did not declare its records fictitious.
-    """
+    """What decides the weights of a training, its cost included. Raises PrivacyError for a baseline on real records."""
     real = ", ".join(holder.name for holder in pipeline_of(run).holders if not holder.fictitious)
     if name == BASELINE and real:
         raise PrivacyError(
@@ -142,25 +128,11 @@ def state_of(run: Run, name: str) -> Path:
     return run.home / "state" / name
 
 
-def record_of(run: Run, name: str) -> Path:
-    """What a training on fictitious records took: learnt tokens, seconds, memory. They depend on who was drawn."""
-    return run.home / "trainings" / f"{name}.json"
-
-
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
     """02: train the private models, each entered in the ledgers, then the non-private baseline, into models/<name>/.
 
-    Args:
-        run: the run folder.
-        only: train this model alone.
-
-    Returns:
-        Model name to its summary: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}` and, on
-        fictitious records, `{"tokens", "seconds", "peak_memory_mb"}`.
-
-    Raises:
-        PrivacyError: the guarantee cannot be given or shown; nothing is released then.
-        LedgerError: a holder's budget does not allow it.
+    With `only`, that model alone. Returns model name to `told_of`. Nothing is released if it raises PrivacyError, as
+    the guarantee cannot be given or shown, or LedgerError, as a holder's budget does not allow it.
     """
     names = models_to_train(run)
     if only is not None and only not in names:
@@ -196,11 +168,12 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
 
 
 def told_of(run: Run, name: str) -> dict[str, Any]:
-    """What is told of a training: its released training.json and, of fictitious records, tokens, times and memory."""
-    told = read_json(run.path / "models" / name / "training.json")
-    if record_of(run, name).exists():
-        told |= read_json(record_of(run, name))
-    return told
+    """What is told of a training: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}`.
+
+    On fictitious records also what it took, which depends on who was drawn: `{"tokens", "seconds", "peak_memory_mb"}`.
+    """
+    took = run.home / "trainings" / f"{name}.json"
+    return read_json(run.path / "models" / name / "training.json") | (read_json(took) if took.exists() else {})
 
 
 def train_accounted(run: Run, name: str, target: Path) -> None:
@@ -208,11 +181,6 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
 
     The last checkpoint holds the whole result. Until the caller deletes it, all that comes after training can be done
     again from it, to the same weights.
-
-    Args:
-        run: with its records joined.
-        name: of the model.
-        target: the folder it is released into.
     """
     part, states = target.with_name(f".{name}.part"), state_of(run, name)
     for half_written in states.glob(".*.pt.*"):  # by a kill; it would be a second continuation of one state
@@ -254,10 +222,7 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
 
 
 def _identity(run: Run, recipe: Recipe) -> str:
-    """Digest of the training file and of what decides the result.
-
-    The file's bytes are hashed and no record is read: that comes after its cost is reserved.
-    """
+    """Digest of what decides the result; of the records' file the bytes count, for none is read before it is paid."""
     settings = recipe.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT["privacy"])
     cost = asdict(recipe.cost) if recipe.cost else None
     records = sha256(run.home / "dataset" / "train.jsonl")
@@ -290,6 +255,6 @@ def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity
     }
     write_json(part / "training.json", told)
     if pipeline_of(run).fictitious:  # of real records, this would be one more look
-        record_of(run, name).parent.mkdir(mode=0o700, exist_ok=True)
-        write_json(record_of(run, name), {"tokens": ready.tokens, **used})
+        (run.home / "trainings").mkdir(mode=0o700, exist_ok=True)
+        write_json(run.home / "trainings" / f"{name}.json", {"tokens": ready.tokens, **used})
     return audit

@@ -13,6 +13,7 @@ from small_models import SHAPE, save_small
 
 from helpers.errors import PrivacyError
 from helpers.privacy import layout, patient_gradients
+from helpers.privacy.mechanism import hand_out
 from helpers.privacy.patient_gradients import PatientGradients
 from helpers.privacy.self_checks import check_batch_composition
 from helpers.privacy.units import Unit
@@ -64,9 +65,7 @@ def test_nor_in_200_batches_of_a_trained_real_model(dtype: torch.dtype, quantisa
     patients = PatientGradients(adapted("smollm2-135m-instruct", dtype, quantisation, r=16), dtype)
     descent = torch.optim.AdamW(patients.weights, lr=1e-3)
     for _ in range(3):
-        mean = patients.gradients(UNITS).mean(dim=0)
-        for weight, own in zip(patients.weights, patients.by_weight(mean), strict=True):
-            weight.grad = own.clone()
+        hand_out(patients.gradients(UNITS).mean(dim=0), patients.weights)
         descent.step()
     check_batch_composition(patients.gradients, longest=48, compositions=200)  # the example's longest record has 41
 
