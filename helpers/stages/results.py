@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import PROJECT_ROOT, load_config
+from helpers.data.example import read_examples
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run, flat
@@ -44,35 +45,27 @@ def score(run: Run) -> dict[str, Any]:
         return gather_results(run)
     scores = {name: run.home / "scores" / f"{name}.jsonl" for name in order}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
-        metrics, quality = load_metrics(
-            settings.static_model,
-            settings.sentence_model,
-            None if run.config.pipeline and settings.cross_encoder == "embedded" else settings.cross_encoder,
-            train=folder / "train.jsonl",
-            cross_encoder_folder=run.home / "models" / "cross_encoder",
-            seed=run.config.seed,
-        )
-        answers = {name: predictions / f"{name}.jsonl" for name in order}
+        test = read_examples(folder / "test.jsonl")
+        answers = {name: results.read_answers(predictions / f"{name}.jsonl", test) for name in order}
+        train = None if run.config.pipeline else folder / "train.jsonl"
+        kept = run.home / "models" / "cross_encoder"
+        metrics, quality = load_metrics(settings, train, kept, seed=run.config.seed)
         verdicts: dict[str, list[Record]] = {name: [] for name in order}
         identity = _identity(run)
         if judged:
             with chat_endpoint(run) as endpoint:
                 identity["judge"] = endpoint.name
                 verdicts = judge_sample(
-                    folder / "test.jsonl",
-                    answers,
-                    endpoint,
-                    count=judged,
-                    folder=run.home / "judge",
-                    seed=run.config.seed,
+                    test, answers, endpoint, count=judged, folder=run.home / "judge", seed=run.config.seed
                 )
+        rows = {}
         for name in order:
-            rows = results.score_answers(folder / "test.jsonl", answers[name], metrics=metrics, verdicts=verdicts[name])
-            write_jsonl(scores[name], rows)
+            rows[name] = results.score_answers(test, answers[name], metrics=metrics, verdicts=verdicts[name])
+            write_jsonl(scores[name], rows[name])
         gathered = results.collect_results(
-            folder / "test.jsonl",
-            predictions,
-            run.home / "scores",
+            test,
+            answers,
+            rows,
             {name: _cost(run, name) for name in order},
             run=identity,
             dataset=_dataset(run),
