@@ -8,16 +8,14 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.data.example import Example
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import UnreadableReply
 from helpers.evaluation.results import by_bucket, spread
 from helpers.files import Record
 from helpers.resumable import resumable_map
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 RUBRIC = (
     "You grade answers. Compare the answer with the reference.\n"
@@ -51,7 +49,7 @@ def choose_items(items: Sequence[Example], max_items: int, seed: int) -> list[st
 def judge_sample(
     test: Sequence[Example],
     answers: Mapping[str, Mapping[str, str]],
-    endpoint: "ChatEndpoint",
+    endpoint: ChatEndpoint,
     *,
     count: int,
     folder: Path,
@@ -64,11 +62,8 @@ def judge_sample(
         answers: for each model, id to answer.
         endpoint: an open chat endpoint.
         count: items of the sample.
-        folder: verdicts are kept here as they come, so that a killed judge goes on.
+        folder: holds the verdicts of each model; see `judge_answers`.
         seed: of the sample.
-
-    Returns:
-        Model name to verdicts; see `judge_answers`.
     """
     chosen = choose_items(test, count, seed)
     sample = [item for item in test if item.id in chosen]
@@ -79,9 +74,7 @@ def judge_sample(
     return verdicts
 
 
-def judge_answers(
-    items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, seed: int
-) -> list[Record]:
+def judge_answers(items: Sequence[Mapping[str, str]], endpoint: ChatEndpoint, *, path: Path, seed: int) -> list[Record]:
     """Have a model judge answers at temperature 0, and keep each verdict as soon as it is there.
 
     A call with the same path goes on where a killed one stopped: an item is asked again only if what the judge reads or
@@ -90,13 +83,12 @@ def judge_answers(
     Args:
         items: `{"id", "question", "reference", "answer"}` each.
         endpoint: the judge.
-        path: JSON Lines file of verdicts; one line is appended for each finished item.
+        path: JSON Lines file of verdicts.
         seed: for servers that honour it.
 
     Returns:
         `{"id", "case", "answer", "judge", "verdict", "reason"}` for each item, in their order; `case` is a digest of
-        what was read; `verdict` is `correct`, `incorrect`, or None where the judge's reply could not be read, which
-        the reason explains.
+        what was read; `verdict` is `correct`, `incorrect`, or None where the judge's reply could not be read.
 
     Raises:
         EndpointError: the server failed; finished verdicts stay in the file.
@@ -123,7 +115,7 @@ def _digest(item: Mapping[str, str]) -> str:
     return hashlib.sha256(f"{RUBRIC}\n{_case(item)}".encode()).hexdigest()[:12]
 
 
-def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> dict[str, Any]:
+def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int) -> dict[str, Any]:
     messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)

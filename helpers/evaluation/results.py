@@ -59,7 +59,7 @@ def score_answers(
         verdicts: what `judge_answers` returned, for some or all of the items.
 
     Returns:
-        A row of `scores/<model>.jsonl` for each test item, in the order of the test.
+        A row of `scores/<model>.jsonl` for each test item, in their order.
     """
     judged = {row["id"]: row for row in verdicts}
     given, references = [answers[example.id] for example in test], [example.answer for example in test]
@@ -91,8 +91,7 @@ def collect_results(
         answers: for each model, id to answer.
         scores: for each model, what `score_answers` returned; their order is the report's.
         costs: `{"seconds", "peak_memory_mb"}` of answering, for each model.
-        **extra: further facts for the report, stored as they are: `run`, `dataset`, `training`, `judge`,
-            `cross_encoder`.
+        **extra: further facts for the report, stored as they are: `run`, `dataset`, `training`, `cross_encoder`.
 
     Returns:
         What `results.json` holds: `models` with a rate for each bucket, means of the metrics, and these means
@@ -108,13 +107,13 @@ def collect_results(
     models: dict[str, Any] = {}
     for name, rows in scores.items():
         buckets = by_bucket((row["bucket"], row) for row in rows)
-        rated = {bucket: [r["correct"] for r in own if r["correct"] is not None] for bucket, own in buckets.items()}
+        rated = by_bucket((row["bucket"], row["correct"]) for row in rows if row["correct"] is not None)
         models[name] = {
-            "buckets": {bucket: rate_with_interval(sum(own), len(own)) for bucket, own in rated.items() if own},
+            "buckets": {bucket: rate_with_interval(sum(own), len(own)) for bucket, own in rated.items()},
             "likeness": {
                 bucket: {"n": len(own), **_means(own)}
                 for bucket, own in buckets.items()
-                if len(rated[bucket]) < len(own)
+                if len(rated.get(bucket, [])) < len(own)
             },
             "metrics": {**_means(rows), "separation": _separation(about_facts[name]), "judge": summarise_judge(rows)},
             **costs[name],
@@ -125,17 +124,33 @@ def collect_results(
     apart = [[example for example in own if len(verdicts[example.id]) > 1] for own in items.values()]
     unrated = [example for example in test if verdicts[example.id] == {None}]
     cosines = [(row["sentence"], row["correct"]) for row in all_facts if row["sentence"] is not None]
+    general = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
+    base = general.pop("base", None)
+
+    def side_by_side(item: Example) -> dict[str, Any]:
+        told = {
+            name: {key: rows[item.id][key] for key in ("correct", "sentence", "judge")} for name, rows in by_id.items()
+        }
+        return {
+            "id": item.id,
+            "bucket": item.bucket,
+            "question": item.question,
+            "expected": list(item.expected),
+            "reference": item.answer,
+            "answers": {name: {"answer": answers[name][item.id], **of_model} for name, of_model in told.items()},
+        }
+
     return {
         **extra,
         "models": models,
-        "forgetting": _forgetting(models),
+        "forgetting": {n: None if rate is None or base is None else rate - base for n, rate in general.items()},
         "separation": _separation(all_facts),
         "similarity": {
             word: sorted(round(cosine, 3) for cosine, right in cosines if right == correct)
             for word, correct in (("correct", True), ("wrong", False))
         },
-        "disagreements": [_side_by_side(example, answers, by_id) for example in spread(apart, MAX_DISAGREEMENTS)],
-        "unrated": [_side_by_side(example, answers, by_id) for example in unrated[:MAX_UNRATED]],
+        "disagreements": [side_by_side(example) for example in spread(apart, MAX_DISAGREEMENTS)],
+        "unrated": [side_by_side(example) for example in unrated[:MAX_UNRATED]],
         "disagreeing": sum(map(len, apart)),
     }
 
@@ -180,29 +195,4 @@ def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:
         "unscored": len(judged) - len(scored),
         "rate": rate_with_interval(sum(called for called, _ in scored), len(scored))["rate"],
         "kappa_with_containment": cohens_kappa([called for called, _ in both], [right for _, right in both]),
-    }
-
-
-def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
-    rates = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
-    base = rates.pop("base", None)
-    return {name: None if rate is None or base is None else rate - base for name, rate in rates.items()}
-
-
-def _side_by_side(
-    item: Example, answers: Mapping[str, Mapping[str, str]], scores: Mapping[str, Mapping[str, Record]]
-) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "bucket": item.bucket,
-        "question": item.question,
-        "expected": list(item.expected),
-        "reference": item.answer,
-        "answers": {
-            name: {
-                "answer": answers[name][item.id],
-                **{key: rows[item.id][key] for key in ("correct", "sentence", "judge")},
-            }
-            for name, rows in scores.items()
-        },
     }

@@ -42,16 +42,6 @@ def comparison_table(results: Results) -> pd.DataFrame:
     return table.rename_axis(index="model", columns="bucket")
 
 
-def likeness_table(results: Results) -> pd.DataFrame:
-    """Means of the metrics over answers that are compared with a reference only: one row a model and bucket."""
-    rows = [
-        {"model": name, "bucket": bucket, **values}
-        for name, model in results["models"].items()
-        for bucket, values in model.get("likeness", {}).items()
-    ]
-    return pd.DataFrame(rows).set_index(["bucket", "model"]).dropna(axis="columns", how="all").round(3)
-
-
 def _cell(rate: Mapping[str, Any] | None) -> str:
     if not rate or rate["rate"] is None:
         return "–"
@@ -59,11 +49,17 @@ def _cell(rate: Mapping[str, Any] | None) -> str:
 
 
 def print_table(results: Results) -> None:
-    """Print the headline and the comparison table to the terminal."""
+    """Print the headline, the comparison table and the means of the metrics to the terminal."""
     print(headline(results)[0])
     print(comparison_table(results).to_string())
-    if any(model.get("likeness") for model in results["models"].values()):
-        print(f"\nLikeness to the reference, where a reference is a sentence:\n{likeness_table(results).to_string()}")
+    likeness = [
+        {"bucket": bucket, "model": name, **values}
+        for name, model in results["models"].items()
+        for bucket, values in model.get("likeness", {}).items()
+    ]
+    if likeness:
+        table = pd.DataFrame(likeness).set_index(["bucket", "model"]).dropna(axis="columns", how="all").round(3)
+        print(f"\nLikeness to the reference, where a reference is a sentence:\n{table.to_string()}")
     if few_items(results):
         print(f"\n{few_items(results)}")
 

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from helpers.data.example import Example
 from helpers.errors import EvaluationError
-from helpers.evaluation.intervals import Rate, rate_with_interval
+from helpers.evaluation.intervals import rate_with_interval
 from helpers.models.likelihood import Floats
 
 
@@ -49,7 +49,7 @@ def auc_with_interval(inside: Floats, outside: Floats) -> dict[str, float]:
     return {"auc": float(auc), "low": float(min(low, surest)), "high": float(max(high, 1 - surest))}
 
 
-def found_at_one_percent(inside: Floats, outside: Floats) -> Rate | None:
+def found_at_one_percent(inside: Floats, outside: Floats) -> dict[str, Any] | None:
     """Share of members found while at most 1 % of the non-members are taken for members, with its 95 % interval.
 
     The average hides an attack that is sure of a few; this does not (Carlini et al. 2022, arXiv:2112.03570). Fewer
