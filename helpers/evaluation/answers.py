@@ -12,36 +12,23 @@ from helpers.data.glossary.entries import Entry
 
 
 def glossary_messages(test: Sequence[Example], entries: Sequence[Entry], count: int) -> list[list[Message]]:
-    """The question behind the glossary lines nearest to it: what retrieval gives without any training.
+    """Each question behind the `count` glossary lines nearest to it: what retrieval gives without any training.
 
     Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
     is shown its neighbours and a general question whatever is nearest.
-
-    Args:
-        test: the test set.
-        entries: the glossary.
-        count: lines shown, 1 or more.
     """
     asked = []
     for example in test:
         question = example.question
         nearest = sorted(entries, key=lambda entry: -_closeness(question, entry))[:count]
         lines = [f"{e.acronym}{f' ({e.field})' if e.field else ''}: {e.definition}" for e in nearest]
-        prompt = (
-            "Glossary:\n" + "\n".join(lines) + "\n\nIf the glossary lacks the acronym, say that you do not know it."
-        )
-        asked.append([{"role": "user", "content": f"{prompt}\n\nQuestion: {question}"}])
+        told = ["Glossary:", *lines, "", "If the glossary lacks the acronym, say that you do not know it."]
+        asked.append([{"role": "user", "content": "\n".join([*told, "", f"Question: {question}"])}])
     return asked
 
 
 def nearest_rows_messages(test: Sequence[Example], train: Sequence[Example], count: int) -> list[list[Message]]:
-    """The question behind the training questions nearest to it, with their answers.
-
-    Args:
-        test: the test set.
-        train: the rows to look in.
-        count: rows shown, 1 or more.
-    """
+    """Each question behind the `count` training questions nearest to it, with their answers."""
     questions = [example.question for example in train]
     asked = []
     for example in test:

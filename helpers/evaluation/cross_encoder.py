@@ -13,6 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import Dataset
+from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from transformers import set_seed
+
 from helpers.data.example import Example, read_examples
 from helpers.errors import EvaluationError
 from helpers.files import read_json, sha256, write_json
@@ -48,7 +53,7 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
         [0, 1], on pairs of entries that were not trained on, half of them right.
 
     Raises:
-        EvaluationError: the conversations hold fewer than three entries.
+        EvaluationError: see `make_pairs`.
     """
     code = code_digest("evaluation/cross_encoder")
     made_from = {"train_sha256": sha256(train_path), "seed": seed, "max_pairs": max_pairs, "code": code}
@@ -77,15 +82,6 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
 
 
 def _fit(pairs: Sequence[Pair], seed: int) -> Any:
-    from datasets import Dataset
-    from sentence_transformers.cross_encoder import (
-        CrossEncoder,
-        CrossEncoderTrainer,
-        CrossEncoderTrainingArguments,
-    )
-    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-    from transformers import set_seed
-
     set_seed(seed)
     model = CrossEncoder(str(minilm_folder()), num_labels=1, max_length=_MAX_LENGTH_TOKENS)
     with tempfile.TemporaryDirectory() as unused:
@@ -108,34 +104,21 @@ def _fit(pairs: Sequence[Pair], seed: int) -> Any:
     return model
 
 
-def load_cross_encoder(name: str = "embedded", *, folder: Path) -> Any:
-    """Load a `CrossEncoder` that gives one score a pair.
-
-    Args:
-        name: `embedded` for the one in `folder`, another folder, or a Hugging Face hub id.
-        folder: what `train_cross_encoder` wrote; used for `embedded` only.
+def load_cross_encoder(source: str) -> Any:
+    """Load a `CrossEncoder` from a folder or the hub.
 
     Raises:
         ModelError: there is no such model.
         EvaluationError: it gives several scores a pair.
     """
-    from sentence_transformers.cross_encoder import CrossEncoder
-
-    source = str(folder) if name == "embedded" else name
-    model = fetch(lambda: CrossEncoder(source), f"score.cross_encoder: {name!r}")
+    model = fetch(lambda: CrossEncoder(source), f"score.cross_encoder: {source!r}")
     if model.num_labels != 1:
-        raise EvaluationError(f"score.cross_encoder: {name!r} gives {model.num_labels} scores a pair, expected one.")
+        raise EvaluationError(f"score.cross_encoder: {source!r} gives {model.num_labels} scores a pair, expected one.")
     return model
 
 
 def cross_encoder_similarity(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Likelihood, in [0, 1], that each answer says the same as its reference.
-
-    Args:
-        answers: what a model wrote.
-        references: full right answers, one for each answer.
-        model: from `load_cross_encoder`.
-    """
+    """Likelihood, in [0, 1], that each answer says the same as the reference at its place."""
     scores = model.predict(list(zip(answers, references, strict=True)), show_progress_bar=False)
     return [float(score) for score in scores]
 
@@ -151,7 +134,7 @@ def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pai
         held-out entries. No entry is in both.
 
     Raises:
-        EvaluationError: the conversations hold fewer than three entries.
+        EvaluationError: the conversations hold fewer than three entries, or all say the same.
     """
     of: dict[str, defaultdict[str, list[Example]]] = {"forward": defaultdict(list), "reverse": defaultdict(list)}
     declining = []

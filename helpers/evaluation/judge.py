@@ -6,19 +6,16 @@ with the reason; it never counts as wrong.
 
 import hashlib
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helpers.data.example import Example, read_examples
+from helpers.data.example import Example
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import UnreadableReply
-from helpers.evaluation.results import read_by_id, spread
+from helpers.evaluation.results import by_bucket, spread
 from helpers.files import Record
 from helpers.resumable import resumable_map
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 RUBRIC = (
     "You grade answers. Compare the answer with the reference.\n"
@@ -40,74 +37,58 @@ _MAX_TOKENS = 56  # Room for the longest reason that the schema allows.
 
 
 def choose_items(items: Sequence[Example], max_items: int, seed: int) -> list[str]:
-    """Choose test items for the judge, as evenly over the buckets as they allow.
+    """Ids of at most `max_items` test items for the judge, as evenly over the buckets as they allow.
 
     The choice depends on the test set and the seed alone, so every model is judged on the same items.
-
-    Args:
-        items: the test set.
-        max_items: most items to choose; 0 chooses none.
-        seed: of the choice.
-
-    Returns:
-        The ids, in the order of the items.
     """
-    buckets: defaultdict[str, list[str]] = defaultdict(list)
-    for item in items:
-        buckets[item.bucket].append(item.id)
+    buckets = by_bucket((item.bucket, item.id) for item in items)
     rng = random.Random(seed)
-    chosen = spread([rng.sample(sorted(ids), len(ids))[::-1] for _, ids in sorted(buckets.items())], max_items)
-    return [item.id for item in items if item.id in chosen]
+    return spread([rng.sample(sorted(ids), len(ids))[::-1] for _, ids in sorted(buckets.items())], max_items)
 
 
 def judge_sample(
-    test: Path, predictions: Mapping[str, Path], endpoint: "ChatEndpoint", *, count: int, folder: Path, seed: int
+    test: Sequence[Example],
+    answers: Mapping[str, Mapping[str, str]],
+    endpoint: ChatEndpoint,
+    *,
+    count: int,
+    folder: Path,
+    seed: int,
 ) -> dict[str, list[Record]]:
-    """Let the endpoint's model judge the same sample of test items for every model.
+    """Let the endpoint's model judge the same sample of `count` test items for every model.
 
     Args:
-        test: test items.
-        predictions: model name to its answers.
+        test: the test set.
+        answers: for each model, id to answer.
         endpoint: an open chat endpoint.
         count: items of the sample.
-        folder: verdicts are kept here as they come, so that a killed judge goes on.
+        folder: holds the verdicts of each model; see `judge_answers`.
         seed: of the sample.
-
-    Returns:
-        Model name to verdicts; see `judge_answers`.
     """
-    items = read_examples(test)
-    chosen = {*choose_items(items, count, seed)}
+    chosen = choose_items(test, count, seed)
+    sample = [item for item in test if item.id in chosen]
     verdicts = {}
-    for name, path in predictions.items():
-        answers = read_by_id(path)
-        to_judge = [
-            {"id": i.id, "question": i.question, "reference": i.answer, "answer": answers[i.id]["answer"]}
-            for i in items
-            if i.id in chosen and i.id in answers
-        ]
-        verdicts[name] = judge_answers(to_judge, endpoint, path=folder / f"{name}.jsonl", seed=seed)
+    for name, given in answers.items():
+        items = [{"id": i.id, "question": i.question, "reference": i.answer, "answer": given[i.id]} for i in sample]
+        verdicts[name] = judge_answers(items, endpoint, path=folder / f"{name}.jsonl", seed=seed)
     return verdicts
 
 
-def judge_answers(
-    items: Sequence[Mapping[str, str]], endpoint: "ChatEndpoint", *, path: Path, seed: int
-) -> list[Record]:
-    """Have a model judge answers, and keep each verdict as soon as it is there.
+def judge_answers(items: Sequence[Mapping[str, str]], endpoint: ChatEndpoint, *, path: Path, seed: int) -> list[Record]:
+    """Have a model judge answers at temperature 0, and keep each verdict as soon as it is there.
 
     A call with the same path goes on where a killed one stopped: an item is asked again only if what the judge reads or
     the judge has changed, or its reply could not be read.
 
     Args:
         items: `{"id", "question", "reference", "answer"}` each.
-        endpoint: the judge; asked at temperature 0.
-        path: JSON Lines file of verdicts; one line is appended for each finished item.
+        endpoint: the judge.
+        path: JSON Lines file of verdicts.
         seed: for servers that honour it.
 
     Returns:
         `{"id", "case", "answer", "judge", "verdict", "reason"}` for each item, in their order; `case` is a digest of
-        what was read; `verdict` is `correct`, `incorrect`, or None where the judge's reply could not be read, which
-        the reason explains.
+        what was read; `verdict` is `correct`, `incorrect`, or None where the judge's reply could not be read.
 
     Raises:
         EndpointError: the server failed; finished verdicts stay in the file.
@@ -134,7 +115,7 @@ def _digest(item: Mapping[str, str]) -> str:
     return hashlib.sha256(f"{RUBRIC}\n{_case(item)}".encode()).hexdigest()[:12]
 
 
-def _judge_one(item: Mapping[str, str], endpoint: "ChatEndpoint", seed: int) -> dict[str, Any]:
+def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int) -> dict[str, Any]:
     messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)

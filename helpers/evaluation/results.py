@@ -3,27 +3,49 @@
 Everything is matched by id, never by position, and ids that do not match are refused by name.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from helpers.data.example import GENERAL, Example, read_examples
+from helpers.data.example import GENERAL, Example
 from helpers.data.matching import is_correct
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import cohens_kappa, rate_with_interval, separation
 from helpers.files import Record, read_jsonl
 
-MAX_UNRATED = 12
-"""Items shown of those whose answers can only be compared with a reference."""
+MAX_DISAGREEMENTS, MAX_UNRATED = 40, 12
+"""Items shown of those that models answer differently, and of those that can only be compared with a reference."""
 METRICS = ("rouge_l", "static", "sentence", "cross_encoder")
 Metric = Callable[[Sequence[str], Sequence[str]], list[float]]
+Item = TypeVar("Item")
+
+
+def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
+    """Read `predictions/<model>.jsonl` into `{id: answer}`.
+
+    Raises:
+        EvaluationError: its ids are not those of the test, each once.
+        RunError: a line is no JSON object.
+    """
+    rows = read_jsonl(path)
+    found, wanted = Counter(row.get("id", "no id") for row in rows), {example.id: example for example in test}
+    faults = {
+        "ids that come twice": [i for i, times in found.items() if times > 1],
+        "the test's items that it lacks": [i for i in wanted if i not in found],
+        "items that the test does not hold": [i for i in found if i not in wanted],
+    }
+    for fault, ids in faults.items():
+        if ids:
+            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            raise EvaluationError(f"{path}: {fault}: {len(ids)} ({shown}). Answer this test set anew.")
+    return {row["id"]: row["answer"] for row in rows}
 
 
 def score_answers(
-    test_path: Path,
-    predictions_path: Path,
+    test: Sequence[Example],
+    answers: Mapping[str, str],
     *,
     metrics: Mapping[str, Metric],
     verdicts: Iterable[Record] = (),
@@ -31,56 +53,45 @@ def score_answers(
     """Score one model's answers.
 
     Args:
-        test_path: `test.jsonl`.
-        predictions_path: `predictions/<model>.jsonl`, in any order.
+        test: the test set.
+        answers: id to answer.
         metrics: for any of `METRICS`, a function of answers and references; the others become None.
         verdicts: what `judge_answers` returned, for some or all of the items.
 
     Returns:
-        A row of `scores/<model>.jsonl` for each test item, in the order of the test.
-
-    Raises:
-        EvaluationError: a file is missing, or predictions and test hold different ids.
-        RunError: a line of a file is no JSON object.
+        A row of `scores/<model>.jsonl` for each test item, in their order.
     """
-    test = {example.id: example for example in read_examples(test_path)}
-    predictions = _read_answers(predictions_path, test)
     judged = {row["id"]: row for row in verdicts}
-    answers = [predictions[i]["answer"] for i in test]
-    references = [example.answer for example in test.values()]
-    values = {name: metric(answers, references) for name, metric in metrics.items()}
+    given, references = [answers[example.id] for example in test], [example.answer for example in test]
+    values = {name: metric(given, references) for name, metric in metrics.items()}
     return [
         {
-            "id": i,
+            "id": example.id,
             "bucket": example.bucket,
-            "correct": is_correct(example.check, answers[position], example.expected),
+            "correct": is_correct(example.check, answers[example.id], example.expected),
             **{name: values[name][position] if name in values else None for name in METRICS},
-            "judge": judged.get(i, {}).get("verdict"),
-            "judge_reason": judged.get(i, {}).get("reason"),
+            "judge": judged.get(example.id, {}).get("verdict"),
+            "judge_reason": judged.get(example.id, {}).get("reason"),
         }
-        for position, (i, example) in enumerate(test.items())
+        for position, example in enumerate(test)
     ]
 
 
 def collect_results(
-    test_path: Path,
-    predictions_dir: Path,
-    scores_dir: Path,
+    test: Sequence[Example],
+    answers: Mapping[str, Mapping[str, str]],
+    scores: Mapping[str, Collection[Record]],
     costs: Mapping[str, Mapping[str, float]],
-    *,
-    max_disagreements: int = 40,
     **extra: Any,
 ) -> dict[str, Any]:
     """Gather the scores of all models.
 
     Args:
-        test_path: `test.jsonl`.
-        predictions_dir: `<model>.jsonl` for each model.
-        scores_dir: `<model>.jsonl` for each model.
-        costs: `{"seconds", "peak_memory_mb"}` of answering, for each model; their order is the report's.
-        max_disagreements: most items to show side by side.
-        **extra: further facts for the report, stored as they are: `run`, `dataset`, `training`, `judge`,
-            `cross_encoder`.
+        test: the test set.
+        answers: for each model, id to answer.
+        scores: for each model, what `score_answers` returned; their order is the report's.
+        costs: `{"seconds", "peak_memory_mb"}` of answering, for each model.
+        **extra: further facts for the report, stored as they are: `run`, `dataset`, `training`, `cross_encoder`.
 
     Returns:
         What `results.json` holds: `models` with a rate for each bucket, means of the metrics, and these means
@@ -89,98 +100,74 @@ def collect_results(
         which each metric tells right from wrong answers about facts, all models together;
         `similarity`, the sentence cosines of these answers; `disagreements`, of `disagreeing` in all;
         `unrated`, some items that have no rate; and `extra`.
-
-    Raises:
-        EvaluationError: a file is missing, or its ids are not those of the test.
-        RunError: a line of a file is no JSON object.
     """
-    test = {example.id: example for example in read_examples(test_path)}
-    facts = {i for i, example in test.items() if example.expected and example.bucket != GENERAL}
-    scores: dict[str, dict[str, Any]] = {}
-    predictions: dict[str, dict[str, Any]] = {}
-    for model in costs:
-        for folder, kept in ((scores_dir, scores), (predictions_dir, predictions)):
-            kept[model] = _read_answers(folder / f"{model}.jsonl", test)
+    facts = {example.id for example in test if example.expected and example.bucket != GENERAL}
+    about_facts = {name: [row for row in rows if row["id"] in facts] for name, rows in scores.items()}
+    all_facts = [row for rows in about_facts.values() for row in rows]
     models: dict[str, Any] = {}
-    for name, cost in costs.items():
-        rows = scores[name].values()
-        separated = _separation([row for row in rows if row["id"] in facts])
-        metrics = {**_means(rows), "separation": separated, "judge": summarise_judge(rows)}
-        models[name] = {"buckets": _rates(rows), "likeness": _likeness(rows), "metrics": metrics, **cost}
-    about_facts = [row for rows in scores.values() for row in rows.values() if row["id"] in facts]
-    with_cosine = [row for row in about_facts if row["sentence"] is not None]
-    verdicts = {i: {rows[i]["correct"] for rows in scores.values()} for i in test}
-    apart: dict[str, list[str]] = {example.bucket: [] for example in test.values()}
-    for i, example in test.items():
-        if len(verdicts[i]) > 1:
-            apart[example.bucket].append(i)
-    shown = spread(apart.values(), max_disagreements)
-    disagreements = [i for bucket in apart.values() for i in bucket if i in shown]
-    unrated = [i for i in test if verdicts[i] == {None}][:MAX_UNRATED]
+    for name, rows in scores.items():
+        buckets = by_bucket((row["bucket"], row) for row in rows)
+        rated = by_bucket((row["bucket"], row["correct"]) for row in rows if row["correct"] is not None)
+        models[name] = {
+            "buckets": {bucket: rate_with_interval(sum(own), len(own)) for bucket, own in rated.items()},
+            "likeness": {
+                bucket: {"n": len(own), **_means(own)}
+                for bucket, own in buckets.items()
+                if len(rated.get(bucket, [])) < len(own)
+            },
+            "metrics": {**_means(rows), "separation": _separation(about_facts[name]), "judge": summarise_judge(rows)},
+            **costs[name],
+        }
+    by_id = {name: {row["id"]: row for row in rows} for name, rows in scores.items()}
+    verdicts = {example.id: {rows[example.id]["correct"] for rows in by_id.values()} for example in test}
+    items = by_bucket((example.bucket, example) for example in test)
+    apart = [[example for example in own if len(verdicts[example.id]) > 1] for own in items.values()]
+    unrated = [example for example in test if verdicts[example.id] == {None}]
+    cosines = [(row["sentence"], row["correct"]) for row in all_facts if row["sentence"] is not None]
+    general = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
+    base = general.pop("base", None)
+
+    def side_by_side(item: Example) -> dict[str, Any]:
+        told = {
+            name: {key: rows[item.id][key] for key in ("correct", "sentence", "judge")} for name, rows in by_id.items()
+        }
+        return {
+            "id": item.id,
+            "bucket": item.bucket,
+            "question": item.question,
+            "expected": list(item.expected),
+            "reference": item.answer,
+            "answers": {name: {"answer": answers[name][item.id], **of_model} for name, of_model in told.items()},
+        }
+
     return {
         **extra,
         "models": models,
-        "forgetting": _forgetting(models),
-        "separation": _separation(about_facts),
+        "forgetting": {n: None if rate is None or base is None else rate - base for n, rate in general.items()},
+        "separation": _separation(all_facts),
         "similarity": {
-            word: sorted(round(row["sentence"], 3) for row in with_cosine if row["correct"] == correct)
+            word: sorted(round(cosine, 3) for cosine, right in cosines if right == correct)
             for word, correct in (("correct", True), ("wrong", False))
         },
-        "disagreements": [_side_by_side(test[i], predictions, scores) for i in disagreements],
-        "unrated": [_side_by_side(test[i], predictions, scores) for i in unrated],
-        "disagreeing": sum(map(len, apart.values())),
+        "disagreements": [side_by_side(example) for example in spread(apart, MAX_DISAGREEMENTS)],
+        "unrated": [side_by_side(example) for example in unrated[:MAX_UNRATED]],
+        "disagreeing": sum(map(len, apart)),
     }
 
 
-def read_by_id(path: Path) -> dict[str, Record]:
-    """Read a JSON Lines file into `{id: row}`; a last line cut off by a kill is left out.
-
-    Raises:
-        EvaluationError: the file is missing, a row has no `id`, or an id comes twice.
-        RunError: another line is not a JSON object.
-    """
-    if not path.is_file():
-        raise EvaluationError(f"{path} does not exist; run the notebook that writes it first.")
-    rows: dict[str, Record] = {}
-    for row in read_jsonl(path):
-        identity = row.get("id")
-        if identity is None or identity in rows:
-            fault = "a row has no id" if identity is None else f"the id {identity!r} comes twice"
-            raise EvaluationError(f"{path}: {fault}. Write the file anew.")
-        rows[identity] = row
-    return rows
-
-
-def _read_answers(path: Path, test: Mapping[str, Any]) -> dict[str, Record]:
-    """As `read_by_id`; refuses a file whose ids are not those of the test."""
-    rows = read_by_id(path)
-    missing, foreign = [i for i in test if i not in rows], [i for i in rows if i not in test]
-    for ids, fault in ((missing, "the test's items that it lacks"), (foreign, "items that the test does not hold")):
-        if ids:
-            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-            raise EvaluationError(f"{path}: {fault}: {len(ids)} ({shown}). Answer this test set anew.")
-    return rows
-
-
-def _by_bucket(rows: Iterable[Record]) -> dict[str, list[Record]]:
-    buckets: dict[str, list[Record]] = {}
-    for row in rows:
-        buckets.setdefault(row["bucket"], []).append(row)
+def by_bucket(pairs: Iterable[tuple[str, Item]]) -> dict[str, list[Item]]:
+    """What belongs to each bucket, from pairs of a bucket and one of its items."""
+    buckets: dict[str, list[Item]] = {}
+    for bucket, item in pairs:
+        buckets.setdefault(bucket, []).append(item)
     return buckets
 
 
-def _rates(rows: Collection[Record]) -> dict[str, Any]:
-    rated = _by_bucket(row for row in rows if row["correct"] is not None)
-    return {bucket: rate_with_interval(sum(row["correct"] for row in own), len(own)) for bucket, own in rated.items()}
-
-
-def _likeness(rows: Collection[Record]) -> dict[str, Any]:
-    """Means of the metrics in each bucket where some answers can only be compared with their reference."""
-    return {
-        bucket: {"n": len(own), **_means(own)}
-        for bucket, own in _by_bucket(rows).items()
-        if any(row["correct"] is None for row in own)
-    }
+def spread(groups: Sequence[Sequence[Item]], limit: int) -> list[Item]:
+    """Items of all groups, `limit` at most: taken turn by turn, so that small groups are represented."""
+    turns = sorted((turn, number) for number, group in enumerate(groups) for turn in range(len(group)))
+    taken = Counter(number for _, number in turns[:limit])
+    return [item for number, group in enumerate(groups) for item in group[: taken[number]]]
 
 
 def _means(rows: Collection[Record]) -> dict[str, float | None]:
@@ -194,51 +181,18 @@ def _separation(rows: Collection[Record]) -> dict[str, float | None]:
 
 
 def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:
-    """Count a judge's verdicts and compare them with containment.
-
-    Args:
-        scores: rows of `scores/<model>.jsonl`; one without `judge_reason` was not judged.
+    """Count a judge's verdicts in rows of `scores/<model>.jsonl`, and compare them with containment.
 
     Returns:
         `{"n", "unscored", "rate", "kappa_with_containment"}`: items judged, those whose reply could not be
         read, the share called correct of the rest, and Cohen's kappa; the last two may be None.
     """
     judged = [row for row in scores if row["judge_reason"] is not None]
-    scored = [row for row in judged if row["judge"] is not None]
-    verdicts = [row["judge"] == "correct" for row in scored]
-    both = [(row["judge"] == "correct", row["correct"]) for row in scored if row["correct"] is not None]
+    scored = [(row["judge"] == "correct", row["correct"]) for row in judged if row["judge"] is not None]
+    both = [verdicts for verdicts in scored if verdicts[1] is not None]
     return {
         "n": len(judged),
         "unscored": len(judged) - len(scored),
-        "rate": sum(verdicts) / len(verdicts) if verdicts else None,
-        "kappa_with_containment": cohens_kappa(*map(list, zip(*both, strict=True))) if both else None,
-    }
-
-
-def _forgetting(models: Mapping[str, Any]) -> dict[str, float | None]:
-    rates = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
-    base = rates.pop("base", None)
-    return {name: None if rate is None or base is None else rate - base for name, rate in rates.items()}
-
-
-def spread(groups: Iterable[Sequence[str]], limit: int) -> set[str]:
-    """Items of all groups, `limit` at most: taken turn by turn, so that small groups are represented."""
-    turns = chain.from_iterable(zip_longest(*groups))
-    return set([item for item in turns if item is not None][:limit])
-
-
-def _side_by_side(item: Example, predictions: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "bucket": item.bucket,
-        "question": item.question,
-        "expected": list(item.expected),
-        "reference": item.answer,
-        "answers": {
-            model: {
-                "answer": rows[item.id]["answer"],
-                **{key: scores[model][item.id][key] for key in ("correct", "sentence", "judge")},
-            }
-            for model, rows in predictions.items()
-        },
+        "rate": rate_with_interval(sum(called for called, _ in scored), len(scored))["rate"],
+        "kappa_with_containment": cohens_kappa([called for called, _ in both], [right for _, right in both]),
     }

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from model2vec import StaticModel
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import Tokenizer
+from sentence_transformers import SentenceTransformer
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer
 
+from helpers.config import Score
 from helpers.data.matching import words
 from helpers.errors import EvaluationError
-from helpers.evaluation import cross_encoder as cross
+from helpers.evaluation.cross_encoder import cross_encoder_similarity, load_cross_encoder, train_cross_encoder
 from helpers.evaluation.results import Metric
 from helpers.installed import minilm_folder
 from helpers.models.find import CACHE, fetch, made
@@ -26,26 +34,18 @@ _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 
 
 def load_metrics(
-    static_model: str,
-    sentence_model: str,
-    cross_encoder: str | None,
-    *,
-    train: Path,
-    cross_encoder_folder: Path,
-    seed: int,
+    settings: Score, train: Path | None, folder: Path, *, seed: int
 ) -> tuple[dict[str, Metric], dict[str, Any] | None]:
     """Load every similarity score; the embedded cross-encoder is trained first.
 
     Args:
-        static_model: `embedded`, a folder or a hub id.
-        sentence_model: the same.
-        cross_encoder: the same; `embedded` is trained on `train`, which has to be about a glossary. None: none is used.
-        train: training records of this run.
-        cross_encoder_folder: where the trained cross-encoder is kept.
+        settings: which models are used: `embedded`, a folder or a hub id each.
+        train: a glossary's training records, to train the embedded cross-encoder on; None: it is left out.
+        folder: where the trained cross-encoder is kept.
         seed: of its training.
 
     Returns:
-        Name to a function of (answers, references), and the cross-encoder's quality on held-out pairs. With too
+        Name to a function of (answers, references), and the trained cross-encoder's quality on held-out pairs. With too
         few conversations to train one it is left out, and that is printed.
 
     Raises:
@@ -54,22 +54,25 @@ def load_metrics(
     """
     metrics: dict[str, Metric] = {
         "rouge_l": rouge_l,
-        "static": partial(cosines, model=load_static_model(static_model, cache=CACHE / "static-minilm")),
-        "sentence": partial(cosines, model=load_sentence_model(sentence_model)),
+        "static": partial(cosines, model=load_static_model(settings.static_model)),
+        "sentence": partial(cosines, model=load_sentence_model(settings.sentence_model)),
     }
+    source: str | None = settings.cross_encoder
     quality = None
-    if cross_encoder is None:
-        return metrics, quality
-    try:
-        if cross_encoder == "embedded":
-            quality = cross.train_cross_encoder(train, cross_encoder_folder, seed=seed)
-        model = cross.load_cross_encoder(cross_encoder, folder=cross_encoder_folder)
-        metrics["cross_encoder"] = partial(cross.cross_encoder_similarity, model=model)
-    except EvaluationError as error:
-        if cross_encoder != "embedded":
-            raise
-        print(f"No cross-encoder score: {error}")
+    if source == "embedded":
+        try:
+            quality = train_cross_encoder(train, folder, seed=seed) if train else None
+        except EvaluationError as error:
+            print(f"No cross-encoder score: {error}")
+        source = str(folder) if quality else None
+    if source is not None:
+        metrics["cross_encoder"] = partial(cross_encoder_similarity, model=load_cross_encoder(source))
     return metrics, quality
+
+
+class _UnicodeTokenizer(Tokenizer):  # type: ignore[misc]  # rouge_score carries no types
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -77,77 +80,41 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
     Words are split as in `matching`, because the default tokenizer drops every non-Latin letter.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import Tokenizer
-
-    class UnicodeTokenizer(Tokenizer):  # type: ignore[misc]  # rouge_score carries no types
-        def tokenize(self, text: str) -> list[str]:
-            return words(text)
-
-    scorer = RougeScorer(["rougeL"], tokenizer=UnicodeTokenizer())
+    scorer = RougeScorer(["rougeL"], tokenizer=_UnicodeTokenizer())
     pairs = zip(answers, references, strict=True)
     return [float(scorer.score(target=reference, prediction=answer)["rougeL"].fmeasure) for answer, reference in pairs]
 
 
 def cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Cosine of embeddings, in [-1, 1]; 0 for a blank text, or one without any word that the model knows.
-
-    Args:
-        answers: what a model wrote.
-        references: full right answers.
-        model: from `load_sentence_model` or `load_static_model`.
-    """
+    """Cosine of the model's embeddings, in [-1, 1]; 0 for a blank text, or one without any word that it knows."""
     if not answers:
         return []
     # Models repeat themselves, and every reference comes once for each model: encode each text once.
     texts = list(dict.fromkeys([*answers, *references]))
-    vectors: npt.NDArray[np.float64] = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
-    row = {text: unit[i] if text.strip() else np.zeros(unit.shape[1]) for i, text in enumerate(texts)}
-    return [float(np.clip(row[a] @ row[r], -1, 1)) for a, r in zip(answers, references, strict=True)]
+    vectors: npt.NDArray[np.float64] = np.array(model.encode(texts, show_progress_bar=False), dtype=np.float64)
+    vectors[[not text.strip() for text in texts]] = 0
+    unit = dict(zip(texts, normalize(vectors), strict=True))
+    return [float(np.clip(unit[a] @ unit[r], -1, 1)) for a, r in zip(answers, references, strict=True)]
 
 
 def load_sentence_model(name: str = "embedded") -> Any:
-    """Load a `SentenceTransformer`.
-
-    Args:
-        name: `embedded` for all-MiniLM-L6-v2, a folder, or a Hugging Face hub id.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    from sentence_transformers import SentenceTransformer
-
+    """Load a `SentenceTransformer`: `embedded` (all-MiniLM-L6-v2), a folder or a hub id; else ModelError."""
     source = str(minilm_folder()) if name == "embedded" else name
     return fetch(lambda: SentenceTransformer(source), f"score.sentence_model: {name!r}")
 
 
-def load_static_model(name: str = "embedded", *, cache: Path) -> Any:
-    """Load a model2vec `StaticModel`, a table of word vectors.
+def load_static_model(name: str = "embedded") -> Any:
+    """Load a model2vec `StaticModel`, a table of word vectors: a folder, a hub id, or `embedded`.
 
-    `embedded` distils one from MiniLM (model2vec: every token through the model, then PCA and weights by
-    rank), in a few seconds, and keeps it for later calls.
-
-    Args:
-        name: `embedded`, a folder, or a Hugging Face hub id.
-        cache: folder that holds the distilled model; used for `embedded` only.
-
-    Raises:
-        ModelError: there is no such model.
+    The embedded one is distilled from MiniLM (every token through the model, then PCA and weights by rank) in a few
+    seconds, and kept. Raises ModelError where there is no such model.
     """
-    from model2vec import StaticModel
-
-    source = str(made(cache, _distil)) if name == "embedded" else name
+    source = str(made(CACHE / "static-minilm", _distil)) if name == "embedded" else name
     return fetch(lambda: StaticModel.from_pretrained(source), f"score.static_model: {name!r}")
 
 
 def _distil(folder: Path) -> None:
     """Distil as `model2vec.distill` does; its extra cannot be installed next to transformers 5.4 or newer."""
-    from model2vec import StaticModel
-    from sklearn.decomposition import PCA
-    from transformers import AutoModel, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     encoder = AutoModel.from_pretrained(minilm_folder()).eval()
     n_tokens = len(tokenizer)

@@ -12,6 +12,7 @@ from itertools import cycle
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -35,7 +36,6 @@ _LOSSES: dict[str, Any] = {
     "eval_loss": {"linewidth": 2.2, "marker": "o", "markersize": 5},
 }
 _STYLE: Any = {  # Any, because matplotlib's types list every key there is.
-    "font.family": "sans-serif",
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -50,17 +50,14 @@ _STYLE: Any = {  # Any, because matplotlib's types list every key there is.
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": GRID,
-    "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "figure.facecolor": "white",
     "figure.dpi": 110,
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",
-    "svg.hashsalt": "report",
 }
 
 
@@ -105,26 +102,22 @@ def plot_buckets(results: Results) -> Figure:
     models: Mapping[str, Any] = results["models"]
     buckets = buckets_of(results)
     colours = model_colours(list(models))
-    figure, axes = plt.subplots(
-        figsize=(9.2, 1.0 + 0.27 * max(1, len(buckets) * (len(models) + 1))), layout="constrained"
-    )
     step = len(models) + 1.2
-    for row, bucket in enumerate(buckets):
-        for place, (name, model) in enumerate(models.items()):
-            found = model["buckets"].get(bucket, {"n": 0, "rate": None})
-            y, colour = row * step + place, colours[name]
-            label = name if row == 0 else None
-            marker = _MARKERS[place % len(_MARKERS)]
-            if found["rate"] is None:
-                axes.plot([], [], marker, color=colour, label=label)
-                continue
-            axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=4.5, alpha=0.35)
-            axes.plot(found["rate"], y, marker, color=colour, markersize=8, label=label, zorder=3)
-            axes.text(1.035, y, percent(found["rate"]), va="center", fontweight="bold", fontsize=9.5)
-        if row:
-            axes.axhline(row * step - 1.1, color=GRID, linewidth=0.8)
-    axes.set_yticks([row * step + (len(models) - 1) / 2 for row in range(len(buckets))])
-    axes.set_yticklabels(list(buckets.values()), color=INK, fontsize=11)
+    starts = [row * step for row in range(len(buckets))]
+    height = 1.0 + 0.27 * max(1, len(buckets) * (len(models) + 1))
+    figure, axes = plt.subplots(figsize=(9.2, height), layout="constrained")
+    for place, (name, model) in enumerate(models.items()):
+        found = [(start + place, model["buckets"].get(bucket)) for start, bucket in zip(starts, buckets, strict=True)]
+        rates = [(y, rate) for y, rate in found if rate and rate["rate"] is not None]
+        marker, colour = _MARKERS[place % len(_MARKERS)], colours[name]
+        dots = [rate["rate"] for _, rate in rates], [y for y, _ in rates]
+        axes.plot(*dots, marker, color=colour, markersize=8, label=name, zorder=3)
+        for y, rate in rates:
+            axes.plot([rate["low"], rate["high"]], [y, y], color=colour, linewidth=4.5, alpha=0.35)
+            axes.text(1.035, y, percent(rate["rate"]), va="center", fontweight="bold", fontsize=9.5)
+    for start in starts[1:]:
+        axes.axhline(start - 1.1, color=GRID, linewidth=0.8)
+    axes.set_yticks([start + (len(models) - 1) / 2 for start in starts], buckets.values(), color=INK, fontsize=11)
     axes.set_ylim(max(1.0, len(buckets) * step) - 1.1, -1.1)
     axes.set_xlim(-0.02, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100% right"])
@@ -141,29 +134,23 @@ def plot_training(results: Results) -> Figure:
     training: Mapping[str, Any] = results.get("training", {})
     colours = model_colours(list(training))
     figure, axes = plt.subplots(figsize=(9.2, 3.6), layout="constrained")
+    drawn: dict[str, Line2D] = {}  # for the legend: the bold line, where there is one
     for name, facts in training.items():
-        drawn: list[Line2D] = []
         for key, style in _LOSSES.items():
             points = [(row["step"], row[key]) for row in facts["log"] if row.get(key) is not None]
             if points:
-                drawn += axes.plot(*zip(*points, strict=True), color=colours[name], **style)
-        if drawn:
-            drawn[-1].set_label(name)  # the bold line, where there is one
+                [drawn[name]] = axes.plot(*zip(*points, strict=True), color=colours[name], **style)
     axes.set(xlabel="Training step", ylabel="Loss (nats a token)", ylim=(0, None))
     told = "Bold: conversations held back. Thin: conversations trained on."
     axes.set_title(told, fontweight="normal", fontsize=10.5)
-    if axes.lines:
-        axes.legend(loc="upper right")
+    if drawn:
+        axes.legend(drawn.values(), drawn.keys(), loc="upper right")
     return figure
 
 
 @_styled
 def plot_similarity_blindness(results: Results) -> Figure:
-    """Draw how little similarity tells right answers from wrong ones.
-
-    On the left the sentence cosines of right and wrong answers, on the right how often each metric ranks a
-    right answer above a wrong one.
-    """
+    """Draw the cosines of right and wrong answers, and how often each metric ranks a right one above a wrong one."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.5), width_ratios=(1.5, 1), layout="constrained")
     _draw_cosines(left, results.get("similarity", {}))
     found = {k: v for k, v in results.get("separation", {}).items() if v is not None}
@@ -184,25 +171,17 @@ def plot_similarity_blindness(results: Results) -> Figure:
 
 def _draw_cosines(axes: Axes, similarity: Mapping[str, Sequence[float]]) -> None:
     correct, wrong = similarity.get("correct", []), similarity.get("wrong", [])
-    start = min([0.0, *(value // 0.05 * 0.05 for value in (*correct, *wrong))])
-    edges = [start + 0.05 * i for i in range(round((1 - start) / 0.05) + 1)]
+    start = min([0.0, *correct, *wrong]) // 0.05 * 0.05
+    edges = np.linspace(start, 1, round((1 - start) / 0.05) + 1).tolist()
     tallest = 1.0
     for values, sign, colour, word in ((correct, 1, RIGHT, "right"), (wrong, -1, WRONG, "wrong")):
         if not values:
             continue
         shares = [sign * 100 / len(values)] * len(values)
-        capped = [min(value, 1.0) for value in values]
-        _, _, bars = axes.hist(capped, bins=edges, weights=shares, color=colour, rwidth=0.86)
-        tallest = max(tallest, *(abs(bar.get_height()) for bar in bars))  # type: ignore[union-attr]
-        axes.text(
-            0.02,
-            0.5 + sign * 0.41,
-            f"{len(values)} {word} answers",
-            color=colour,
-            fontweight="bold",
-            transform=axes.transAxes,
-            va="center",
-        )
+        heights, _, _ = axes.hist(values, edges, weights=shares, color=colour, rwidth=0.86)
+        tallest = max(tallest, float(np.abs(heights).max()))
+        place: Any = {"transform": axes.transAxes, "va": "center"}
+        axes.text(0.02, 0.5 + sign * 0.41, f"{len(values)} {word} answers", color=colour, fontweight="bold", **place)
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.set_ylim(-1.12 * tallest, 1.12 * tallest)
     axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share):.0f}%")
@@ -233,12 +212,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def to_svg(figure: Figure, prefix: str) -> str:
-    """Turn a figure into SVG for a page: no background, the page's fonts, and the page's ink and grid.
-
-    Args:
-        figure: from one of the functions above.
-        prefix: makes ids unique among the figures of the page.
-    """
+    """Turn a figure into SVG for a page: its fonts, ink and grid, no background, and ids that begin with `prefix`."""
     buffer = io.StringIO()
     with plt.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -248,10 +222,5 @@ def to_svg(figure: Figure, prefix: str) -> str:
         svg = svg.replace(colour, f"var({variable})")
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--font)", svg)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    return re.sub(
-        r'<svg [^>]*?(viewBox="[^"]+")[^>]*>',
-        r'<svg \1 role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
-        svg,
-        count=1,
-    )
+    svg = re.sub(r'(?:xlink:)?(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', r'<svg \1 role="img">', svg, count=1)

@@ -31,27 +31,15 @@ _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
 
 
 def comparison_table(results: Results) -> pd.DataFrame:
-    """Rates of right answers with their 95 % intervals.
+    """Rates of right answers with their 95 % intervals, as text such as `0.96 [0.89, 0.99]`; a dash for none.
 
-    Returns:
-        One row a model, one column a bucket, text cells such as `0.96 [0.89, 0.99]`; a dash where nothing was
-        asked.
+    One row a model, one column a bucket.
     """
     models = results["models"]
     buckets = list(buckets_of(results))
     rows = {n: [_cell(m["buckets"].get(b)) for b in buckets] for n, m in models.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=buckets)
     return table.rename_axis(index="model", columns="bucket")
-
-
-def likeness_table(results: Results) -> pd.DataFrame:
-    """Means of the metrics over answers that are compared with a reference only: one row a model and bucket."""
-    rows = [
-        {"model": name, "bucket": bucket, **values}
-        for name, model in results["models"].items()
-        for bucket, values in model.get("likeness", {}).items()
-    ]
-    return pd.DataFrame(rows).set_index(["bucket", "model"]).dropna(axis="columns", how="all").round(3)
 
 
 def _cell(rate: Mapping[str, Any] | None) -> str:
@@ -61,11 +49,17 @@ def _cell(rate: Mapping[str, Any] | None) -> str:
 
 
 def print_table(results: Results) -> None:
-    """Print the headline and the comparison table to the terminal."""
+    """Print the headline, the comparison table and the means of the metrics to the terminal."""
     print(headline(results)[0])
     print(comparison_table(results).to_string())
-    if any(model.get("likeness") for model in results["models"].values()):
-        print(f"\nLikeness to the reference, where a reference is a sentence:\n{likeness_table(results).to_string()}")
+    likeness = [
+        {"bucket": bucket, "model": name, **values}
+        for name, model in results["models"].items()
+        for bucket, values in model.get("likeness", {}).items()
+    ]
+    if likeness:
+        table = pd.DataFrame(likeness).set_index(["bucket", "model"]).dropna(axis="columns", how="all").round(3)
+        print(f"\nLikeness to the reference, where a reference is a sentence:\n{table.to_string()}")
     if few_items(results):
         print(f"\n{few_items(results)}")
 
@@ -74,32 +68,29 @@ def headline(results: Results) -> tuple[str, list[str]]:
     """Say in one sentence what the numbers show, and in a few more what it costs.
 
     Where most answers cannot be found right by their words, the sentence is about their likeness to the references.
-
-    Returns:
-        The sentence, and further ones; all are built from numbers that are there.
     """
-    trained = [name for name in results["models"] if name not in UNTRAINED]
+    models = results["models"]
+
+    def found(name: str, bucket: str, part: str = "buckets", figure: str = "rate") -> Any:
+        return models.get(name, {}).get(part, {}).get(bucket, {}).get(figure)
+
+    trained = [name for name in models if name not in UNTRAINED]
     if not trained:
         return "No fine-tuned model was tested yet.", []
     rated = [bucket for bucket in buckets_of(results) if bucket != GENERAL]
-    first = next(iter(results["models"]))
-    checked, likened = (
-        _found(results, first, rated[0], "n", part) or 0 if rated else 0 for part in ("buckets", "likeness")
-    )
+    alike = [bucket for name in trained for bucket in models[name].get("likeness", {}) if bucket != GENERAL]
+    first = next(iter(models))
+    checked, likened = (found(first, rated[0], part, "n") or 0 if rated else 0 for part in ("buckets", "likeness"))
     by_words = checked > likened / 2
-    if by_words:
-        asked, of = rated, ("rate", "buckets")
-    else:
-        alike = [bucket for name in trained for bucket in results["models"][name].get("likeness", {})]
-        asked, of = [bucket for bucket in alike if bucket != GENERAL][:1], ("rouge_l", "likeness")
+    asked, of = (rated, ("buckets", "rate")) if by_words else (alike[:1], ("likeness", "rouge_l"))
     if not asked:
         return "The test holds nothing but general knowledge.", []
     private = [name for name in trained if results.get("training", {}).get(name, {}).get("privacy")]
-    best = max(private or trained, key=lambda name: _found(results, name, asked[0], *of) or 0.0)
+    best = max(private or trained, key=lambda name: found(name, asked[0], *of) or 0.0)
     tuned = "Fine-tuned"
     if private:  # a baseline without privacy answers better, and is not what such a run is for
         tuned += f" with ε = {results['training'][best]['privacy']['epsilon']:.3g}"
-    after, before = (_found(results, name, asked[0], *of) for name in (best, "base"))
+    after, before = (found(name, asked[0], *of) for name in (best, "base"))
     if by_words:
         title = f"{tuned}, the model answers {percent(after)} of {_title(results, asked[0])} right"
         more = []
@@ -109,11 +100,11 @@ def headline(results: Results) -> tuple[str, list[str]]:
     if before is not None:
         title += f"; untouched, {percent(before) if by_words else f'{before:.2f}'}"
     for bucket in (*asked[1:], GENERAL):
-        now, then = (_found(results, name, bucket, "rate") for name in (best, "base"))
+        now, then = (found(name, bucket) for name in (best, "base"))
         if now is not None:
             told = "" if then is None else f" (untouched: {percent(then)})"
             more.append(f"{_title(results, bucket).capitalize()}: {percent(now)}{told}.")
-    in_context = _found(results, "in_context", asked[0], "rate")
+    in_context = found("in_context", asked[0])
     if by_words and in_context is not None:
         more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
     return f"{title}.", more
@@ -121,10 +112,12 @@ def headline(results: Results) -> tuple[str, list[str]]:
 
 def few_items(results: Results) -> str:
     """A warning where the test is so small that hardly any difference can be seen; else nothing."""
-    sizes: dict[str, int] = {}
-    for model in results["models"].values():
-        for found in (model["buckets"], model.get("likeness", {})):  # of a bucket in both, those that have a rate
-            sizes = {bucket: rate["n"] for bucket, rate in found.items()} | sizes
+    sizes = {
+        bucket: rate["n"]
+        for model in reversed(results["models"].values())
+        for part in ("likeness", "buckets")  # of a bucket in both, those that have a rate count
+        for bucket, rate in model.get(part, {}).items()
+    }
     small = {bucket: size for bucket, size in sizes.items() if 0 < size < FEW}
     if not small:
         return ""
@@ -140,19 +133,10 @@ def _title(results: Results, bucket: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def _found(results: Results, model: str, bucket: str, figure: str, part: str = "buckets") -> float | None:
-    found: float | None = results["models"].get(model, {}).get(part, {}).get(bucket, {}).get(figure)
-    return found
-
-
 def write_report(results_path: Path, html_path: Path) -> None:
-    """Write a report that needs no other file, and no network.
+    """Draw `results.json` as a page that needs no other file, and no network.
 
     It adapts to light and dark screens and to paper. A model, a bucket or a section without data is left out.
-
-    Args:
-        results_path: `results.json`.
-        html_path: where the page goes.
 
     Raises:
         EvaluationError: the results are missing or are not those of an evaluation.

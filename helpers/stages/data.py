@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.data.example import Example, write_examples
 from helpers.data import card
+from helpers.data.example import Example, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.writer import write_conversations

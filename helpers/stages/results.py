@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers.config import PROJECT_ROOT, load_config
 from helpers.config_layers import flat
+from helpers.data.example import read_examples
 from helpers.data.table.source import named
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
@@ -31,45 +32,42 @@ def score(run: Run) -> dict[str, Any]:
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=maker(run, ANSWER))
     train, test = folder / "train.jsonl", folder / "test.jsonl"
     trained = trained_models(run)
-    answers = {
+    paths = {
         name: predictions / f"{name}.jsonl"
         for name in ("base", "in_context", *adapters_of(run))
         if (predictions / f"{name}.jsonl").exists()  # perhaps left by a model that was trained on other data
         and (name in trained or not (run.path / "models" / name / "training.json").exists())
     }
-    inputs = [train, test, *answers.values()]
+    inputs = [train, test, *paths.values()]
     path, judged = run.home / "scores" / "results.json", settings.judge_items
     if judged and config.pipeline and not pipeline_of(run).fictitious and run.server().base_url:
         print("No judge: patients' records are not sent to a chat server.")
         judged = 0
     if (not judged or _same_judge(run, path)) and run.finished("score", inputs, SCORES):
         return gather_results(run)
-    scores = {name: run.home / "scores" / f"{name}.jsonl" for name in answers}
+    scores = {name: run.home / "scores" / f"{name}.jsonl" for name in paths}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
-        metrics, quality = load_metrics(
-            settings.static_model,
-            settings.sentence_model,
-            None if config.pipeline and settings.cross_encoder == "embedded" else settings.cross_encoder,
-            train=train,
-            cross_encoder_folder=run.home / "models" / "cross_encoder",
-            seed=config.seed,
-        )
+        items = read_examples(test)
+        answers = {name: results.read_answers(path_of, items) for name, path_of in paths.items()}
+        kept = run.home / "models" / "cross_encoder"
+        metrics, quality = load_metrics(settings, None if config.pipeline else train, kept, seed=config.seed)
         verdicts: dict[str, list[Record]] = {}
         identity, card = _identity(run), read_card(run)
         if judged:
             with chat_endpoint(run) as endpoint:
                 identity["judge"] = endpoint.name
                 verdicts = judge_sample(
-                    test, answers, endpoint, count=judged, folder=run.home / "judge", seed=config.seed
+                    items, answers, endpoint, count=judged, folder=run.home / "judge", seed=config.seed
                 )
+        rows = {}
         for name, given in answers.items():
-            rows = results.score_answers(test, given, metrics=metrics, verdicts=verdicts.get(name, []))
-            write_jsonl(scores[name], rows)
+            rows[name] = results.score_answers(items, given, metrics=metrics, verdicts=verdicts.get(name, []))
+            write_jsonl(scores[name], rows[name])
         records: dict[str, Any] = {name: run.record(f"answer {name}") or {} for name in answers}
         gathered = results.collect_results(
-            test,
-            predictions,
-            run.home / "scores",
+            items,
+            answers,
+            rows,
             {name: {key: of.get(key) for key in ("seconds", "peak_memory_mb")} for name, of in records.items()},
             run=identity,
             # Of a join's card, the part that fits on a line.

@@ -78,7 +78,7 @@ def test_training_is_kept_and_stores_its_accuracy(train_path: Path, tmp_path: Pa
     written = (folder / "model.safetensors").stat().st_mtime_ns
     assert train_cross_encoder(train_path, folder, seed=0, max_pairs=16) == quality
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
-    model = load_cross_encoder(folder=folder)
+    model = load_cross_encoder(str(folder))
     scores = cross_encoder_similarity(["AAX means Annual Audit.", ""], ["AAX stands for Annual Audit."] * 2, model)
     assert len(scores) == 2
     assert all(0 <= score <= 1 for score in scores)
@@ -86,5 +86,5 @@ def test_training_is_kept_and_stores_its_accuracy(train_path: Path, tmp_path: Pa
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"score\.cross_encoder: 'embedded'"):
-        load_cross_encoder(folder=tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"score\.cross_encoder: .*nowhere"):
+        load_cross_encoder(str(tmp_path / "nowhere"))

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from helpers.data.example import Example, asked
+from helpers.data.example import Example, asked, read_examples
 from helpers.errors import EvaluationError, HelpersError
-from helpers.evaluation.results import collect_results, read_by_id, score_answers
+from helpers.evaluation.results import collect_results, read_answers, score_answers
 from helpers.evaluation.similarity import rouge_l
+from helpers.files import read_jsonl
 
 ODD = 'Basic {Budget}\n"Bill" Ένωση'
 TEST = [
@@ -30,22 +31,24 @@ def answer(tmp_path: Path, model: str, answers: dict[str, Any]) -> Path:
     rows = [{"id": i, "answer": a, "new_tokens": 5, "stopped": True} for i, a in answers.items()]
     random.Random(0).shuffle(rows)
     path = write(tmp_path / "predictions" / f"{model}.jsonl", rows)
-    scores = score_answers(
-        write(tmp_path / "test.jsonl", [example.row() for example in TEST]), path, metrics={"rouge_l": rouge_l}
-    )
+    write(tmp_path / "test.jsonl", [example.row() for example in TEST])
+    scores = score_answers(TEST, read_answers(path, TEST), metrics={"rouge_l": rouge_l})
     write(tmp_path / "scores" / f"{model}.jsonl", scores[::-1])
     return path
 
 
 def collect(tmp_path: Path, *models: str, **extra: Any) -> dict[str, Any]:
     costs = {model: {"seconds": 1.5, "peak_memory_mb": 100.0} for model in models}
-    return collect_results(tmp_path / "test.jsonl", tmp_path / "predictions", tmp_path / "scores", costs, **extra)
+    test = read_examples(tmp_path / "test.jsonl")
+    answers = {model: read_answers(tmp_path / "predictions" / f"{model}.jsonl", test) for model in models}
+    scores = {model: read_jsonl(tmp_path / "scores" / f"{model}.jsonl") for model in models}
+    return collect_results(test, answers, scores, costs, **extra)
 
 
 def test_scores_are_matched_by_id(tmp_path: Path) -> None:
     path = answer(tmp_path, "lora", {**RIGHT, "g1": "It is Rome."})
     verdicts = [{"id": "g1", "verdict": "incorrect", "reason": "other city"}]
-    rows = score_answers(tmp_path / "test.jsonl", path, metrics={"rouge_l": rouge_l}, verdicts=verdicts)
+    rows = score_answers(TEST, read_answers(path, TEST), metrics={"rouge_l": rouge_l}, verdicts=verdicts)
     assert {r["id"]: r["correct"] for r in rows} == {"n1": True, "n2": True, "u1": True, "g1": False}
     assert rows[0] == {
         "id": "n1", "bucket": "new_phrasing", "correct": True, "rouge_l": 1.0, "static": None, "sentence": None,
@@ -81,10 +84,11 @@ def test_a_model_has_a_separation_of_its_own(tmp_path: Path) -> None:
     assert metrics["rouge_l"] == 0.75
 
 
-def test_disagreements_are_capped_over_buckets(tmp_path: Path) -> None:
+def test_disagreements_are_capped_over_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.evaluation.results.MAX_DISAGREEMENTS", 3)
     answer(tmp_path, "base", dict.fromkeys(RIGHT, ""))
     answer(tmp_path, "lora", RIGHT)
-    shown = collect(tmp_path, "base", "lora", max_disagreements=3)["disagreements"]
+    shown = collect(tmp_path, "base", "lora")["disagreements"]
     assert [d["bucket"] for d in shown] == ["new_phrasing", "unknown", "general"]
 
 
@@ -108,7 +112,7 @@ def test_zero_items(tmp_path: Path) -> None:
 
 def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
     path = answer(tmp_path, "lora", RIGHT)
-    rows = list(read_by_id(path).values())
+    rows = read_jsonl(path)
     write(path, [r for r in rows if r["id"] != "u1"])
     with pytest.raises(EvaluationError, match=r"lora\.jsonl.*lacks.*\(u1\)"):
         collect(tmp_path, "lora")
@@ -132,9 +136,4 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
 def test_broken_files_are_named(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "x.jsonl").write_text(content)
     with pytest.raises(HelpersError, match=fault):
-        read_by_id(tmp_path / "x.jsonl")
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"nowhere\.jsonl does not exist"):
-        read_by_id(tmp_path / "nowhere.jsonl")
+        read_answers(tmp_path / "x.jsonl", [])

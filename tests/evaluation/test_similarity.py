@@ -50,19 +50,21 @@ def test_static_similarity_is_a_cosine() -> None:
     assert cosines(answers, references, model) == pytest.approx([1, 0, -1, 2 / 5**0.5, 0], abs=1e-6)
 
 
-def test_static_model_from_a_folder(tmp_path: Path) -> None:
+def test_static_model_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.evaluation.similarity.CACHE", tmp_path / "unused")
     static_model({"[UNK]": [0, 0], "east": [2, 0]}).save_pretrained(str(tmp_path / "own"))
-    model = load_static_model(str(tmp_path / "own"), cache=tmp_path / "unused")
+    model = load_static_model(str(tmp_path / "own"))
     assert cosines(["east"], ["east"], model) == pytest.approx([1])
     assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.slow
-def test_distilled_static_model_is_kept(tmp_path: Path) -> None:
-    first = load_static_model(cache=tmp_path / "static")
+def test_distilled_static_model_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.evaluation.similarity.CACHE", tmp_path)
+    first = load_static_model()
     near, far = cosines(["a cat sleeps", "taxes rose"], ["the kitten slept"] * 2, first)
     assert near > far
-    again = load_static_model(cache=tmp_path / "static")
+    again = load_static_model()
     assert cosines(["a cat sleeps"], ["the kitten slept"], again) == pytest.approx([near], abs=1e-3)
     assert first.dim == 256
 
@@ -84,4 +86,4 @@ def test_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"score\.sentence_model: .*nowhere"):
         load_sentence_model(missing)
     with pytest.raises(ModelError, match=r"score\.static_model: .*nowhere"):
-        load_static_model(missing, cache=tmp_path)
+        load_static_model(missing)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.data.example import Example
 from helpers.evaluation.attacks.canaries import MEMBER, OUTSIDER
@@ -13,15 +12,11 @@ from helpers.evaluation.attacks.membership import by_unit, epsilon_of_auc, membe
 from helpers.models.likelihood import example_losses
 
 
-@dataclass(frozen=True)
-class Examples:
-    """What an audit compares.
+class Examples(NamedTuple):
+    """What an audit compares: of the holders' patients, without what was planted, and canaries.
 
-    Attributes:
-        train: of the holders' patients that were trained on, without what was planted.
-        validation: of unseen patients drawn like those of the training set.
-        test: of unseen patients whose values no training example has; without any, validation takes its place.
-        canaries: from `helpers.evaluation.attacks.canaries.make_canaries`.
+    `validation` is of unseen patients drawn like those of the training set, `test` of unseen ones whose values no
+    training example has; where there are none, validation takes its place.
     """
 
     train: Sequence[Example]
@@ -33,10 +28,10 @@ class Examples:
 def audit_model(
     model: Any, tokenizer: Any, examples: Examples, base: dict[str, Any] | None, *, seed: int
 ) -> dict[str, Any]:
-    """Attack one model.
+    """Attack one model, base or tuned.
 
     Args:
-        model: base or tuned.
+        model: the model.
         tokenizer: its tokenizer.
         examples: of this run.
         base: what this function returned for the base model; None for the base model itself.
@@ -45,9 +40,8 @@ def audit_model(
     Returns:
         `{"heldout_loss", "secret_revealed", "secret", "canary_auc", "canary_auc_low", "canary_auc_high",
         "canary_epsilon", "canaries", "membership", "samples", "losses"}`: `canary_epsilon` is what the lower end of the
-        AUC refutes (`epsilon_of_auc`), `canaries` and `membership` (of the holders' patients) come from
-        `membership.membership`, samples are begun by the model itself, and losses, one a patient, are for figures and
-        to compare other models with.
+        AUC refutes, `canaries` and `membership` (of the holders' patients) come from `membership`, samples are begun by
+        the model itself, and losses, one a patient, are for figures and to compare other models with.
     """
     inside, outside = ([c for c in examples.canaries if c.bucket == bucket] for bucket in (MEMBER, OUTSIDER))
     groups: dict[str, dict[str, Sequence[Example]]] = {

@@ -54,17 +54,13 @@ def whole_words(tokenizer: Any) -> list[str]:
 
 
 def make_canaries(with_bit: int, never: int, *, words: Sequence[str], seed: int) -> list[Example]:
-    """Draw canaries, each a patient of its own.
+    """Draw canaries, each a patient of its own: those in the bucket `MEMBER` belong into the training set.
 
     Args:
         with_bit: the first so many have an inclusion bit, 0 or 1 with probability 1/2, and are members where it is 1.
         never: the last so many are never trained on.
-        words: what codes are drawn from, uniformly and with replacement; 1,000 or more, all different.
+        words: what answers are drawn from, uniformly and with replacement; 1,000 or more, all different.
         seed: of the words. Inclusion bits come from the operating system.
-
-    Returns:
-        Examples whose answers are random words: those in the bucket `MEMBER` belong into the training set, those in
-        `OUTSIDER` do not.
     """
     chooser = random.Random(f"{seed}/canaries")
     bits = random.SystemRandom()  # fresh in each run: bits of an earlier one, once published, would tell the members
@@ -84,9 +80,5 @@ def planted_examples(canaries: Sequence[Example], copies: int) -> list[Example]:
     Copies count where the loss of a patient sums over records. A mean over the patient's tokens is the same for one
     copy and for many.
     """
-    return [
-        replace(canary, id=f"{canary.id}/{copy}")
-        for canary in canaries
-        if canary.bucket == MEMBER
-        for copy in range(copies)
-    ]
+    members = [canary for canary in canaries if canary.bucket == MEMBER]
+    return [replace(canary, id=f"{canary.id}/{copy}") for canary in members for copy in range(copies)]

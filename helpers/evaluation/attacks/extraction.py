@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from helpers.data.matching import contains
@@ -53,33 +54,31 @@ def continue_texts(
         prompts: text starts; an empty one lets the model begin by itself.
         max_new_tokens: longest continuation, in tokens.
         temperature: 0 decodes greedily; above, tokens are drawn from the whole distribution.
-        samples: continuations of each prompt; greedy decoding gives one, whatever this says.
+        samples: continuations of each prompt; 1 where decoding is greedy.
         seed: of the drawing; torch's own generators are left as they were.
 
     Returns:
         For each prompt, in their order, its continuations: what follows the prompt, up to the end-of-text token.
     """
-    drawing: dict[str, Any] = {"do_sample": False}
+    pad, start = tokenizer.pad_token_id, start_token(tokenizer)
+    settings: dict[str, Any] = {"do_sample": temperature > 0, "num_return_sequences": samples}
     if temperature > 0:
-        whole = {"top_k": 0, "top_p": 1.0}  # no unlikely token is cut off
-        drawing = {"do_sample": True, "temperature": temperature, "num_return_sequences": samples, **whole}
-    each, pad, start = drawing.get("num_return_sequences", 1), tokenizer.pad_token_id, start_token(tokenizer)
+        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}  # no unlikely token is cut off
     found: list[list[str]] = []
     model.eval()
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for at in tqdm(range(0, len(prompts), BATCH), desc="continuations", delay=2):
-            texts = prompts[at : at + BATCH]
-            rows = [[start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-            longest = max(map(len, rows))
-            ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
+            tokens = tokenizer(list(prompts[at : at + BATCH]), add_special_tokens=False)["input_ids"]
+            rows = [torch.tensor([start, *row], device=model.device) for row in tokens]
+            ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
             # By length, as the start token of a row may be the padding token too.
-            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
+            mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
             output = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **drawing
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **settings
             )
-            said = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-            found += [said[first : first + each] for first in range(0, len(said), each)]
+            said = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+            found += [said[first : first + samples] for first in range(0, len(said), samples)]
     return found
 
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 from scipy.special import expit, logit
 
 from helpers.data.example import Example
 from helpers.errors import EvaluationError
-from helpers.evaluation.intervals import Rate, rate_with_interval
-
-Floats = npt.NDArray[np.float64]
+from helpers.evaluation.intervals import rate_with_interval
+from helpers.models.likelihood import Floats
 
 
 def auc_with_interval(inside: Floats, outside: Floats) -> dict[str, float]:
@@ -50,11 +49,11 @@ def auc_with_interval(inside: Floats, outside: Floats) -> dict[str, float]:
     return {"auc": float(auc), "low": float(min(low, surest)), "high": float(max(high, 1 - surest))}
 
 
-def found_at_one_percent(inside: Floats, outside: Floats) -> Rate | None:
+def found_at_one_percent(inside: Floats, outside: Floats) -> dict[str, Any] | None:
     """Share of members found while at most 1 % of the non-members are taken for members, with its 95 % interval.
 
     The average hides an attack that is sure of a few; this does not (Carlini et al. 2022, arXiv:2112.03570). Fewer
-    than 100 non-members cannot show so low a rate: None. With 1,000 the threshold says much.
+    than 100 non-members cannot show so low a rate: None.
     """
     if not (allowed := len(outside) // 100):
         return None
@@ -85,11 +84,8 @@ def membership(losses: Mapping[str, Floats], base: Mapping[str, Sequence[float] 
         attacks["calibrated"] = {side: slope * np.array(base[side]) + offset - losses[side] for side in losses}
     found: dict[str, Any] = {"n_in": len(losses["in"]), "n_out": len(losses["out"]), "calibrated": None}
     for name, scores in attacks.items():
-        inside, outside = scores["in"], scores["out"]
-        found[name] = {
-            **auc_with_interval(inside, outside),
-            "tpr_at_1_percent_fpr": found_at_one_percent(inside, outside),
-        }
+        sides = scores["in"], scores["out"]
+        found[name] = {**auc_with_interval(*sides), "tpr_at_1_percent_fpr": found_at_one_percent(*sides)}
     return found
 
 
@@ -99,18 +95,14 @@ def epsilon_of_auc(auc: float) -> float:
     If training is (ε, δ)-private against adding or removing one patient, nobody tells runs with that patient from
     runs without with an AUC above e^ε / (1 + e^ε), but for δ: the area over the trade-off curve (Dong, Roth and Su
     2022, arXiv:1905.02383). For hundreds of canaries with fair inclusion bits in one run it holds nearly, since their
-    bits are guessed right no more often than that (Steinke et al. 2023, arXiv:2305.08846).
-
-    Args:
-        auc: in [0, 1]. The lower end of an interval refutes every smaller ε.
+    bits are guessed right no more often than that (Steinke et al. 2023, arXiv:2305.08846). The lower end of an
+    interval of the AUC refutes every smaller ε.
     """
     return float(max(0.0, logit(auc)))
 
 
 def by_unit(examples: Sequence[Example], losses: Floats) -> Floats:
     """Mean loss of each patient's examples, in order of first appearance: those of one patient are not independent."""
-    import pandas as pd
-
     units = [example.unit for example in examples]
     return np.array(pd.Series(losses).groupby(units, sort=False).mean(), dtype=np.float64)
 
