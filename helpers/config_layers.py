@@ -20,7 +20,7 @@ SECRET_SHAPE = re.compile(
 """Keys, headers, http://user:password@host and signed addresses."""
 SECRET_NAME = re.compile(
     r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
-    r"(token|key|apikey|password|passwd|secret|connection_string|authorization|credentials?|signature)$",
+    r"(token|key|apikey|pass(?:word|wd|phrase)?|pwd|auth|secret|connection_string|authorization|credentials?|signature)$",
     re.IGNORECASE,
 )
 OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}

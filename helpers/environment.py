@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
@@ -185,26 +184,3 @@ def _token(token: str | None) -> Check:
         return Check("HF token", True, "not set; only gated models of huggingface.co need one")
     told = "set" if (ok := token.startswith("hf_")) else "set, but it does not start with hf_"
     return Check("HF token", ok, told, "Copy HF_TOKEN into .env again")
-
-
-def wait_politely() -> bool:
-    """Let threads sleep while they wait, where other programs keep 0.3 cores or more busy at this moment.
-
-    By default OpenMP's threads spin. Alone that is fastest; where another program takes one of two cores, answers took
-    more than thirty times as long, and with sleeping threads one and a half times (docs/decisions/0009). The reader's
-    own `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` counts first, and once torch is loaded nothing changes any more. Returns
-    whether this call chose to sleep.
-    """
-    chosen = "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
-    if chosen or busy_cores() < 0.3:
-        return False
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    return True
-
-
-def busy_cores() -> float:
-    """Cores that all programs but this one keep busy, looked at for a quarter of a second."""
-    own = psutil.Process()
-    own.cpu_percent()  # from here on
-    everything = psutil.cpu_percent(0.25) * (psutil.cpu_count() or 1)
-    return max(0.0, everything - own.cpu_percent()) / 100

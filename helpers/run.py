@@ -23,11 +23,11 @@ from pydantic import ValidationError
 
 from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.config_layers import explained, flat
-from helpers.environment import wait_politely
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, resolve_endpoint
+from helpers.threads import wait_politely
 
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""

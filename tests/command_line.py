@@ -17,6 +17,7 @@ def arguments(command: str, run: Path, talker: Talker | None, *more: str) -> lis
 
 
 def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
+    capsys.readouterr()  # of commands before
     assert main(command) == 2
     message = capsys.readouterr().err.strip()
     assert "Traceback" not in message

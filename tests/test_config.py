@@ -185,6 +185,8 @@ def test_a_password_in_an_address_is_refused() -> None:
         {"client_kwargs": {"aws_secret_access_key": "abc"}},
         {"headers": {"Authorization": "abc"}},
         {"headers": {"X-Own": "Basic bWU6cGFzcw=="}},
+        {"client_kwargs": {"auth": ["me", "abc"]}},
+        {"ftp_pwd": "abc"},
     ],
 )
 def test_secrets_of_a_file_system_are_refused(options: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from command_line import arguments, refused
+from fixture_types import SmokeRun
 from scripted_server import failure
 from talker import Talker
 
 from helpers.course import main
 from helpers.files import read_jsonl
+from helpers.stages.results import _command
 
 
 def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,3 +141,16 @@ def test_a_command_line_with_mistakes(capsys: pytest.CaptureFixture[str], comman
     assert main(command) == 2
     told = capsys.readouterr()
     assert says in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ({"load_dataset": {"path": "owner/name"}}, {"load_dataset": {"path": "owner/name"}}),
+        ("s3://bucket/faq.csv?version=7", "s3://bucket/faq.csv"),
+    ],
+)
+def test_the_reports_command_names_a_source_that_is_no_file(smoke_run: SmokeRun, source: object, shown: object) -> None:
+    words = shlex.split(_command(smoke_run({"data.source": source})))
+    [options] = [word.removeprefix("OPTIONS=") for word in words if word.startswith("OPTIONS=")]
+    assert json.loads(shlex.split(options)[1].removeprefix("data.source=")) == shown

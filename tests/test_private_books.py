@@ -18,7 +18,7 @@ from helpers.privacy.grants import Grant, sign
 from helpers.privacy.ledger import open_ledger, reserve
 from helpers.run import Run
 from helpers.stages import private_training
-from helpers.stages.data import pipeline_of
+from helpers.stages.common import pipeline_of
 from helpers.stages.private_training import fine_tune_private, ledgers_of
 
 pytestmark = pytest.mark.usefixtures("one_key")

@@ -9,8 +9,7 @@ import pytest
 from helpers.config import PROJECT_ROOT
 
 ASKED = (
-    "from helpers.environment import wait_politely; import os; "
-    "print(wait_politely(), os.environ.get('OMP_WAIT_POLICY'))"
+    "from helpers.threads import wait_politely; import os; print(wait_politely(), os.environ.get('OMP_WAIT_POLICY'))"
 )
 PLAIN = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
 
@@ -33,10 +32,10 @@ def test_beside_a_busy_program_threads_sleep() -> None:
 
 
 def test_alone_they_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers import environment
+    from helpers import threads
 
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(environment, "busy_cores", lambda: 0.1)
-    assert not environment.wait_politely() and "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setattr(threads, "busy_cores", lambda: 0.1)
+    assert not threads.wait_politely() and "OMP_WAIT_POLICY" not in os.environ

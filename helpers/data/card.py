@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.data.example import GENERAL, SHORT, Example
+from helpers.data.example import GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -15,7 +15,6 @@ from helpers.files import Record
 if TYPE_CHECKING:
     from helpers.data.table.splits import Parts
 
-SPLITS = ("train", "validation", "test")
 FEW = 30
 """Test items below which a card says how little they can show."""
 GENERAL_BUCKET = {

@@ -16,6 +16,7 @@ GENERAL = "general"
 """The bucket of common knowledge, which fine-tuning should leave alone."""
 SHORT = 5
 """Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

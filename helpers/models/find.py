@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from helpers.config import PROJECT_ROOT
 from helpers.data.example import Message
 from helpers.errors import DataError, ModelError
+from helpers.files import read_json, write_json
 from helpers.installed import embedded_gguf
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
@@ -33,13 +34,18 @@ BASE_CHATML = PLAIN_CHATML.replace(
 NO_THINKING = "{%- set enable_thinking = false -%}"
 ONE_DATE = "{%- macro strftime_now(format) -%}01 Jan 2026{%- endmacro -%}"
 """In place of today's date, which would be another one in training and in asking."""
+TINY_VOCABULARY = 8192
+"""Tokens of the tiny model, the most frequent of SmolLM2's: fewer would leave canaries too few whole words."""
 
 
 def resolve_model(name: str) -> str:
     """Turn a model's name into what transformers can load: a folder, or a hub id as it is.
 
     The embedded models are made once below .cache/: SmolLM2 dequantised from its GGUF file to bf16 (25 s), and a
-    Llama of two layers with random weights and the same tokenizer. Raises ModelError where there is no such model.
+    Llama of two layers with random weights and the first tokens of the same tokenizer.
+
+    Raises:
+        ModelError: there is no such model.
     """
     if name in EMBEDDED:
         return str(made(CACHE / name, _export_smollm2 if name == EMBEDDED[0] else _make_tiny))
@@ -132,9 +138,15 @@ def _export_smollm2(folder: Path) -> None:
 
 def _make_tiny(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(EMBEDDED[0]))
+    tokenizer.save_pretrained(folder)
+    content = read_json(folder / "tokenizer.json")
+    pieces = content["model"]
+    pieces["vocab"] = {piece: number for piece, number in pieces["vocab"].items() if number < TINY_VOCABULARY}
+    pieces["merges"] = [pair for pair in pieces["merges"] if "".join(pair) in pieces["vocab"]]
+    write_json(folder / "tokenizer.json", content)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=TINY_VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -146,7 +158,6 @@ def _make_tiny(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def fetch(load: Callable[[], Any], name: str) -> Any:

@@ -6,6 +6,7 @@ notebook shows and the report embeds. Ink and grid colours are stand-ins there: 
 
 import io
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import cycle
@@ -16,6 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from helpers.files import Record
 
 Results = Mapping[str, Any]
 P = ParamSpec("P")
@@ -224,3 +227,28 @@ def to_svg(figure: Figure, prefix: str) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(?:xlink:)?(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     return re.sub(r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', r'<svg \1 role="img">', svg, count=1)
+
+
+def live_curve(title: str) -> Callable[[list[Record]], None]:
+    """A function that draws the training log so far, always into the same figure, every 5 s and once more at the end.
+
+    Outside a notebook it does nothing; the progress bar tells the same there.
+    """
+    from IPython.core.getipython import get_ipython
+
+    if get_ipython() is None:
+        return lambda log: None
+    from IPython.display import DisplayHandle, Image
+
+    handle, drawn_at = DisplayHandle(), 0.0
+
+    def watch(log: list[Record]) -> None:
+        nonlocal drawn_at
+        ended = bool(log) and "train_loss" in log[-1]  # the Trainer's closing row
+        if ended or time.monotonic() - drawn_at >= 5:
+            show = handle.update if drawn_at else handle.display
+            drawn_at = time.monotonic()
+            figure = plot_training({"training": {title: {"log": log}}})
+            show(Image(to_png(figure), format="png", width=700))
+
+    return watch

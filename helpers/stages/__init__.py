@@ -3,7 +3,8 @@
 Notebooks and the command line call these same functions. Heavy modules are imported by the stage that needs them.
 """
 
-from helpers.stages.data import PREPARE, chat_endpoint, create, glossary_entries, pipeline_of, prepare
+from helpers.stages.common import PREPARE, chat_endpoint, glossary_entries, pipeline_of
+from helpers.stages.data import create, prepare
 from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
 from helpers.stages.results import report, score
 

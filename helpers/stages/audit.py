@@ -15,7 +15,7 @@ from helpers.files import read_json, write_json
 from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
 from helpers.run import Run
-from helpers.stages.data import pipeline_of
+from helpers.stages.common import pipeline_of
 from helpers.stages.models import trained_models
 from helpers.stages.private_training import BASELINE, told_of
 from helpers.stages.results import gather_results, report

@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from helpers.data.card import GENERAL_BUCKET, SPLITS
-from helpers.data.example import SHORT, Example, write_examples
+from helpers.data.card import GENERAL_BUCKET
+from helpers.data.example import SHORT, SPLITS, Example, write_examples
 from helpers.data.glossary.phrasings import general_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.join import join_providers
@@ -25,7 +25,7 @@ from helpers.models.find import load_tokenizer
 from helpers.models.tokens import learnt_rows
 from helpers.privacy.units import encode_units
 from helpers.run import Run
-from helpers.stages.data import pipeline_of, rehearsed_examples
+from helpers.stages.common import pipeline_of, rehearsed_examples
 
 REHEARSED = 200
 """General questions that the base model is asked, half of them twice. Only its right answers are rehearsed."""

@@ -14,7 +14,7 @@ from helpers.errors import RunError
 from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
 from helpers.files import Record, appending, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
-from helpers.stages.data import PREPARE, TRAIN, glossary_entries, maker
+from helpers.stages.common import PREPARE, TRAIN, glossary_entries, maker
 
 FITS = ("training", "models")
 ANSWERS = ("evaluation/answers", "models")

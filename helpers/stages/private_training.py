@@ -17,8 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from helpers.config import WITHOUT_EFFECT
-from helpers.data.card import SPLITS
-from helpers.data.example import read_examples
+from helpers.data.example import SPLITS, read_examples
 from helpers.data.holders.pipeline import Holder, Pipeline
 from helpers.errors import ConfigError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, sha256, sync, write_atomic, write_json
@@ -30,7 +29,7 @@ from helpers.privacy.ledger import Ledger, check_budgets, open_ledger
 from helpers.privacy.training import MECHANISM, Recipe, Training
 from helpers.provenance import measured
 from helpers.run import Run
-from helpers.stages.data import pipeline_of
+from helpers.stages.common import pipeline_of
 from helpers.stages.join import join
 from helpers.training.copies import copy_model
 

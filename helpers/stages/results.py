@@ -14,7 +14,7 @@ from helpers.data.table.source import named
 from helpers.errors import RunError
 from helpers.files import Record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
-from helpers.stages.data import ANSWER, PREPARE, SCORE, chat_endpoint, maker, pipeline_of, read_card
+from helpers.stages.common import ANSWER, PREPARE, SCORE, chat_endpoint, maker, pipeline_of, read_card
 from helpers.stages.models import adapters_of, trained_models
 
 SCORES = ("evaluation",)
@@ -136,12 +136,15 @@ def _command(run: Run) -> str:
     config, own = run.config, dict(flat(run.config.model_dump(mode="json")))
     shipped = (PROJECT_ROOT / "conf" / f"{config.profile}.yaml").is_file()
     usual = dict(flat(load_config(config.profile).model_dump(mode="json"))) if shipped else own
+    data = config.table or config.pipeline
+    words_of_their_own = ("glossary", "data.source") if data else ("glossary",)
+    if isinstance(own["data.source"], str):  # behind the question mark of an address may be what nobody should see
+        own["data.source"] = own["data.source"].partition("?")[0]
     pairs = [
         f"--set {key}={shlex.quote(json.dumps(value, ensure_ascii=False))}"
         for key, value in own.items()
-        if value != usual.get(key) and key not in ("glossary", "data.source")  # a file is a word of its own
+        if value != usual.get(key) and key not in words_of_their_own
     ]
-    data = config.table or config.pipeline
     words = {
         "CONF": config.profile if shipped else f"path/to/{config.profile}.yaml",
         "DATA": shown(data) if data and shipped else "",

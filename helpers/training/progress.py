@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -54,30 +53,3 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the bar."""
         self._bar.close()
-
-
-def live_curve(title: str) -> Watch:
-    """A function that draws the training log so far, always into the same figure, every 5 s and once more at the end.
-
-    Outside a notebook it does nothing; the progress bar tells the same there.
-    """
-    from IPython.core.getipython import get_ipython
-
-    if get_ipython() is None:
-        return lambda log: None
-    from IPython.display import DisplayHandle, Image
-
-    from helpers.report.figures import plot_training, to_png
-
-    handle, drawn_at = DisplayHandle(), 0.0
-
-    def watch(log: list[Record]) -> None:
-        nonlocal drawn_at
-        ended = bool(log) and "train_loss" in log[-1]  # the Trainer's closing row
-        if ended or time.monotonic() - drawn_at >= 5:
-            show = handle.update if drawn_at else handle.display
-            drawn_at = time.monotonic()
-            figure = plot_training({"training": {title: {"log": log}}})
-            show(Image(to_png(figure), format="png", width=700))
-
-    return watch

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,8 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
     if settings.packing:  # about as many rows as it will make
         count = -(-sum(map(len, rows["input_ids"])) // settings.max_length_tokens)
     steps = max(1, round(settings.epochs * -(-count // settings.batch_size)))
-    if int(further.get("max_steps") or -1) > 0:
-        steps = int(further["max_steps"])
+    if isinstance(further.get("max_steps"), int) and further["max_steps"] > 0:
+        steps = further["max_steps"]
     own = {
         "output_dir": str(folder),
         "seed": config.seed,
@@ -199,6 +200,10 @@ def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], sectio
     """A configuration of a library, with further arguments of a section that may not set the course's own."""
     if twice := sorted(own.keys() & further.keys()):
         raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
+    for known in fields(kind):  # the libraries take text for a number, and stop minutes later
+        number = isinstance(known.default, int | float) and not isinstance(known.default, bool)
+        if number and isinstance(further.get(known.name), str):
+            raise TrainingError(f"{section}.{known.name}: expected a number, received {further[known.name]!r}.")
     try:
         return kind(**own, **further)
     except (TypeError, ValueError) as error:

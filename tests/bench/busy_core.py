@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.environment import wait_politely
+from helpers.threads import wait_politely
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3

@@ -107,7 +107,7 @@ def test_log_and_checkpoints_are_left_in_order(tiny: str, tmp_path: Path) -> Non
 
 def test_further_arguments_pass_through_and_wrong_ones_do_not(tiny: str, tmp_path: Path) -> None:
     train(tmp_path / "a", training_arguments={"weight_decay": 0.1, "max_steps": 1})
-    for wrong in ({"no_such_argument": 1}, {"packing": True}):
+    for wrong in ({"no_such_argument": 1}, {"packing": True}, {"max_steps": "many"}, {"weight_decay": "1e-2 "}):
         with pytest.raises(TrainingError, match=next(iter(wrong))):
             train(tmp_path / "b", training_arguments=wrong)
 

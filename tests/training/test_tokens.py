@@ -84,7 +84,7 @@ def test_packed_neighbours_do_not_see_each_other(family: str, tmp_path: Path) ->
 
 
 def test_a_packed_training_learns_every_token(tiny: str, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"packing": True, "max_length_tokens": 96, "batch_size": 2, "epochs": 6})
+    settings = SETTINGS.model_copy(update={"packing": True, "max_length_tokens": 160, "batch_size": 2, "epochs": 6})
     folder = tmp_path / "run" / "models" / "a"
     found = train_adapter(folder, config_of(settings), "none", train=EXAMPLES, validation=EXAMPLES[:2])
     rows = tokenise(EXAMPLES, load_tokenizer("tiny-random"))

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from rapidfuzz import fuzz, utils
@@ -22,9 +21,6 @@ from helpers.data.example import GENERAL, Example, asked
 from helpers.data.glossary.entries import Entry
 from helpers.data.matching import is_correct
 from helpers.files import Record
-
-if TYPE_CHECKING:
-    from helpers.models.generate import Generated
 
 HERE = Path(__file__).parent
 LEAK_RATIO = 80.0
@@ -94,16 +90,18 @@ def rehearsal_questions(count: int, seed: int) -> list[Record]:
     return [*plain, *opened]
 
 
-def right_answers(questions: Sequence[Record], answers: Sequence[Generated]) -> list[Record]:
+def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int, bool]]) -> list[Record]:
     """`{"question", "answer"}` where an answer of the base model is right, ended by itself and asks nothing back.
+
+    `answers` are those of `helpers.models.generate`: text, tokens, and whether the model stopped by itself.
 
     An answer is kept whole or not at all. Cut after the sentence that tells, it would teach the model to stop there,
     and what it used to say in its second sentence would be lost (docs/decisions/0004).
     """
     return [
-        {"question": row["question"], "answer": answer.text}
-        for row, answer in zip(questions, answers, strict=True)
-        if answer.stopped and "?" not in answer.text and is_correct("contains", answer.text, row["expected"])
+        {"question": row["question"], "answer": text}
+        for row, (text, _, stopped) in zip(questions, answers, strict=True)
+        if stopped and "?" not in text and is_correct("contains", text, row["expected"])
     ]
 
 

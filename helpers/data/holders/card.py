@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.data.card import SPLITS, counted
+from helpers.data.card import counted
+from helpers.data.example import SPLITS
 from helpers.data.holders.candidates import Candidate, kept_in
 
 TOUCHED = (

@@ -18,8 +18,7 @@ import pandas as pd
 from pydantic import Secret, SecretStr
 from tqdm.auto import tqdm
 
-from helpers.data.card import SPLITS
-from helpers.data.example import Example
+from helpers.data.example import SPLITS, Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate, split_units
 from helpers.data.holders.card import make_join_card
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans

@@ -18,7 +18,7 @@ BUCKET = "test"
 """Of all examples of a plain table."""
 LEAST = 10
 """Rows without which there is nothing to learn and to test."""
-SPLITS = {"train": "train", "test": "test", "val": "validation", "dev": "validation", "eval": "validation"}
+SPLIT_WORDS = {"train": "train", "test": "test", "val": "validation", "dev": "validation", "eval": "validation"}
 """Beginnings of usual names of splits."""
 
 
@@ -129,7 +129,7 @@ def _split_column(rows: Sequence[Record]) -> str | None:
     """A column called `split` that names a split in every row; one that holds something else is none."""
     for name in rows[0]:
         cells = [str(row.get(name)).strip().casefold() for row in rows] if name.strip().casefold() == "split" else []
-        if cells and all(cell.startswith(tuple(SPLITS)) for cell in cells):
+        if cells and all(cell.startswith(tuple(SPLIT_WORDS)) for cell in cells):
             return name
     return None
 
@@ -137,7 +137,7 @@ def _split_column(rows: Sequence[Record]) -> str | None:
 def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
     """`train`, `validation` or `test`, where a column or the source says so."""
     given = text(row.get(roles.get("split", SPLIT)), where).casefold()
-    name = next((name for beginning, name in SPLITS.items() if given.startswith(beginning)), "")
+    name = next((name for beginning, name in SPLIT_WORDS.items() if given.startswith(beginning)), "")
     if given and not name:
         raise DataError(
             f"{where}: the split {given!r} is unknown; expected train, validation or test. Rename it in the source, or "

@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 from helpers.config import DataSplit
-from helpers.data.card import SPLITS
+from helpers.data.example import SPLITS
 from helpers.data.table.examples import Row
 from helpers.errors import DataError
 

@@ -1,0 +1,90 @@
+"""What several stages need of a run: its source, its chat server, and the notebooks that messages name."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.data.example import Example
+from helpers.data.glossary import phrasings
+from helpers.data.glossary.entries import Entry, load_glossary
+from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.errors import ConfigError
+from helpers.files import read_json, read_jsonl, write_jsonl
+from helpers.run import Run
+
+if TYPE_CHECKING:
+    from helpers.endpoint.chat import ChatEndpoint
+
+PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
+TRAIN = "02-fine_tune/02-train_adapters.ipynb"
+ANSWER = "03-test/01-answer.ipynb"
+SCORE = "03-test/02-score.ipynb"
+OF_HOLDERS = {
+    PREPARE: "01-create_dataset/03-join_private_records.ipynb",
+    TRAIN: "02-fine_tune/03-train_privately.ipynb",
+    ANSWER: "the command answer",
+    SCORE: "the command score",
+}
+
+
+def maker(run: Run, usual: str) -> str:
+    """What to run first, for messages: a `usual` notebook, or what is in its place on holders' records."""
+    return OF_HOLDERS[usual] if run.config.pipeline else usual
+
+
+def glossary_entries(run: Run) -> list[Entry]:
+    """The entries of the run's glossary that the configuration admits; says so where some are left out."""
+    everything = load_glossary(run.config.glossary)
+    limit = run.config.dataset.max_entries
+    if limit is None or len(everything) <= limit:
+        return everything
+    print(f"Using the first {limit} of {len(everything)} entries: dataset.max_entries; null would take all of them.")
+    return load_glossary(run.config.glossary, limit)
+
+
+def pipeline_of(run: Run) -> Pipeline:
+    """The pipeline of holders' records that is the run's source, checked. Raises ConfigError where there is none."""
+    if run.config.pipeline is None:
+        raise ConfigError(
+            "Private training and its audit need holders' records. Set data.source to {holders: path of a "
+            "pipeline.yaml}; 01-create_dataset/README.md says how."
+        )
+    return load_pipeline(run.config.pipeline)
+
+
+def chat_endpoint(run: Run) -> AbstractContextManager[ChatEndpoint]:
+    """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
+    from helpers.endpoint.chat import open_endpoint
+
+    return open_endpoint(run.config.endpoint)
+
+
+def read_card(run: Run) -> dict[str, Any]:
+    """The dataset card of this run, or of example_data/ where the first stages were skipped."""
+    folder = run.ensure("dataset", sample="card.json", made_by=maker(run, PREPARE))
+    return read_json(folder / "card.json")
+
+
+def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
+    """What the base model answers right of `count` general questions: rehearsed in its own words, it is not forgotten.
+
+    The answers are kept in `path`, and not asked for again.
+    """
+    from helpers.models.find import load_tokenizer
+    from helpers.models.generate import generate_answers
+    from helpers.models.load import load_base
+
+    if not path.exists():
+        config, questions = run.config, phrasings.rehearsal_questions(count, run.config.seed)
+        answers = generate_answers(
+            load_base(config.base_model, threads=config.threads),
+            load_tokenizer(config.base_model),
+            [[{"role": "user", "content": row["question"]}] for row in questions],
+            max_new_tokens=config.dataset.general_tokens,
+            batch_size=config.answer.batch_size,
+            title="general answers",
+        )
+        write_jsonl(path, phrasings.right_answers(questions, answers))
+    return phrasings.rehearsed_examples(read_jsonl(path))
