@@ -32,14 +32,14 @@ def test_answers_written_in_rounds_are_those_written_in_one_piece(tiny: str, mon
     first = tokenizer.apply_chat_template(conversations[0], add_generation_prompt=True, tokenize=False)
     inputs = tokenizer(first, return_tensors="pt", add_special_tokens=False)
     whole = model.generate(**inputs, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :].tolist()
-    model.generation_config.eos_token_id = whole[5]  # one answer ends there; the others go on into later rounds
+    model.generation_config.eos_token_id = whole[6]  # one answer ends there; the others go on into later rounds
     answers = {}
     for size in (4, 20):
         monkeypatch.setattr("helpers.models.generate.ROUND", size)
         answers[size] = generate_answers(model, tokenizer, conversations, max_new_tokens=18, batch_size=3)
     assert answers[4] == answers[20]
-    assert [answer.new_tokens for answer in answers[4]] == [5, 18, 18]
-    assert answers[4][0].text == tokenizer.decode(whole[:5], skip_special_tokens=True).strip()
+    assert [answer.new_tokens for answer in answers[4]] == [6, 18, 18]
+    assert answers[4][0].text == tokenizer.decode(whole[:6], skip_special_tokens=True).strip()
 
 
 def test_serving_adds_no_system_prompt(tiny: str) -> None:

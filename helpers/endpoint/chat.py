@@ -221,7 +221,7 @@ def _may_pass(error: BaseException) -> bool:
     if not isinstance(error, openai.APIStatusError):
         return isinstance(error, openai.APIConnectionError)  # a timeout is one too
     told, status = error.response.headers.get("x-should-retry"), error.status_code  # what OpenAI's servers know of it
-    return told == "true" or (told != "false" and (status in (408, 409, 429) or 500 <= status != 501))
+    return status != 501 and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:

@@ -65,8 +65,8 @@ class Failures:
         if status in (404, 405):
             return self.error(f"{said}: nothing is served at this path; {self._paths()}")
         if status == 429:
-            asked = error.response.headers.get("retry-after")
-            wait = f", asks to wait {self.shorten(asked)} s" if asked else ""
+            asked = error.response.headers.get("retry-after", "")
+            wait = f", asks to wait {asked} s" if re.fullmatch(r"[\d.]+", asked) else ""
             return self.error(
                 f"{said}: it takes no more requests for now{wait}, and {self.max_attempts} attempts or "
                 f"{self.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
@@ -74,8 +74,9 @@ class Failures:
             )
         if status >= 500 and status != 501:
             return self.error(f"{said}: it fails; look at its log, or run again later")
-        kind = RequestRejected if status in (400, 422, 501) else EndpointError
-        return self.error(f"{said}: it rejects the request; check the endpoint settings", kind)
+        if status in (400, 422, 501):
+            return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
+        return self.error(f"{said}; check the endpoint settings")
 
     def _paths(self) -> str:
         root = re.sub(r"(/api|/openai)?(/v\d+)?$", "", self.base_url)

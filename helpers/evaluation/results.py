@@ -38,7 +38,7 @@ def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
     }
     for fault, ids in faults.items():
         if ids:
-            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
             raise EvaluationError(f"{path}: {fault}: {len(ids)} ({shown}). Answer this test set anew.")
     return {row["id"]: row["answer"] for row in rows}
 

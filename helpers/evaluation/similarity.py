@@ -86,13 +86,14 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 def cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Cosine of the model's embeddings, in [-1, 1]; 0 for a blank text, or one without any word that it knows."""
+    """Cosine of the model's embeddings, in [-1, 1]; 0 for a text that is blank or has no word that it knows."""
     if not answers:
         return []
     # Models repeat themselves, and every reference comes once for each model: encode each text once.
     texts = list(dict.fromkeys([*answers, *references]))
     vectors: npt.NDArray[np.float64] = np.array(model.encode(texts, show_progress_bar=False), dtype=np.float64)
     vectors[[not text.strip() for text in texts]] = 0
+    vectors[~np.isfinite(vectors).all(axis=1)] = 0  # as fp16 may overflow
     unit = dict(zip(texts, normalize(vectors), strict=True))
     return [float(np.clip(unit[a] @ unit[r], -1, 1)) for a, r in zip(answers, references, strict=True)]
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
@@ -106,7 +106,8 @@ def train_adapter(
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
                 parameter.data = parameter.data.float()
-        trainer.remove_callback(PrinterCallback)
+        for theirs in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(theirs)
         # Under autocast the adapters multiply in 16 bits whatever comes in: casting it to fp32 first is lost time.
         with disable_input_dtype_casting(model, active=arguments.bf16 or arguments.fp16):
             findings = audit(trainer, train, rows, longest)

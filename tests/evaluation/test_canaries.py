@@ -47,8 +47,8 @@ def test_members_alone_are_trained_and_repeated() -> None:
     assert {(r.question, r.answer) for r in records} == {(c.question, c.answer) for c in canaries if c.bucket == MEMBER}
 
 
-def test_words_of_the_tokenizer_are_one_token_each(tiny: str) -> None:
-    tokenizer = load_tokenizer(tiny)
+def test_words_of_the_tokenizer_are_one_token_each() -> None:
+    tokenizer = load_tokenizer("smollm2-135m-instruct")
     words = whole_words(tokenizer)
     assert len(words) > 5000
     codes = {c.answer for c in make_canaries(200, 200, words=words, seed=0)}

@@ -41,7 +41,7 @@ def taught(tiny: str) -> tuple[Any, Any]:
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
-        for _ in range(60):
+        for _ in range(120):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
             optimizer.step()

@@ -69,6 +69,15 @@ def test_distilled_static_model_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert first.dim == 256
 
 
+class Overflowing:
+    def encode(self, texts: list[str], **_: Any) -> list[list[float]]:
+        return [[{"odd": np.nan, "large": np.inf}.get(text, 1.0), 1.0] for text in texts]
+
+
+def test_vectors_that_are_no_numbers_are_like_nothing() -> None:
+    assert cosines(["odd", "a", "large"], ["a", "b", "odd"], Overflowing()) == pytest.approx([0, 1, 0])
+
+
 def test_no_items() -> None:
     assert rouge_l([], []) == []
     assert cosines([], [], None) == []

@@ -76,7 +76,8 @@ def read_rows(
         reason = "it is not in the encoding that was given"
         if not encoding:
             reason = (
-                "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman, in data.encoding or the pipeline"
+                "neither UTF-8 nor plain cp1252; give its encoding, such as mac-roman or utf-16-le, in data.encoding "
+                "or the pipeline"
             )
     except csv.Error:
         reason = "a quotation mark is not closed, or not doubled inside of a cell"

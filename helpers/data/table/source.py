@@ -64,7 +64,7 @@ def _read_file(address: str, data: Data) -> list[Record]:
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])[:200]}"
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:220]
 
 
 def _call(source: Mapping[str, Any]) -> list[Record]:
@@ -83,7 +83,7 @@ def _call(source: Mapping[str, Any]) -> list[Record]:
     else:
         raise DataError(
             "data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
-            f"{kind!r}. conf/own_data.yaml shows each of them."
+            f"{kind or 'nothing'!r}. conf/own_data.yaml shows each of them."
         )
     try:
         return _as_rows(make(), what)
