@@ -73,7 +73,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         message = str(error.evalue)
@@ -206,6 +206,9 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
     elif run.config.data.source is not None:
         notebooks = TABLE_NOTEBOOKS
         stages.prepare(run)  # a table with mistakes stops here, not minutes later
+        if run.config.score.judge_items and run.server().base_url:
+            with stages.chat_endpoint(run):  # and so does a judge that does not answer
+                pass
     else:
         stages.glossary_entries(run)  # and so does a glossary
     code = (".",)  # everything decides what a notebook shows

@@ -47,7 +47,9 @@ def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
 def _reason(error: Exception) -> str:
     """Why, in a line; options may be secret and are not shown."""
     if isinstance(error, FileNotFoundError):
-        return "there is no such file or bucket"
+        if not isinstance(error.__cause__, OSError):
+            return "there is no such file or bucket"
+        error = error.__cause__  # no server answers
     if isinstance(error, ImportError):
         return f"{error}: install that package"
     told = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -154,3 +154,15 @@ def test_the_reports_command_names_a_source_that_is_no_file(smoke_run: SmokeRun,
     words = shlex.split(_command(smoke_run({"data.source": source})))
     [options] = [word.removeprefix("OPTIONS=") for word in words if word.startswith("OPTIONS=")]
     assert json.loads(shlex.split(options)[1].removeprefix("data.source=")) == shown
+
+
+def test_a_judge_that_does_not_answer_stops_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, run = tmp_path / "faq.json", tmp_path / "run"
+    table.write_text(json.dumps([{"question": f"What is {n}?", "answer": f"Number {n}."} for n in range(12)]), "utf-8")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    own = ["--conf", "smoke", "--run", str(run), "--data", str(table), "--set", "endpoint.max_attempts=1"]
+    assert "127.0.0.1:9/v1 cannot be reached" in refused(capsys, ["run", *own])
+    assert (run / "dataset" / "card.json").exists() and not (run / "models").exists()
+    assert "has no trained model yet" in refused(capsys, ["ask", str(run), "What?"])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from helpers.data.example import GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.table.examples import BUCKET
+from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
 from helpers.files import Record
 
 if TYPE_CHECKING:
     from helpers.data.table.splits import Parts
 
+NONE = {"n/a", "na", "nan", "null", "none", "nil"}
 FEW = 30
 """Test items below which a card says how little they can show."""
 GENERAL_BUCKET = {
@@ -35,8 +38,8 @@ GLOSSARY_BUCKETS = {
 TABLE_BUCKETS = {
     BUCKET: {
         "title": "Test rows",
-        "meaning": "Rows that training never saw. An answer is right that contains the reference, where that has "
-        f"{SHORT} words or fewer.",
+        "meaning": "Rows that training never saw: what only such a row says cannot be known. An answer is right that "
+        f"contains the reference, where that has {SHORT} words or fewer.",
     },
     REWORDED: {
         "title": "Reworded",
@@ -113,7 +116,8 @@ def glossary_text(card: Mapping[str, Any]) -> str:
 
 def table_card(
     source: str,
-    read: int,
+    rows: Sequence[Record],
+    roles: Mapping[str, str],
     left_out: Mapping[str, int],
     splits: Mapping[str, Sequence[Example]],
     found: Parts,
@@ -122,16 +126,24 @@ def table_card(
     """Count rows read, left out and kept, and check that the sums agree.
 
     `left_out` and `rejected`: why rows were left out and rewordings refused, and how often. `splits`: split name to
-    examples, general knowledge included.
+    examples, general knowledge included. `roles`: role to the column it is read from.
     """
     buckets = _buckets_of(splits)
-    counts = counted("rows", read, sum(of_split.get(BUCKET, 0) for of_split in buckets.values()), left_out)
+    answers: dict[str, set[str]] = defaultdict(set)
+    own = [example for example in chain(*splits.values()) if example.bucket == BUCKET]
+    for example in own:
+        answers[str(example.prompt)].add(example.answer)
+    counts = counted("rows", len(rows), len(own), left_out)
     return {
         "source": source,
         "rows_read": counts["given"],
         "rows_kept": counts["kept"],
         "left_out": counts["left_out"],
+        "columns": dict(roles),
+        "unused_columns": sorted({str(name) for row in rows for name in row if name != SPLIT} - {*roles.values()}),
         **buckets,
+        "answers_like_none": sum(example.answer.casefold() in NONE for example in own),
+        "questions_with_several_answers": sum(len(different) > 1 for different in answers.values()),
         "near_duplicates": found.alike,
         "across_given_splits": found.across,
         "rejected_rewordings": dict(rejected),
@@ -143,11 +155,16 @@ def table_text(card: Mapping[str, Any]) -> str:
     """The card of a table as Markdown."""
     tested, across = card["test"].get(BUCKET, 0), card["across_given_splits"]
     but = f", but for {across} test rows: the table's own splits are kept" if across else ""
+    several, none = card["questions_with_several_answers"], card["answers_like_none"]
     few = f"Only {tested} rows are in the test: small differences between models cannot be seen with them."
     return _page(
         f"{card['source']}: {card['rows_read']} rows read, {card['rows_kept']} kept. {card['near_duplicates']} rows "
         "belong to a group or have a question nearly equal to another row's; rows that belong together are in one split"
         f"{but}.",
+        f"Read from the columns {'; '.join(f'{role}: {name}' for role, name in card['columns'].items())}. Not used: "
+        f"{', '.join(card['unused_columns']) or 'none'}.",
+        f"{several} questions stand in the table with different answers." if several else "",
+        f"{none} answers are N/A, null, none or the like. Where that means an empty cell, empty it." if none else "",
         _splits_table(card, {BUCKET: "rows of the table", REWORDED: "reworded", GENERAL: "general knowledge"}),
         _table(["why left out", "rows"], card["left_out"].items()),
         _table(["why a rewording was refused", "times"], card["rejected_rewordings"].items()),

@@ -99,7 +99,8 @@ def collect_results(
         `forgetting`, general knowledge less that of `base`; `separation`, the area under the ROC curve with
         which each metric tells right from wrong answers about facts, all models together;
         `similarity`, the sentence cosines of these answers; `disagreements`, of `disagreeing` in all;
-        `unrated`, some items that have no rate; and `extra`.
+        `unrated`, some items that have no rate, or are of a bucket in which all models are right or wrong
+        alike; and `extra`.
     """
     facts = {example.id for example in test if example.expected and example.bucket != GENERAL}
     about_facts = {name: [row for row in rows if row["id"] in facts] for name, rows in scores.items()}
@@ -122,7 +123,8 @@ def collect_results(
     verdicts = {example.id: {rows[example.id]["correct"] for rows in by_id.values()} for example in test}
     items = by_bucket((example.bucket, example) for example in test)
     apart = [[example for example in own if len(verdicts[example.id]) > 1] for own in items.values()]
-    unrated = [example for example in test if verdicts[example.id] == {None}]
+    silent = {bucket for bucket, different in zip(items, apart, strict=True) if not different} - {GENERAL}
+    unrated = [example for example in test if verdicts[example.id] == {None} or example.bucket in silent]
     cosines = [(row["sentence"], row["correct"]) for row in all_facts if row["sentence"] is not None]
     general = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
     base = general.pop("base", None)

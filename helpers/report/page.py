@@ -52,6 +52,9 @@ def print_table(results: Results) -> None:
     """Print the headline, the comparison table and the means of the metrics to the terminal."""
     print(headline(results)[0])
     print(comparison_table(results).to_string())
+    for bucket, told in results.get("dataset", {}).get("buckets", {}).items():
+        if any(bucket in model["buckets"] for model in results["models"].values()):
+            print(f"{bucket}: {told['meaning']}")
     likeness = [
         {"bucket": bucket, "model": name, **values}
         for name, model in results["models"].items()

@@ -13,7 +13,7 @@ from helpers.data.example import Example, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.writer import write_conversations
 from helpers.data.table import source
-from helpers.data.table.examples import Row, make_examples
+from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_jsonl, write_atomic, write_json, write_jsonl
@@ -109,7 +109,8 @@ def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
 
     config, tokenizer = run.config, load_tokenizer(run.config.base_model)
     tokens, longest = partial(chat_tokens, tokenizer), config.training.max_length_tokens
-    kept, left_out = make_examples(rows, config.data, tokens, longest=longest, control=tokenizer.all_special_tokens)
+    roles, control = roles_of(rows, config.data), tokenizer.all_special_tokens
+    kept, left_out = make_examples(rows, config.data, roles, tokens, longest=longest, control=control)
     found = split_rows(kept, config.data.split, seed=config.seed)
     parts = {name: [row.example for row in of] for name, of in found.rows.items()}
     learnt, tested, rejected = _reworded(run, found.rows["train"])
@@ -119,7 +120,7 @@ def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
     parts["train"] += rehearsed_examples(run, general, rehearsed)
     random.Random(f"{config.seed}/train").shuffle(parts["train"])
     parts["test"] += phrasings.general_examples(config.dataset.test_general)
-    counts = card.table_card(source.named(config.data.source), len(rows), left_out, parts, found, rejected)
+    counts = card.table_card(source.named(config.data.source), rows, roles, left_out, parts, found, rejected)
     _write_dataset(run, parts, counts, card.table_text(counts))
 
 

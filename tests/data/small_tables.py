@@ -5,7 +5,7 @@ from typing import Any
 
 from helpers.config import Data, load_config
 from helpers.data.example import Message
-from helpers.data.table.examples import Row, make_examples
+from helpers.data.table.examples import Row, make_examples, roles_of
 
 TOWNS = (
     "Ain Brest Calais Dax Evian Foix Gap Hyères Issoire Jarnac Kehl Lens Metz Nice Orange Pau Quimper Rodez Sète Toul"
@@ -27,6 +27,7 @@ def data(**own: Any) -> Data:
 
 
 def examples(rows: list[dict[str, Any]], **own: Any) -> tuple[list[Row], dict[str, int]]:
-    kept, left = make_examples(rows, data(**own), tokens, longest=60, control=["<|end|>"])
+    section = data(**own)
+    kept, left = make_examples(rows, section, roles_of(rows, section), tokens, longest=60, control=["<|end|>"])
     assert len(kept) + sum(left.values()) == len(rows)
     return kept, {reason: times for reason, times in left.items() if times}

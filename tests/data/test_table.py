@@ -105,6 +105,15 @@ def test_alike_questions_are_on_one_side() -> None:
     assert parts(twice) == found != parts(twice, similar=1)
 
 
+@pytest.mark.parametrize("cell", ["-", " — ", "\u00a0", "#N/A", "..."])
+def test_cells_that_say_nothing_are_empty(cell: str) -> None:
+    rows = [*ROWS, {"question": "What?", "answer": cell}, {"question": cell, "answer": "That."}]
+    assert examples(rows, most_empty=0.1)[1] == {"empty question or answer": 2}
+    assert not examples([*ROWS, {"question": "What is left?", "answer": "None"}, {"question": "+", "answer": "add -"}])[
+        1
+    ]
+
+
 def test_groups_and_given_splits() -> None:
     grouped = [row | {"case": n // 4} for n, row in enumerate(ROWS)]
     found = parts(grouped, {"group": "case"}, test=0.25, similar=1)
@@ -119,6 +128,10 @@ def test_groups_and_given_splits() -> None:
     unmapped = parts([{("Split" if name == "part" else name): cell for name, cell in row.items()} for row in given])
     assert unmapped == found  # a column of that name needs no line of configuration
     assert len(parts([row | {"split": "a"} for row in ROWS])["test"]) == 4  # and may hold something else
+    french = [row | {"Split": "essai" if n % 4 == 0 else "Apprentissage"} for n, row in enumerate(ROWS)]
+    with pytest.raises(DataError, match="The column 'Split' holds 'essai'; expected train, validation or test"):
+        parts(french)
+    assert len(parts([row | {"Split": row["Split"].replace("essai", "test")} for row in french])["test"]) == 5
     with pytest.raises(DataError, match="row 1: the split 'holdout' is unknown"):
         parts([row | {"part": "holdout"} for row in ROWS], {"split": "part"})
     with pytest.raises(DataError, match=r"cannot be split: .*the largest has 20 rows"):

@@ -176,6 +176,11 @@ def test_files_as_people_have_them(tmp_path: Path) -> None:
     (tmp_path / "b.CSV").write_text("question;answer (yes, no)\n" + "\n".join(lines).replace(",", ""), "utf-8")
     assert read_table(data(source=str(tmp_path / "a.csv"))) == ROWS
     assert [*read_table(data(source=str(tmp_path / "b.CSV")))[0]] == ["question", "answer (yes, no)"]
+    titled = f"Export du 12/03/2026 ;\n\nquestion;answer\n{chr(10).join(lines)}\n"
+    (tmp_path / "t.csv").write_text(titled, "utf-8")
+    assert read_table(data(source=str(tmp_path / "t.csv"))) == ROWS
+    (tmp_path / "one.csv").write_text("question\nasked\nand answered\n", "utf-8")  # no title: it has one column
+    assert [*read_table(data(source=str(tmp_path / "one.csv")))[0]] == ["question"]
     marks = {3: ('"', ""), 8: ("", '"')}
     cells = [marks.get(n, ("", ""))[0] + f"asked {n}" + marks.get(n, ("", ""))[1] for n in range(20)]
     swallowed = "question,answer\n" + "".join(f"{cell},a{n}\n" for n, cell in enumerate(cells))
@@ -214,6 +219,12 @@ def test_a_sheet_with_merged_cells_dates_and_words_like_none(tmp_path: Path) -> 
     rows = read_table(data(source=str(tmp_path / "a.xlsx")))
     assert [row["case"] for row in rows[:-1]] == [f"case {n // 4}" for n in range(20)]
     kept, left = examples(rows, columns={"group": "case"})
+    titled = openpyxl.Workbook()
+    for cells in (["FAQ export 2026"], [], ["case", "question", "answer"], ["case 0", ROWS[0]["question"], "None"]):
+        titled.active.append(cells)
+    titled.active.merge_cells("A1:C1")
+    titled.save(tmp_path / "titled.xlsx")
+    assert read_table(data(source=str(tmp_path / "titled.xlsx"))) == rows[:1]
     assert not left and kept[0].example.answer == "None" and kept[-1].example.answer == "2024-01-05"
     with pytest.raises(DataError, match="4 of 20 rows have no case"):
         examples([{**row, "case": "" if n < 4 else "x"} for n, row in enumerate(ROWS)], columns={"group": "case"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
@@ -33,8 +33,11 @@ class Asked:
         return self.prompt[-1]["content"]
 
 
-def read_row(row: Record, roles: Mapping[str, str], where: str) -> Asked:
-    """Read a row's cells. Raises DataError, which names the row, where a cell is no text or a conversation is none."""
+def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collection[str] = ("",)) -> Asked:
+    """Read a row's cells; answers and contexts that say `nothing` (in small letters) are none.
+
+    Raises DataError, which names the row, where a cell is no text or a conversation is none.
+    """
     cells = {role: row.get(column) for role, column in roles.items()}
     question, answer, turns = cells.get("question"), cells.get("answer"), cells.get("messages")
     if "messages" not in roles and (_turns(question) or _turns(answer)):  # TRL's, of which one may be a text
@@ -52,7 +55,8 @@ def read_row(row: Record, roles: Mapping[str, str], where: str) -> Asked:
     if system and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
     contexts = [text(cell, where) for cell in several(cells.get("contexts"))]
-    return Asked(prompt, list(dict.fromkeys(filter(None, answers))), [*filter(None, contexts)])
+    answers, contexts = ([cell for cell in of if cell.casefold() not in nothing] for of in (answers, contexts))
+    return Asked(prompt, list(dict.fromkeys(answers)), contexts)
 
 
 def worded(prompt: Sequence[Message], contexts: Sequence[str], wording: DataPrompt) -> list[Message]:

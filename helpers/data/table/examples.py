@@ -18,8 +18,11 @@ BUCKET = "test"
 """Of all examples of a plain table."""
 LEAST = 10
 """Rows without which there is nothing to learn and to test."""
-SPLIT_WORDS = {"train": "train", "test": "test", "val": "validation", "dev": "validation", "eval": "validation"}
-"""Beginnings of usual names of splits."""
+SPLIT_WORDS = {"train": "train", "appr": "train", "entra": "train", "test": "test"}
+SPLIT_WORDS |= dict.fromkeys(("val", "dev", "eval"), "validation")
+"""Beginnings of usual names of splits, French ones too."""
+NOTHING = {"", "-", "--", "–", "—", "...", "…", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"}
+"""What people and spreadsheets write into a cell that is empty, in small letters. A word such as None may be meant."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,18 @@ class Row:
     split: str
 
 
+def roles_of(rows: Sequence[Record], data: Data) -> dict[str, str]:
+    """The column of each role, a column of splits included. Raises DataError where columns cannot be told."""
+    roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
+    if "split" not in roles and (column := _split_column(rows)):
+        roles["split"] = column
+    return roles
+
+
 def make_examples(
     rows: Sequence[Record],
     data: Data,
+    roles: Mapping[str, str],
     tokens: Callable[[Sequence[Message]], int],
     *,
     longest: int,
@@ -45,6 +57,7 @@ def make_examples(
     Args:
         rows: of `read_table`.
         data: the section `data`.
+        roles: of `roles_of`.
         tokens: counts a conversation's tokens in the model's chat template.
         longest: tokens of the longest conversation allowed.
         control: texts that become control tokens, such as the end of a turn.
@@ -53,11 +66,8 @@ def make_examples(
         The rows kept, and how many were left out for each reason: together they are as many as came in.
 
     Raises:
-        DataError: columns cannot be told, a cell or conversation cannot be read, or too few rows are left.
+        DataError: a cell or conversation cannot be read, or too few rows are left.
     """
-    roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
-    if "split" not in roles and (column := _split_column(rows)):
-        roles["split"] = column
     numbered = [(number, row, _split_name(row, roles, f"row {number}")) for number, row in enumerate(rows, start=1)]
     left: Counter[str] = Counter()
     kept: dict[int, Row] = {}
@@ -65,9 +75,9 @@ def make_examples(
     seen: set[str] = set()
     # Where the table gives splits, a row that comes in two of them is tested and not learnt.
     for number, row, split in sorted(numbered, key=lambda each: {"test": 0, "validation": 1}.get(each[2], 2)):
-        asked = read_row(row, roles, f"row {number}")
+        asked = read_row(row, roles, f"row {number}", NOTHING)
         contexts, prompt = asked.contexts, worded(asked.prompt, asked.contexts, data.prompt)
-        if not asked.answers or not asked.question.strip():
+        if not asked.answers or asked.question.strip().casefold() in NOTHING:
             left["empty question or answer"] += 1
             continue
         if any(mark in turn["content"] for mark in control for turn in _whole(prompt, asked)):
@@ -126,11 +136,18 @@ def _whole(prompt: list[Message], asked: Asked) -> list[Message]:
 
 
 def _split_column(rows: Sequence[Record]) -> str | None:
-    """A column called `split` that names a split in every row; one that holds something else is none."""
+    """A column called `split` that names a split in every row; one with many other words is about something else."""
     for name in rows[0]:
-        cells = [str(row.get(name)).strip().casefold() for row in rows] if name.strip().casefold() == "split" else []
-        if cells and all(cell.startswith(tuple(SPLIT_WORDS)) for cell in cells):
-            return name
+        if name.strip().casefold() == "split":
+            cells = {str(row.get(name)).strip().casefold() for row in rows}
+            unknown = sorted(cell for cell in cells if not cell.startswith(tuple(SPLIT_WORDS)))
+            if not unknown:
+                return name
+            if 1 < len(cells) <= 5:
+                raise DataError(
+                    f"The column {name!r} holds {', '.join(map(repr, unknown))}; expected train, validation or test. "
+                    "Write these words, or rename the column if it is about something else."
+                )
     return None
 
 

@@ -113,14 +113,18 @@ def _csv_rows(
     lines = list(dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
     if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):  # a line that Excel understands
         separators, lines = told[1], lines[1:]
-    headers = {each: [*map(usual, next(csv.reader(lines, delimiter=each), []))] for each in separators}
+    tables = {each: lines[_above(csv.reader(lines, delimiter=each)) :] for each in separators}
+    headers = {each: [*map(usual, next(csv.reader(of, delimiter=each), []))] for each, of in tables.items()}
 
-    def fits(each: str) -> tuple[int, int, int]:
-        """Wanted columns, columns, and rows among the first that have as many cells."""
-        first, header = islice(csv.reader(lines[1:], delimiter=each), 100), headers[each]
-        return len({*wanted} & {*header}), len(header), sum(len(row) == len(header) for row in first)
+    def fits(each: str) -> tuple[int, bool, int, int]:
+        """Wanted columns, whether nothing stands above them, columns, and rows among the first with as many cells."""
+        first, header = islice(csv.reader(tables[each][1:], delimiter=each), 100), headers[each]
+        on_top = len(tables[each]) == len(lines) and len(header) > 1
+        return len({*wanted} & {*header}), on_top, len(header), sum(len(row) == len(header) for row in first)
 
     separator = max(headers, key=fits)
+    _say_above(where, len(lines) - len(tables[separator]))
+    lines = tables[separator]
     header, reader = headers[separator], csv.reader(lines, delimiter=separator, strict=True)
     next(reader, None)
     rows: list[list[str]] = []
@@ -148,6 +152,21 @@ def _csv_rows(
             f"{uneven[0]} (not shown). Repair them, or write JSON lines."
         )
     return header, rows
+
+
+def _above(rows: Any) -> int:
+    """How many lines of a csv stand above its header, such as a title: those before the first with two filled cells."""
+    before = 0
+    for row in islice(rows, 20):
+        if sum(bool(cell.strip()) for cell in row) > 1:
+            return before
+        before = rows.line_num
+    return 0
+
+
+def _say_above(name: str, lines: int) -> None:
+    if lines:
+        print(f"{name}: the header was taken from line {lines + 1}, the first with several cells.")
 
 
 def rows_of(name: str, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[Record]:
@@ -237,12 +256,15 @@ def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
     if not filled:
         return []
     sheet = filled[wanted] if wanted is not None else next(iter(filled.values()))
+    filled_cells = [sum(cell is not None for cell in row) for row in sheet.iter_rows(max_row=20, values_only=True)]
+    above = next((at for at, cells in enumerate(filled_cells) if cells > 1), 0)  # of a merged title one cell is filled
+    _say_above(name, above)
     for merged in list(sheet.merged_cells.ranges):
         value = sheet.cell(merged.min_row, merged.min_col).value
         sheet.unmerge_cells(str(merged))
         for row, column in merged.cells:
             sheet.cell(row, column).value = value
-    header, *rows = ([*cells] for cells in sheet.iter_rows(values_only=True))
+    header, *rows = ([*cells] for cells in sheet.iter_rows(min_row=above + 1, values_only=True))
     return rows_of(name, header, [cells for cells in rows if any(cell is not None for cell in cells)])
 
 
