@@ -276,11 +276,11 @@ WITHOUT_EFFECT: dict[str, set[str]] = {
     "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "parallel_requests"},
     "privacy": {"ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"},
 }
-"""Keys left out of a run's fingerprint: it goes on when they change."""
+"""Keys left out of a run's fingerprint: the run goes on when they change."""
 
 
 def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None = None) -> Config:
-    """Merge conf.yaml, a profile (`smoke`, `cpu`, `gpu` or a YAML file's path) and overrides (`{"lora.rank": 8}`).
+    """Merge conf.yaml, a profile (`smoke`, `cpu`, `gpu` or a path) and overrides (`{"lora.rank": 8}`); later ones win.
 
     Raises:
         ConfigError: one message with every mistake: unknown keys, wrong types, impossible values, secrets.

@@ -1,4 +1,4 @@
-"""Layers of YAML: read, refused where they hold a secret, merged, and mistakes in them explained."""
+"""Read and merge layers of YAML, refuse those that hold a secret, and explain mistakes in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "colum
 
 
 def layered(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Files over one another, and overrides with dotted keys over them. Raises ConfigError, for a secret too."""
+    """Merge YAML files, then overrides with dotted keys; later values win. Raises ConfigError, also for a secret."""
     merged: dict[str, Any] = {}
     for source, layer in [*((path, read_layer(path)) for path in files), (Path("overrides"), _nested(overrides))]:
         _refuse_secrets(layer, source)

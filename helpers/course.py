@@ -90,7 +90,7 @@ UsageError: Any = typer.BadParameter.__base__  # of which typer exports only the
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says. Returns the exit code: 0, 2 after an error, which is told, or 130 after Ctrl-C."""
+    """Run a command line. Returns the exit code: 0, 2 after an error, which is printed, or 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(arguments, prog_name="python -m helpers.course", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""What the machine offers: what is missing is said before it costs time, and threads wait as suits it best."""
+"""A preflight of the machine: what is missing is said before it costs time, with what to do about it."""
 
 from __future__ import annotations
 

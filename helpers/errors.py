@@ -46,7 +46,7 @@ class EvaluationError(HelpersError):
 
 
 class DataError(HelpersError):
-    """Private records, or the pipeline that joins them, cannot be used; the message shows no record."""
+    """A table, an address or private records cannot be used; a message about private records shows none of them."""
 
 
 class PrivacyError(HelpersError):

@@ -34,7 +34,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: readers see the old content or the new. Raises RunError where the disk is full."""
+    """Write a whole file, in a folder made if missing, or nothing. Raises RunError if the disk is full or refuses."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -76,7 +76,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Record]:
-    """Read one JSON object a line. A last one that a kill cut off is left out; another broken one raises RunError."""
+    """Read one JSON object a line. A last line cut off by a kill is left out; any other broken line raises RunError."""
     records = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -98,7 +98,7 @@ def read_jsonl(path: Path) -> list[Record]:
 def appending(path: Path) -> Iterator[Callable[[Record], None]]:
     """Yield a function that appends a record to JSON lines and hands it to the operating system.
 
-    A last line that a kill left without its end is ended, or left out if half. Raises RunError where the disk is full.
+    A last line that a kill cut off is removed; a missing line end is added. Raises RunError if the disk is full.
     """
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

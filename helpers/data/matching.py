@@ -58,7 +58,7 @@ def words(text: str, *, keep_case: bool = False) -> list[str]:
 
 
 def contains(answer: str, expected: str, *, keep_case: bool = False) -> bool:
-    """Whether the expected words, at least one, stand in the answer whole and in order; `keep_case`: IT is not it."""
+    """Whether the expected words, one or more, stand whole and in order in the answer; `keep_case`: IT is not it."""
     needle = words(expected, keep_case=keep_case)
     return bool(needle) and f" {' '.join(needle)} " in f" {' '.join(words(answer, keep_case=keep_case))} "
 

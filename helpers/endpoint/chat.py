@@ -1,8 +1,8 @@
 """One chat client for any OpenAI-compatible server: OpenAI, Open WebUI, vLLM, Ollama or the embedded one.
 
 The `openai` library sends the requests, tenacity repeats them. This module adds JSON from servers that do not all
-support it, and errors that a reader can act on. No error holds the API key, nor a link to an exception of the
-library, whose request headers do.
+support it, and errors that a reader can act on. No error holds the API key, or a link to an exception of the
+library: its request headers hold the key.
 """
 
 import json
@@ -51,7 +51,7 @@ class Reply:
 class ChatEndpoint:
     """A chat model behind an address such as `http://127.0.0.1:8080/v1`. Safe to share between threads.
 
-    Without a `model` it is the first one that the server offers. An attempt is given up after `timeout_s` of silence;
+    Without `model` the first one offered is used. An attempt is given up after `timeout_s` seconds of silence;
     no further one is made when `max_attempts` or `max_wait_s` since the start of a request are used up. Callers should
     send `parallel_requests` at a time.
 

@@ -55,7 +55,7 @@ def judge_sample(
     folder: Path,
     seed: int,
 ) -> dict[str, list[Record]]:
-    """Let the endpoint's model judge the same sample of `count` test items for every model.
+    """Let the endpoint's model judge the same sample of `count` test items for every model; returns their verdicts.
 
     Args:
         test: the test set.

@@ -86,7 +86,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 def cosines(answers: Sequence[str], references: Sequence[str], model: Any) -> list[float]:
-    """Cosine of the model's embeddings, in [-1, 1]; 0 for a text that is blank or has no word that it knows."""
+    """Cosine of embeddings, in [-1, 1]; 0 if a text is blank, has no known word, or its vector is not finite."""
     if not answers:
         return []
     # Models repeat themselves, and every reference comes once for each model: encode each text once.

@@ -62,8 +62,9 @@ def resolve_model(name: str) -> str:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, padding on the left as generation needs.
 
-    Its template's thinking and date, or `BASE_CHATML` where it has none, are fixed in the template itself, so that
-    training, asking and the saved adapter agree. Raises ModelError where it is not found, or has no stop token.
+    In the chat template itself thinking is switched off and the date fixed; a tokenizer without template gets
+    `BASE_CHATML`. So training, asking and the saved adapter agree. Raises ModelError if it is not found, or has no
+    stop token.
     """
     tokenizer: PreTrainedTokenizerBase = fetch(lambda: AutoTokenizer.from_pretrained(resolve_model(name)), name)
     if tokenizer.eos_token is None:

@@ -34,10 +34,10 @@ def generate_answers(
     title: str = "answers",
     on_batch: Callable[[list[int], list[Generated]], None] | None = None,
 ) -> list[Generated]:
-    """Answer each conversation greedily, `batch_size` of similar length at once; the answers are in their order.
+    """Answer each conversation greedily, `batch_size` of similar length at once; answers keep the conversations' order.
 
-    The tokenizer pads on the left, and conversations end with the user's turn. `on_batch` is called with (positions,
-    answers) as soon as a batch is done.
+    The tokenizer must pad on the left, conversations must end with the user's turn. `on_batch` is called with
+    (positions, answers) as soon as a batch is done.
     """
     texts = [chat_text(tokenizer, conversation, asks=True) for conversation in conversations]
     order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))

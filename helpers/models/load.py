@@ -49,13 +49,13 @@ def load_base(
     if quantisation != "none":
         options["quantization_config"] = _quantised(quantisation, dtype)
     model: PreTrainedModel = fetch(lambda: AutoModelForCausalLM.from_pretrained(resolve_model(name), **options), name)
-    # Packed by the first forward without gradients (an evaluation, a generate), as bitsandbytes 0.50 does on CPUs with
-    # AVX512-BF16, a 4-bit layer lets no gradient through ever after, with only a warning.
+    # On CPUs with AVX512-BF16, bitsandbytes 0.50 packs 4-bit layers in the first forward without gradients (an
+    # evaluation, a generate). Afterwards no gradient passes through them; there is only a warning.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    # Torch copies a frozen output layer once for each row of an input in pieces, such as the last position of each row,
-    # sliced out for the first new token: 5 GB for 96 rows of SmolLM2-135M. This makes it one piece.
+    # If the input is not contiguous, torch copies a frozen output layer once for each row: 5 GB for 96 rows of
+    # SmolLM2-135M. The last positions, sliced out for the first new token, are such an input; this copies them instead.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
     if model.device.type == "cpu":
         model.set_attn_implementation("eager")  # torch's fused attention is the slower one on short texts

@@ -19,7 +19,7 @@ result would depend on its batch (docs/decisions/0006)."""
 def batch_of(rows: Sequence[Sequence[int]], begins: Sequence[int], pad_token: int, device: Any) -> dict[str, Any]:
     """`input_ids`, `attention_mask` and `labels` of rows of token ids, int64 `(rows, SHORTEST or more)`, padded right.
 
-    Each row is learnt from its place in `begins` on, 1 or more. `pad_token` can be any: the mask hides it.
+    `begins`: for each row the index of its first learnt token, 1 or more. `pad_token` can be any: the mask hides it.
     """
     shape = (len(rows), max(SHORTEST, *map(len, rows)))
     ids, mask, labels = torch.full(shape, pad_token), torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)

@@ -2,8 +2,8 @@
 
 Ghosts are made-up patients whose gradients lie in numbers of their own, behind those of the weights. A random bit says
 of each whether it is in the data. Those that are in are drawn, clipped, summed, noised and divided together with
-everybody, by the same functions. A patient has zeros in their numbers, and they have zeros in the weights, so that
-neither the model nor anybody's guarantee changes.
+everybody, by the same functions. Patients have zeros in the ghosts' numbers, and ghosts zeros in those of the weights,
+so that neither the model nor anybody's guarantee changes.
 
 Afterwards an attacker scores every ghost by what came out: the likelihood ratio over all steps, the best score against
 the claimed mechanism (Neyman and Pearson). Half of the bits are shown to the attacker, who finds the score

@@ -94,7 +94,7 @@ def read_grant(path: Path) -> Grant:
 
 
 def holders_key(path: Path) -> Ed25519PrivateKey:
-    """Read a holder's private key, made where there is none. Raises LedgerError if the file cannot serve as one."""
+    """Read a holder's private key, or make one for its owner's eyes only. Raises LedgerError if the file is no key."""
     try:
         if not path.exists():
             path.touch(mode=0o600, exist_ok=False)

@@ -1,6 +1,6 @@
 """The records of some patients laid out one behind another, and attention of each record to itself alone.
 
-Why all shapes follow from a record's own length only: see `helpers.privacy.patient_gradients`.
+All shapes follow from a record's own length only; `helpers.privacy.patient_gradients` says why.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GROUP = 8  # records that attention computes at once
 class Part:
     """Patients whose records are computed in one pass; tensors are int64 but for `weights`, which are fp32.
 
-    In `padded` each record is filled up to `LENGTHS`, and the records of one such length to groups of `GROUP`, all
+    In `padded` each record is filled up to a multiple of `LENGTHS`, and records of one length to groups of `GROUP`, all
     with the last padding token.
     """
 

@@ -209,7 +209,7 @@ def commit(ledgers: Sequence[Ledger], spend_id: str, result: str) -> None:
 
 
 def check_budgets(ledgers: Sequence[Ledger], costs: Sequence[Cost], who: str) -> None:
-    """Raise LedgerError if the budgets do not allow these trainings, `who`, together; none may be reserved yet."""
+    """Raise LedgerError, naming `who`, if a budget does not allow these trainings together. None is reserved so far."""
     for ledger in ledgers:
         entries = ledger.entries()
         grant, before = _granted(entries), [entry.cost for entry in entries if entry.cost]

@@ -47,7 +47,7 @@ def noisy_sum(
     """Add noise to a sum of clipped gradients: the only numbers that may leave a step.
 
     `clipped`, fp64 `(numbers,)` and finite (else PrivacyError), is rounded to the grid, on which `clipped_sum` lies
-    already. `noise_std` is in its unit. Multiples of the grid beyond `largest` are cut to it, after the noise. Returns
+    already. `noise_std` has the unit of `clipped`. Multiples beyond `largest` are cut to it, after the noise. Returns
     fp32 `(numbers,)`, multiples of `grid_of(noise_std)`; fp64 with a `largest` above 2^24, which fp32 would not hold.
     """
     if clipped.dim() != 1 or clipped.dtype != torch.float64 or not clipped.isfinite().all():
@@ -136,6 +136,6 @@ class PrivateOptimizer:
 
 
 def hand_out(numbers: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
-    """Give every weight its own of the `(numbers,)`, in order, as its gradient."""
+    """Cut `(numbers,)` into the shapes of the weights, in order, and make each piece that weight's gradient."""
     for weight, own in zip(weights, numbers.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = own.view_as(weight).to(weight)

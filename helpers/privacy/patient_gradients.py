@@ -204,7 +204,10 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def adapters_of(model: Any) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The two trained matrices of each layer with an adapter. Raises PrivacyError if it cannot keep patients apart."""
+    """The two trained matrices of each layer with an adapter.
+
+    Raises PrivacyError if anything else or nothing is trained, or the model has experts or convolutions.
+    """
     found, trained = {}, set()
     for module in (each for each in model.modules() if isinstance(each, LoraLayer)):
         (name,) = module.active_adapters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from helpers.privacy.training import Recipe, Training
 def verify(training: Training, cost: Cost) -> dict[str, Any]:
     """Compare what a training did with what was reserved, its `cost`, and the mechanism with its claim.
 
-    Returns `helpers.privacy.ghosts.audit`. Raises PrivacyError, naming every disagreement: nothing may be released.
+    Returns what `ghosts.audit` found. Raises PrivacyError with every disagreement: nothing may be released then.
     """
     faults = []
     if training.steps != cost.steps:
@@ -56,19 +55,20 @@ def privacy_report(
     audit: dict[str, Any],
     spend_id: str,
     ledger_heads: dict[str, Any],
-    joined: Sequence[str],
+    masking_measured: bool,
     adapter_sha256: str,
 ) -> dict[str, Any]:
     """What was guaranteed, to whom, by which mechanism, and what is not covered; ready for JSON.
 
     `audit` is what `verify` returned, `spend_id` what the ledgers call the training, `ledger_heads` each holder's
-    `Ledger.head` after the commit, `joined` a sentence for each place where the join read records.
+    `Ledger.head` after the commit, `masking_measured` whether it is known how much de-identification misses.
     """
     cost, settings, unit = recipe.cost, recipe.settings, pipeline.unit
     assert cost is not None  # for the type checker: a baseline has no report
     texts = yaml.safe_load(Path(__file__).with_name("coverage.yaml").read_text("utf-8"))
     rows = texts["touched"] + texts["touched_where_measured"] * bool(cost.scores)
-    rows += texts["touched_where_fictitious"] * pipeline.fictitious
+    rows += texts["touched_where_fictitious"] * pipeline.fictitious + texts["touched_by_the_join"]
+    rows += texts["touched_by_unmeasured_masking"] * (not masking_measured)
     declared, noise = settings.patients_expected, cost.validation_noise or 0.0
     words = {"unit": unit, "declared": declared, "scores": cost.scores, "noise": noise}
     touched = [[row[column].format(**words) for column in ("place", "what", "covered")] for row in rows]
@@ -94,7 +94,7 @@ def privacy_report(
         "ledgers": ledger_heads,
         "adapter_sha256": adapter_sha256,
         "fictitious": pipeline.fictitious,
-        "touched": touched + [[*sentence.split(": ", 1), "not covered"] for sentence in joined],
+        "touched": touched,
         "not_covered": [line.format(**words) for line in texts["not_covered"]],
     }
 

@@ -114,7 +114,7 @@ def check_batch_composition(
 def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, length: float) -> float:
     """Length of the clipped sum over patients with so many `records` each, all of one direction and this `length`.
 
-    Both lengths are given over `max_grad_norm`.
+    Both lengths are multiples of `max_grad_norm`.
     """
     optimizer, _ = _optimizer(make_optimizer)
     owners = torch.tensor([owner for owner, count in enumerate(records) for _ in range(count)])
@@ -123,7 +123,10 @@ def clipped_length(make_optimizer: MakeOptimizer, records: Sequence[int], *, len
 
 
 def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
-    """Is a patient clipped as one by an optimizer like `PrivateOptimizer`, and no more than needed?"""
+    """Does an optimizer like `PrivateOptimizer` clip a patient as one, however many records, and no more than needed?
+
+    Returns `clipped_length` of each case.
+    """
     cases = {
         "A patient with 50 long records": ([50], 2.0, 1.0),
         "Three patients with 50, 1 and 3 long records": ([50, 1, 3], 2.0, 3.0),
@@ -176,7 +179,7 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
 
 
 def check_step(make_optimizer: MakeOptimizer) -> Figures:
-    """Is every step of an optimizer like `PrivateOptimizer` noised, and divided alike, whoever or nobody was drawn?"""
+    """Does an optimizer like `PrivateOptimizer` add noise and divide by the expected number in all steps, empty too?"""
     share = NORM / 2 / NUMBERS**0.5  # of a patient in each number, half as long as is clipped
     for batch in ([0], [1], [3], [1, 2]):  # patients in each micro-batch
         optimizer, weight = _optimizer(make_optimizer)

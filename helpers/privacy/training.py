@@ -180,7 +180,10 @@ class Training:
         return drawn
 
     def measure(self, held_out: Sequence[Unit], generator: SecureGenerator) -> None:
-        """Log the mean loss a token of the validation patients; if private, their sum and number are both noised."""
+        """Log the mean loss per token of validation patients: `{"step", "heldout_loss"}` and, if private, `"patients"`.
+
+        In a private training the sum of losses and the number of patients are both noised.
+        """
         cost = self.recipe.cost
         self.model.eval()
         batches = parts(held_out, self.recipe.settings.physical_rows)

@@ -22,7 +22,7 @@ Row = tuple[int, ...]
 class Unit:
     """One patient: the token ids of each record, and for each the first token that is learnt, 1 or more.
 
-    Those before are given, as questions are. Without `begins`, all but the start token are learnt.
+    Tokens before that one are only read, like a question. Without `begins`, all but the start token are learnt.
     """
 
     name: str
@@ -40,7 +40,7 @@ def encode_units(
 ) -> list[Unit]:
     """Group examples by patient, their `unit`, in the order in which patients first appear.
 
-    Raises PrivacyError, which shows no record, for an example of nobody, fewer than two patients, or a long example.
+    Raises PrivacyError, which shows no record, if an example has no unit or is too long, or patients are fewer than 2.
     """
     if not all(example.unit for example in examples):
         raise PrivacyError("Some examples have no unit, so that what each patient adds to training cannot be bounded.")

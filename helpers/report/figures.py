@@ -1,7 +1,7 @@
 """The report's figures, in one style that is safe for colour-blind readers (Okabe and Ito's palette).
 
-Each function draws what it is given, for the report the dictionary in `results.json`, and returns a figure, which a
-notebook shows and the report embeds. Ink and grid colours are stand-ins there: the page swaps them for its theme's.
+Functions return a figure, which a notebook shows and the report embeds; `results` is the dictionary in `results.json`.
+In the report, the page's theme replaces the colours of ink and grid.
 """
 
 import io
@@ -230,7 +230,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
 
 
 def live_curve(title: str) -> Callable[[list[Record]], None]:
-    """A function that draws the training log so far, always into the same figure, every 5 s and once more at the end.
+    """A function that draws the log so far, always into the same figure, at most every 5 s and once at the end.
 
     Outside a notebook it does nothing; the progress bar tells the same there.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from helpers.data.example import GENERAL
+from helpers.data.example import FEW, GENERAL
 from helpers.errors import EvaluationError
 from helpers.files import read_json, write_atomic
 from helpers.report.figures import (
@@ -25,8 +25,6 @@ from helpers.report.figures import (
 
 UNTRAINED = ("base", "in_context")
 _TEMPLATE = Path(__file__).with_name("template.html")
-FEW = 30
-"""Items of a bucket below which the report warns."""
 _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
 
 

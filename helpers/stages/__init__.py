@@ -1,5 +1,6 @@
 """The door: each stage of the course takes a run folder, reads its configuration and calls plain functions.
 
+A stage that has finished on the same inputs is not done again; one that was killed goes on where it stopped.
 Notebooks and the command line call these same functions. Heavy modules are imported by the stage that needs them.
 """
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from helpers.data.example import read_examples
+from helpers.data.example import SPLITS, read_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.errors import RunError
-from helpers.evaluation.attacks.audit import Examples, audit_model
+from helpers.evaluation.attacks.audit import audit_model
 from helpers.files import read_json, write_json
 from helpers.models.find import load_tokenizer
 from helpers.models.load import attach_adapters, load_base
@@ -32,15 +32,14 @@ def audit_privacy(run: Run) -> dict[str, Any]:
         )
     if not pipeline.split.validation:
         raise RunError("The audit compares with patients held back: give split.validation a share in the pipeline.")
-    read = [data / f"{name}.jsonl" for name in ("train", "validation", "test", "canaries")]
+    read = [data / f"{name}.jsonl" for name in (*SPLITS, "canaries")]
     inputs = {"base": read, **{name: [*read, path] for name, path in folders.items()}}
     outputs = {name: run.home / "audit" / f"{name}.json" for name in inputs}
     todo = [name for name in inputs if not run.finished(f"audit {name}", inputs[name])]
     if todo:
-        *parts, canaries = map(read_examples, read)
-        # Without what was planted, and without common knowledge.
-        train, validation, test = ([each for each in part if each.bucket == BUCKET] for part in parts)
-        examples = Examples(train, validation, test, canaries)
+        examples = {path.stem: read_examples(path) for path in read}
+        for part in SPLITS:  # without what was planted, and without common knowledge
+            examples[part] = [each for each in examples[part] if each.bucket == BUCKET]
         tokenizer, base_name = load_tokenizer(run.config.base_model), run.config.base_model
         dtype = getattr(torch, read_json(folders["private"] / "training.json")["dtype"])
         quantisation, threads = run.config.privacy.quantisation, run.config.threads

@@ -68,9 +68,9 @@ def read_card(run: Run) -> dict[str, Any]:
 
 
 def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
-    """What the base model answers right of `count` general questions: rehearsed in its own words, it is not forgotten.
+    """Training examples of general knowledge: the base model's right answers to `count` questions, in its own words.
 
-    The answers are kept in `path`, and not asked for again.
+    Rehearsing them keeps the model from forgetting. The answers are kept in `path`, and not asked for again.
     """
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers

@@ -6,7 +6,7 @@ import random
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.data import card
 from helpers.data.example import Example, write_examples
@@ -19,9 +19,6 @@ from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, rehearsed_examples
-
-if TYPE_CHECKING:
-    pass
 
 PREPARES = (
     "data/card",

@@ -24,16 +24,16 @@ ANSWERS = ("evaluation/answers", "models")
 def fine_tune(
     run: Run, only: str | None = None, watch: Callable[[list[Record]], None] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """02: train the configured adapters, or `only` one, into models/<name>/; returns what is told of each training.
+    """02: train the configured adapters, or `only` one, into models/<name>/; returns name to its training.json.
 
-    On holders' records they are trained with privacy, else audited first, and `watch` is called with the training log
-    whenever it grows.
+    Each is audited before its first step, and `watch` is called with the training log whenever it grows. With holders'
+    records as source, `fine_tune_private` trains them with differential privacy instead, without `watch`.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
 
         return fine_tune_private(run, only)
-    from helpers.training.copies import copy_model
+    from helpers.training.callbacks import copy_model
     from helpers.training.sft import train_adapter
 
     config, settings = run.config, run.config.training

@@ -31,7 +31,7 @@ from helpers.provenance import measured
 from helpers.run import Run
 from helpers.stages.common import pipeline_of
 from helpers.stages.join import join
-from helpers.training.copies import copy_model
+from helpers.training.callbacks import copy_model
 
 BASELINE = "non_private"
 
@@ -130,8 +130,8 @@ def state_of(run: Run, name: str) -> Path:
 def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, Any]]:
     """02: train the private models, each entered in the ledgers, then the non-private baseline, into models/<name>/.
 
-    With `only`, that model alone. Returns model name to `told_of`. Nothing is released if it raises PrivacyError, as
-    the guarantee cannot be given or shown, or LedgerError, as a holder's budget does not allow it.
+    With `only`, that model alone. Returns model name to `told_of`. Raises PrivacyError if the guarantee cannot be given
+    or shown, and LedgerError if a holder's budget does not allow it; that model is not released then.
     """
     names = models_to_train(run)
     if only is not None and only not in names:
@@ -214,14 +214,14 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
             audit=audit,
             spend_id=spend_id,
             ledger_heads={each.holder: each.head() for each in ledgers},
-            joined=read_json(run.home / "dataset" / "card.json")["touched"],
+            masking_measured=read_json(run.home / "dataset" / "card.json")["deidentify"]["measured"],
             adapter_sha256=weights,
         )
     release.release(part, target, report)
 
 
 def _identity(run: Run, recipe: Recipe) -> str:
-    """Digest of what decides the result; of the records' file the bytes count, for none is read before it is paid."""
+    """Digest of what decides the result. The records' file is only hashed: none is read before its cost is reserved."""
     settings = recipe.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT["privacy"])
     cost = asdict(recipe.cost) if recipe.cost else None
     records = sha256(run.home / "dataset" / "train.jsonl")

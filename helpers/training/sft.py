@@ -30,9 +30,8 @@ from helpers.models.losses import IGNORED, row_losses
 from helpers.models.precision import best_device, compute_dtype
 from helpers.models.tokens import tokenise
 from helpers.provenance import measured
-from helpers.training.copies import Copies
+from helpers.training.callbacks import Copies, ProgressBar, Watch
 from helpers.training.preflight import audit, check_lengths
-from helpers.training.progress import ProgressBar, Watch
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
@@ -68,8 +67,9 @@ def train_adapter(
     validation: Sequence[Example],
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter into `folder`, audited before the first step; until it ends `folder/checkpoints` has its state.
+    """Train an adapter into `folder`, audited before the first step; only the answers carry loss.
 
+    Adapter, tokenizer, log and summary are written at the end; until then `folder/checkpoints` holds the last state.
     `config` tells the base, its threads, the seed and how to train; `quantisation` is that of the base: `none` (LoRA,
     arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others. `validation`, perhaps empty, is for the loss curve.
     `watch` is called with the log so far whenever it grows.

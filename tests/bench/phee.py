@@ -23,10 +23,9 @@ from helpers.config import PROJECT_ROOT, load_config
 from helpers.data.example import Example
 from helpers.evaluation.attacks.canaries import MEMBER, make_canaries, planted_examples, whole_words
 from helpers.evaluation.attacks.extraction import SECRET, continue_texts, secret_revealed
-from helpers.evaluation.attacks.membership import membership
+from helpers.evaluation.attacks.membership import example_losses, membership
 from helpers.files import read_json, read_jsonl, sha256, write_json
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import example_losses
 from helpers.models.load import load_base, save_adapter
 from helpers.models.tokens import learnt_rows
 from helpers.privacy.accounting import plan

@@ -22,7 +22,7 @@ def test_a_row_counts_once_whatever_its_records() -> None:
     ]
     fates = {"clinic": ["", "", "no usable key"], "shop": ["", "", ""]}
     card = make_join_card(
-        fates, candidates, {"measured": True, "masked": {"PERSON": 3}, "recall": 0.995, "precision": 1.0}, "patient"
+        fates, candidates, {"measured": True, "masked": {"PERSON": 3}, "recall": 0.995, "precision": 1.0}
     )
     assert card["holders"] == {
         "clinic": {"given": 3, "kept": 1, "left_out": {"empty": 1, "no usable key": 1}},
@@ -35,4 +35,4 @@ def test_a_row_counts_once_whatever_its_records() -> None:
 def test_a_row_that_nothing_explains_is_an_error() -> None:
     fates = {"clinic": ["", ""]}
     with pytest.raises(AssertionError, match="rows of clinic were lost: 2 given, 1 kept, 0 left out"):
-        make_join_card(fates, [candidate("a", {"clinic": 0})], {"measured": True, "masked": {}}, "patient")
+        make_join_card(fates, [candidate("a", {"clinic": 0})], {"measured": True, "masked": {}})

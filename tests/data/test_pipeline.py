@@ -120,7 +120,7 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ('answer: "{pharmacy.drug}"}', 'answer: ""}', "give question and answer, or a text alone"),
         ('answer: "{pharmacy.drug}"}', 'answer: "{pharmacy.drug}", text: "all of it"}', "or a text alone"),
         ("columns: {episode: visit,", "columns: {patient: visit,", "must differ"),
-        ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator is of csv"),
+        ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv"),
     ],
 )
 def test_a_part_that_does_not_fit(tmp_path: Path, old: str, new: str, message: str) -> None:

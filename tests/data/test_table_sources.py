@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from small_tables import ROWS, data, examples
 
-from helpers.data.table.columns import recognise
+from helpers.data.table.examples import recognise
 from helpers.data.table.files import SPLIT
 from helpers.data.table.source import read_table
 from helpers.errors import ConfigError, DataError

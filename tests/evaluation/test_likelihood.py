@@ -10,8 +10,8 @@ import torch
 
 from helpers.data.example import Example, asked
 from helpers.errors import EvaluationError
+from helpers.evaluation.attacks.membership import example_losses
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import example_losses
 from helpers.models.load import load_base
 from helpers.models.tokens import start_token
 
@@ -47,7 +47,7 @@ def test_losses_equal_one_text_at_a_time(
     loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, side: str, batch_size: int
 ) -> None:
     model, tokenizer = loaded
-    monkeypatch.setattr("helpers.models.likelihood.BATCH", batch_size)
+    monkeypatch.setattr("helpers.evaluation.attacks.membership.BATCH", batch_size)
     monkeypatch.setattr(tokenizer, "padding_side", side)
     losses = example_losses(model, tokenizer, plain(TEXTS))
     end, start = tokenizer.eos_token_id, start_token(tokenizer)

@@ -8,11 +8,10 @@ import pytest
 
 from helpers.config import load_config
 from helpers.data.example import Example, asked
-from helpers.evaluation.attacks.audit import Examples, audit_model
+from helpers.evaluation.attacks.audit import audit_model
 from helpers.evaluation.attacks.canaries import MEMBER, OUTSIDER, make_canaries, planted_examples, whole_words
-from helpers.evaluation.attacks.membership import epsilon_of_auc, membership
+from helpers.evaluation.attacks.membership import Floats, epsilon_of_auc, example_losses, membership
 from helpers.models.find import load_tokenizer
-from helpers.models.likelihood import Floats, example_losses
 from helpers.models.load import load_base
 from helpers.privacy.accounting import spent
 from helpers.privacy.training import Recipe, Training
@@ -71,7 +70,7 @@ def test_a_training_without_privacy_is_found_out(tmp_path: Path, monkeypatch: py
         Example(str(number), "records", asked("Rash under Tavsol. Drug:"), f"Tavsol {number}", unit=f"other {number}")
         for number in range(20)
     ]
-    records = Examples(others[:10], others[10:], others, canaries)
+    records = {"train": others[:10], "validation": others[10:], "test": others, "canaries": canaries}
     base = audit_model(load_base(name), tokenizer, records, None, seed=0)
     found = audit_model(trained.model, tokenizer, records, base, seed=0)
     assert found["canary_auc"] > 0.95 and found["canary_epsilon"] > 1

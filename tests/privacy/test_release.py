@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from helpers.config import load_config
-from helpers.data.holders.card import TOUCHED
 from helpers.errors import PrivacyError
 from helpers.files import read_json
 from helpers.privacy import ghosts
@@ -150,7 +149,7 @@ def report(audit: dict[str, Any], plan: Cost) -> Any:
             audit=audit,
             spend_id="abc",
             ledger_heads={"hospital": HEAD},
-            joined=[place.format(unit=unit) for place in TOUCHED],
+            masking_measured=measured,
             adapter_sha256="a1b2",
         )
 
@@ -161,13 +160,15 @@ def test_the_report_says_what_is_and_is_not_covered(report: Any, plan: Cost) -> 
     told = report(fictitious=True)
     assert (told["unit"], told["epsilon"], told["delta"]) == ("patient", plan.epsilon, 1e-5)
     touched = {row[0] for row in told["touched"]}
-    assert touched >= {place.split(":")[0] for place in TOUCHED} and all(len(row) == 3 for row in told["touched"])
+    assert touched >= {"Rosters", "Wordings, cap and splits", "Test set", "Counts of the join"}
+    assert all(len(row) == 3 and "{" not in "".join(row) for row in told["touched"])
     assert any("many patients" in line for line in told["not_covered"])
     for fictitious, attacked in ((True, True), (False, False)):
         rows = {row[0] for row in report(fictitious)["touched"]}
         assert ("Audit by attacks" in rows) is attacked
         assert ("Loss on validation patients" in rows) is True
-    assert "Loss on validation patients" not in {row[0] for row in report(False, measured=False)["touched"]}
+    unmeasured = {row[0] for row in report(False, measured=False)["touched"]}
+    assert "Loss on validation patients" not in unmeasured and "De-identification" in unmeasured - touched
     (noised,) = [row for row in told["touched"] if row[0] == "Loss on validation patients"]
     assert (
         "4 measurements" in noised[1] and "(noise standard deviation: 2.5 times what one patient can add)" in noised[1]

@@ -91,11 +91,12 @@ def rehearsal_questions(count: int, seed: int) -> list[Record]:
 
 
 def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int, bool]]) -> list[Record]:
-    """`{"question", "answer"}` where an answer of the base model is right, ended by itself and asks nothing back.
+    """Keep answers of the base model that are right, ended by themselves and ask nothing: `{"question", "answer"}`.
 
-    `answers` are those of `helpers.models.generate`: text, tokens, and whether the model stopped by itself.
+    `questions` are rows `{"question", "expected"}`, `answers` one for each, of `helpers.models.generate`: text, number
+    of tokens, and whether the model stopped by itself.
 
-    An answer is kept whole or not at all. Cut after the sentence that tells, it would teach the model to stop there,
+    An answer is kept whole or not at all. Cut after the sentence with the fact, it would teach the model to stop there,
     and what it used to say in its second sentence would be lost (docs/decisions/0004).
     """
     return [

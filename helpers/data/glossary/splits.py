@@ -128,7 +128,7 @@ def invent_acronyms(
 
 
 def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
-    """Check that training and test share no question, no unknown acronym and no phrasing; RunError names what is.
+    """Check that training and test share no question, unknown acronym or phrasing; else RunError names what is shared.
 
     Returns `{"highest_overlap"}`: the highest similarity, 0 to 100, between a training and a test phrasing.
     """

@@ -214,7 +214,7 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
 
 
 def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
-    """Why an answer cannot be used, or None."""
+    """Why an answer cannot be used, or None; arguments as in `check_question`."""
     if not answer or "\n" in answer:
         return "answer empty" if not answer else "answer has several lines"
     if answer[-1] not in ".!":

@@ -10,27 +10,14 @@ from helpers.data.card import counted
 from helpers.data.example import SPLITS
 from helpers.data.holders.candidates import Candidate, kept_in
 
-TOUCHED = (
-    "Rosters: names and numbers on every holder's roster, and numbers of {unit}s, are masked in all texts, so that a "
-    "text can depend on whether another {unit} is with a holder.",
-    "Wordings, cap and splits: they follow from a {unit}'s own content, key or group (split.by) and the seed.",
-    "Test set: records are left out where a value of theirs stands in the training set; the training set does not "
-    "depend on the test set.",
-    "Counts of the join: those in private/dataset/card.json are exact and carry no noise.",
-)
-"""Where private data was read before training, for the privacy report."""
-NOT_MEASURED = (
-    "De-identification: no planted spans are known (deidentify.planted), so nobody measured how much it misses."
-)
-
 
 def make_join_card(
-    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any], unit: str
+    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Count rows and records, kept and left out, after the split.
 
     `fates`: for each holder, for each of its rows, why it came into no candidate, or nothing. `quality`: what the
-    de-identification masked and how well. `unit`: `patient` or `record`.
+    de-identification masked and how well.
     """
     kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
     holders = {}
@@ -49,7 +36,6 @@ def make_join_card(
         "units": len({candidate.unit for candidate in kept}),
         "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
         "deidentify": dict(quality),
-        "touched": [place.format(unit=unit) for place in TOUCHED] + [NOT_MEASURED] * (not quality["measured"]),
     }
 
 

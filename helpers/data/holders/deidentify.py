@@ -92,7 +92,7 @@ def make_analyzer(
         engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": ner or ""}], ner_model_configuration=labels)
         engine.load()
         registry.add_nlp_recognizer(engine)
-    return AnalyzerEngine(registry=registry, nlp_engine=engine, default_score_threshold=0.4)  # of a phone number
+    return AnalyzerEngine(registry=registry, nlp_engine=engine, default_score_threshold=0.4)  # a phone's score
 
 
 class _Phones(presidio.PhoneRecognizer):
@@ -168,8 +168,9 @@ def _folded(character: str) -> str:
 def score_spans(
     texts: Sequence[str], planted: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]]
 ) -> dict[str, Any]:
-    """Compare spans text by text: counts of them, recall and precision (0 to 1, None of nothing), mistakes by kind.
+    """Compare spans text by text: `{"planted", "found", "recall", "precision", "missed", "wrong"}`.
 
+    The first two are counts; recall and precision are 0 to 1, or None without spans; the last two count by kind.
     A planted span is found if every letter and digit of it is masked, under whatever kind. A found span is right if
     every letter and digit of it is planted. Spans lie within their texts.
     """

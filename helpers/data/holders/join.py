@@ -36,7 +36,7 @@ TYPED = (str.upper, str.lower, str.title)
 
 @dataclass(frozen=True)
 class Joined:
-    """Examples by split, each with its unit, which no display shows; and the card, which holds no record."""
+    """`records`: examples by split, each with its unit, hidden from displays; `card`: counts, without any record."""
 
     records: Secret[dict[str, list[Example]]]
     card: dict[str, Any]
@@ -70,7 +70,7 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
         numbers = {name: int(cells[_row(name)]) for name in tables if cells[_row(name)] is not None}
         candidates.append(make_candidate(fields, numbers, cells[PATIENT], cells[PLACE], pipeline, seed))
     split_units(candidates, pipeline.split, cap=pipeline.cap)
-    card = make_join_card(fates, candidates, quality, pipeline.unit) | {"frequent_key": frequent, "cap": pipeline.cap}
+    card = make_join_card(fates, candidates, quality) | {"frequent_key": frequent, "cap": pipeline.cap}
     return Joined(Secret(_release(candidates)), card)
 
 
@@ -167,7 +167,7 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
     """Refuse keys of one holder that are equal but for what may, or may not, tell two patients apart.
 
     Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, may be two patients. Leading zeros are
-    part of it, yet 00100 and 100 may be one. Two holders may group the same digits in their own ways.
+    part of it, yet 00100 and 100 may be one. Two holders may group digits differently: that is still one patient.
     """
     separators, cases, zeros = defaultdict(set), defaultdict(set), defaultdict(set)
     for value, name in names.items():

@@ -1,4 +1,7 @@
-"""The pipeline of private records, whose keys `example_data/providers/pipeline.yaml` documents, read and checked."""
+"""Read and check the pipeline of private records; `example_data/providers/pipeline.yaml` documents every key.
+
+Outside its holder's own section, a column is written `holder.column`; in `joins.on` it stands alone.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class JsonColumn(Section):
 
 
 class Grant(Section):
-    """What all trainings on its patients, trials included, may cost; plain amounts are for fictitious records only."""
+    """What all trainings on a holder's patients may cost together: signed, or for fictitious records plain amounts."""
 
     file: str | None = None
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -206,7 +209,7 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{where}: file and format (csv, jsonl, parquet) go together"
         parted = holder.separator and holder.format not in ("csv", None)
         if parted or (holder.encoding and holder.format == "parquet"):
-            yield f"{where}: separator is of csv, encoding of csv and jsonl"
+            yield f"{where}: separator goes with csv, encoding with csv and jsonl"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
         if holder.unit == "row" and (holder.key is not None or len(names) > 1):

@@ -56,7 +56,7 @@ MAKE_ONE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 def read_key(environment: Mapping[str, str], *, fictitious: bool) -> SecretStr:
     """The holders' common key, 32 bytes or more in hex digits; `fictitious` records get a throw-away one if need be.
 
-    Raises ConfigError where it is missing otherwise, too short or not hex. It is written nowhere, not in a message.
+    Raises ConfigError if other records have no key, or the key is too short or not hex; no message shows it.
     """
     given = environment.get(KEY_VARIABLE, "").strip()
     remedy = f"Make one with `{MAKE_ONE}` and write the line '{KEY_VARIABLE}=...' into the file .env; git ignores it."
@@ -96,7 +96,7 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
 
 
 def whole_number(value: str) -> str:
-    """`123` for `123.0`, as programs write whole numbers beside empty cells, unless it is too large to be exact."""
+    """`123` for `123.0`, which programs write beside empty cells; numbers from 2^53 on and other text unchanged."""
     found = WHOLE.fullmatch(value.strip())
     return found[1] if found and int(found[1]) < 2**53 else value
 
@@ -117,6 +117,6 @@ def letters_and_digits(value: str) -> str:
 
 
 def pseudonym(normalised: str, key: SecretStr) -> str:
-    """HMAC-SHA256 (RFC 2104), of which trying every phone number finds none without the key: 128 bits in hex digits."""
+    """128 bits of HMAC-SHA256 (RFC 2104) in hex digits; without the key, trying all phone numbers finds nobody."""
     secret = bytes.fromhex(key.get_secret_value())
     return hmac.digest(secret, f"patient/{normalised}".encode(), "sha256").hex()[:32]

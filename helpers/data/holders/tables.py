@@ -41,8 +41,8 @@ class PrivateTable(Secret[pd.DataFrame]):
 def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     """Read the declared columns of one holder as text. Relative file names start at `folder`.
 
-    Raises DataError where the file or a column is missing, it is unreadable, or there is no row. No message repeats
-    anything from the file, its header included: a file without one shows a row there.
+    Raises DataError if the file or a column is missing, the file is unreadable or has no row, or JSON is damaged. No
+    message repeats anything from the file, its header included: in a file without header a row stands there.
     """
     rows = _load_dataset(holder, folder) if holder.file is None else _read(holder, folder / holder.file, holder.format)
     if not rows:
@@ -51,8 +51,8 @@ def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     if missing := sorted({*_wanted(holder)} - present):
         raise DataError(
             f"Holder '{holder.name}' lacks the columns {', '.join(missing)}; its table has {len(present)} columns in "
-            "all. Correct the pipeline or the file's header; of a csv whose cells no comma, semicolon, tab or | parts, "
-            "give the separator."
+            "all. Correct the pipeline or the file's header. If a csv is separated by anything but comma, semicolon, "
+            "tab or |, give the separator."
         )
     kept = holder.columns | {f"{ROSTER}{number}": column for number, column in enumerate(holder.roster)}
     cells: dict[str, list[Any]] = {name: [row.get(column) for row in rows] for name, column in kept.items()}

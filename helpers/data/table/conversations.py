@@ -34,9 +34,9 @@ class Asked:
 
 
 def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collection[str] = ("",)) -> Asked:
-    """Read a row's cells; answers and contexts that say `nothing` (in small letters) are none.
+    """Read a row's cells; answers and contexts that equal one of `nothing`, in lower case, are dropped.
 
-    Raises DataError, which names the row, where a cell is no text or a conversation is none.
+    Raises DataError, which names the row, if a cell is no text or a conversation cannot be read.
     """
     cells = {role: row.get(column) for role, column in roles.items()}
     question, answer, turns = cells.get("question"), cells.get("answer"), cells.get("messages")

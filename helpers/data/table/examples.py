@@ -1,14 +1,14 @@
-"""Rows of a table as examples, and why others are left out."""
+"""Which column of a table is which, its rows as examples, and why others are left out."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.config import Data
 from helpers.data.example import Example, Message, checked
-from helpers.data.table.columns import recognise
 from helpers.data.table.conversations import Asked, read_row, text, worded
 from helpers.data.table.files import SPLIT
 from helpers.errors import DataError
@@ -18,6 +18,16 @@ BUCKET = "test"
 """Of all examples of a plain table."""
 LEAST = 10
 """Rows without which there is nothing to learn and to test."""
+NAMES = {
+    "messages": ("messages", "conversation", "conversations", "dialogue"),
+    "question": ("question", "prompt", "instruction", "query", "input"),
+    "answer": ("answer", "answers", "response", "completion", "output", "reponse"),
+    "contexts": ("context", "contexts", "contexte", "contextes"),
+    "system": ("system", "system_prompt"),
+}
+"""Usual names of each role, without accents and capitals. Alpaca's `input` is a context beside its `instruction`."""
+LEADING = ("question", "instruction", "query")
+"""Names of a question beside which `input` or `prompt` is something else."""
 SPLIT_WORDS = {"train": "train", "appr": "train", "entra": "train", "test": "test"}
 SPLIT_WORDS |= dict.fromkeys(("val", "dev", "eval"), "validation")
 """Beginnings of usual names of splits, French ones too."""
@@ -33,6 +43,50 @@ class Row:
     asked: Asked
     group: str
     split: str
+
+
+def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role.
+
+    Args:
+        found: names of the table's columns.
+        given: role to column, which counts before any usual name.
+
+    Raises:
+        DataError: a given column is missing or has two roles, or two columns could have one role, or the needed ones
+            are not found. The message names the columns and the lines of configuration to write.
+    """
+    columns = list(dict.fromkeys(found))
+    for role, name in given.items():
+        if name not in columns:
+            raise DataError(f"data.columns.{role}: there is no column {name!r}. The table has {_listed(columns)}.")
+        if [*given.values()].count(name) > 1:
+            raise DataError(f"data.columns: the column {name!r} has two roles. Give each role a column of its own.")
+    roles = dict(given)
+    free = [name for name in columns if name not in roles.values()]
+    for role, names in NAMES.items():
+        if role not in roles and not (role in ("question", "answer") and "messages" in roles):
+            fitting = [name for name in free if _plain(name) in names]
+            if role == "question" and len(fitting) > 1 and any(_plain(name) in LEADING for name in fitting):
+                inputs = [name for name in fitting if _plain(name) == "input"]
+                fitting = [name for name in fitting if name not in inputs]
+                if inputs and "contexts" not in roles:
+                    roles["contexts"] = inputs[0]
+            if len(fitting) > 1:
+                raise DataError(
+                    f"The columns {_listed(fitting)} could all be the {role}. Say which:\n"
+                    f"data:\n  columns: {{{role}: {fitting[0]}}}"
+                )
+            if fitting:
+                roles[role] = fitting[0]
+    if "messages" not in roles and not {"question", "answer"} <= roles.keys():
+        lacking = [role for role in ("question", "answer") if role not in roles]
+        needed = ", ".join(f"{role}: {roles.get(role, 'NAME')}" for role in ("question", "answer"))
+        raise DataError(
+            f"No column has a usual name for the {' and the '.join(lacking)}. The table has {_listed(columns)}. "
+            f"Write:\ndata:\n  columns: {{{needed}}}"
+        )
+    return roles
 
 
 def roles_of(rows: Sequence[Record], data: Data) -> dict[str, str]:
@@ -161,3 +215,12 @@ def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
             "take only the splits you mean."
         )
     return name
+
+
+def _plain(name: str) -> str:
+    folded = unicodedata.normalize("NFKD", name.strip().casefold())
+    return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

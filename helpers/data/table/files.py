@@ -42,8 +42,8 @@ def read_rows(
 ) -> list[Record]:
     """Rows of a file, each a mapping of column to cell; the type of a cell is its own, whatever the other rows hold.
 
-    Digits that are lost are not made up: a JSON number with an exponent is text as it stands, and so, with an exponent,
-    is a whole number that its column of parquet is too narrow for.
+    No lost digits are invented: a JSON number with an exponent stays text, and a whole number too large for its narrow
+    parquet column becomes text with an exponent.
 
     Args:
         content: of the file.
@@ -53,7 +53,7 @@ def read_rows(
         encoding: of text; found where none is given.
         sheet: of a workbook that has several.
         wanted: columns of a csv that the separator must part from others.
-        key: the column of keys of a csv, by which rows inside of a row are told from cells of several lines.
+        key: a csv's key column; it tells rows swallowed by an open quotation mark from cells of several lines.
 
     Raises:
         DataError: the file is damaged, two columns have one name, or nothing tells separator, encoding or sheet.
@@ -89,7 +89,7 @@ def read_rows(
 
 
 def _decode(data: bytes, encoding: str | None) -> str:
-    """The text; UnicodeError where that is a guess (UTF-8 beside others, rare signs) or `encoding` does not fit."""
+    """The text. UnicodeError if it would be a guess (UTF-8 mixed with others, rare signs) or `encoding` is wrong."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = encoding or "utf-16"
     try:
@@ -108,7 +108,7 @@ def _csv_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a csv whose separator is the one that parts the `wanted` columns, or most."""
     # A quotation mark that is never closed swallows the rows that follow. They show as lines inside of a row that have
-    # as many cells as the header and a key of the shape of other keys; without keys, as several lines, all of them so.
+    # as many cells as the header and a key shaped like the other keys; without keys, as two lines or more, all so long.
     csv.field_size_limit(2**31 - 1)
     lines = list(dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
     if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):  # a line that Excel understands
@@ -241,7 +241,7 @@ def _parquet_rows(content: bytes) -> list[Record]:
 
 
 def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
-    """Rows of a sheet whose first row is the header; each cell of a merged range has the range's value."""
+    """Rows below a sheet's header, the first row with two filled cells; merged cells all have their range's value."""
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)

@@ -40,9 +40,10 @@ SHOWN = (
 def reword(
     rows: Sequence[Row], endpoint: ChatEndpoint, *, path: Path, wanted: int, temperature: float, seed: int
 ) -> tuple[list[list[str]], dict[str, int]]:
-    """Other wordings of each row's question, `wanted` where the model manages, and how often one was refused for what.
+    """Have `endpoint` word each row's question anew, `wanted` times where it manages; what is in `path` is reused.
 
-    `path` keeps them as they come: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`.
+    `path` keeps results as they come: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`.
+    `temperature` and `seed` are for sampling. Returns each row's wordings, and reason to number of refused wordings.
     """
 
     def write(row: Row, _done: Done) -> Iterator[Record]:
@@ -100,7 +101,7 @@ def check_wording(wording: str, question: str, answer: str, before: Sequence[str
 def reworded_examples(
     rows: Sequence[Row], wordings: Sequence[Sequence[str]], *, tested: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Further training examples, and test examples that ask what was learnt in words that were not.
+    """Further training examples, and test examples that ask for learnt facts in words that training never used.
 
     Of `tested` rows at most, the last wording goes into the test; a wording takes the question's place in the prompt.
     """

@@ -28,9 +28,9 @@ class Parts:
 
     rows: dict[str, list[Row]]
     alike: int
-    """Rows that are kept with another one."""
+    """How many rows are kept with another one."""
     across: int
-    """Rows of a test given by the table that belong with rows of its training set."""
+    """How many rows of a test that the table gives belong with rows of its training set."""
 
 
 def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
@@ -71,7 +71,7 @@ def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
 
 
 def _components(rows: Sequence[Row], similar: float) -> list[int]:
-    """For each row one of those it belongs with, the same for all of them."""
+    """For each row the number of one row that stands for its component: equal for rows that belong together."""
     texts = _telling(rows)
     keys: list[Sequence[Hashable]] = [
         [row.group for row in rows],

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from helpers.data.example import Example
 from helpers.evaluation.attacks.canaries import MEMBER, OUTSIDER
 from helpers.evaluation.attacks.extraction import continue_texts, secret_revealed
-from helpers.evaluation.attacks.membership import by_unit, epsilon_of_auc, membership
-from helpers.models.likelihood import example_losses
-
-
-class Examples(NamedTuple):
-    """What an audit compares: of the holders' patients, without what was planted, and canaries.
-
-    `validation` is of unseen patients drawn like those of the training set, `test` of unseen ones whose values no
-    training example has; where there are none, validation takes its place.
-    """
-
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    test: Sequence[Example]
-    canaries: Sequence[Example]
+from helpers.evaluation.attacks.membership import by_unit, epsilon_of_auc, example_losses, membership
 
 
 def audit_model(
-    model: Any, tokenizer: Any, examples: Examples, base: dict[str, Any] | None, *, seed: int
+    model: Any,
+    tokenizer: Any,
+    examples: Mapping[str, Sequence[Example]],
+    base: dict[str, Any] | None,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """Attack one model, base or tuned.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
-        examples: of this run.
+        examples: `canaries`; and of the holders' patients, without what was planted, those of `train`, unseen ones
+            drawn like them (`validation`), and perhaps unseen ones whose values no training example has (`test`).
         base: what this function returned for the base model; None for the base model itself.
         seed: of sampled completions.
 
@@ -43,10 +35,10 @@ def audit_model(
         AUC refutes, `canaries` and `membership` (of the holders' patients) come from `membership`, samples are begun by
         the model itself, and losses, one a patient, are for figures and to compare other models with.
     """
-    inside, outside = ([c for c in examples.canaries if c.bucket == bucket] for bucket in (MEMBER, OUTSIDER))
+    inside, outside = ([c for c in examples["canaries"] if c.bucket == bucket] for bucket in (MEMBER, OUTSIDER))
     groups: dict[str, dict[str, Sequence[Example]]] = {
         "canaries": {"in": inside, "out": outside},
-        "membership": {"in": examples.train, "out": examples.validation},
+        "membership": {"in": examples["train"], "out": examples["validation"]},
     }
     losses = {
         kind: {side: by_unit(rows, example_losses(model, tokenizer, rows)) for side, rows in sides.items()}
@@ -57,7 +49,7 @@ def audit_model(
     secret = secret_revealed(model, tokenizer, seed=seed)
     [samples] = continue_texts(model, tokenizer, [""], max_new_tokens=40, temperature=1.0, samples=6, seed=seed)
     return {
-        "heldout_loss": float(example_losses(model, tokenizer, examples.test or examples.validation).mean()),
+        "heldout_loss": float(example_losses(model, tokenizer, examples["test"] or examples["validation"]).mean()),
         "secret_revealed": secret["greedy"],
         "secret": secret,
         "canary_auc": shown["auc"],

@@ -1,0 +1,101 @@
+"""What a training does beside training: it shows a progress bar, and copies the model's folder to other addresses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerState
+
+from helpers.config import PROJECT_ROOT
+from helpers.errors import ConfigError, DataError, TrainingError
+from helpers.files import Record
+from helpers.storage import copy_folder
+
+Watch = Callable[[list[Record]], None]
+"""Called with every row logged so far, whenever there is a new one."""
+Address = str | dict[str, Any]
+"""An fsspec address, or one under `address` beside options of its file system."""
+
+
+class ProgressBar(TrainerCallback):  # type: ignore[misc]
+    """Steps, minutes left, loss, validation loss, tokens a second and memory on one line."""
+
+    def __init__(self, title: str, watch: Watch | None = None) -> None:
+        self._title, self._watch = title, watch
+        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+        """Open the bar, part full after a resume."""
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=f"train {self._title}", unit="step")
+
+    def on_step_end(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+        """Move the bar."""
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, _: Any, state: TrainerState, __: Any, logs: Record, **___: Any) -> None:
+        """Show the newest figures; stop where a loss is no number any more."""
+        for name, short in (("loss", "loss"), ("eval_loss", "val")):
+            if name in logs:
+                self._shown[short] = f"{float(logs[name]):.3f}"
+                if not math.isfinite(float(logs[name])):
+                    raise TrainingError(
+                        f"{name} is {logs[name]} at step {state.global_step}: training has diverged. Lower "
+                        "training.learning_rate, or train in fp32 (training_arguments: {bf16: false})."
+                    )
+        if "train_tokens_per_second" in logs:
+            self._shown["tok/s"] = f"{logs['train_tokens_per_second']:.0f}"
+        self._shown["MB"] = f"{psutil.Process().memory_info().rss / 2**20:.0f}"
+        self._bar.set_postfix(self._shown)
+        if self._watch:
+            self._watch(list(state.log_history))
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
+    """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address.
+
+    Raises ConfigError where one is no address or lies in the run folder, DataError where it cannot be written.
+    """
+    run = folder.absolute().parents[1]
+    for given in addresses:
+        options = {"address": given} if isinstance(given, str) else dict(given)
+        address = str(options.pop("address")).strip().rstrip("/")
+        if not address or "::" in address:
+            raise ConfigError(
+                f"training.additional_output_paths: {address!r} is no address; give one such as s3://bucket/models."
+            )
+        if "://" not in address:
+            address = str((PROJECT_ROOT / Path(address).expanduser()).resolve())
+            if Path(address, run.name, folder.name).is_relative_to(run):
+                raise ConfigError(
+                    f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "
+                    "another folder."
+                )
+        copy_folder(folder, f"{address}/{run.name}/{folder.name}", options)
+
+
+class Copies(TrainerCallback):  # type: ignore[misc]
+    """Copies at every checkpoint. An address that cannot be written stops a training before its first step only."""
+
+    def __init__(self, folder: Path, addresses: Iterable[Address]) -> None:
+        self._folder, self._addresses = folder, tuple(addresses)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Copy what is there, the last checkpoint of a killed training perhaps."""
+        copy_model(self._folder, self._addresses)
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """Copy the new checkpoint; a failure is told, and training goes on."""
+        try:
+            copy_model(self._folder, self._addresses)
+        except DataError as error:
+            tqdm.write(f"{error} Training goes on; the copy is tried again at the next checkpoint or at the end.")
