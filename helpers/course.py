@@ -258,6 +258,7 @@ def _show(run: Run) -> None:
         if run.config.pipeline is None or stages.pipeline_of(run).fictitious:  # no noise protects test patients
             print_table(found)
         print(f"\nReport: {_shown(run.home / 'report.html')}")
+        print(f'Ask the models: python -m helpers.course ask {_shown(run.path)} "Your question"')
     if "privacy" in found:
         import pandas as pd
 

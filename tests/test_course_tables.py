@@ -42,6 +42,7 @@ def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert likeness["n"] == card["test"]["test"] and likeness["rouge_l"] is not None
     page = (run / "report.html").read_text("utf-8")
     assert "Likeness to the reference" in page and "only 2 items" in page
+    assert f'python -m helpers.course ask {run} "Your question"' in page
     for name in ("base", "in_context"):  # answers to other questions are not taken for new ones
         assert len(read_jsonl(run / "predictions" / f"{name}.jsonl")) == len(read_jsonl(run / "dataset" / "test.jsonl"))
     test = run / "dataset" / "test.jsonl"
