@@ -173,12 +173,12 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     config, answers = run.config, {}
     trained = [path.parent.name for path in sorted((run.path / "models").glob("[!.]*/adapter_config.json"))]
     chosen = [model] if model else trained
-    if not chosen:
+    if not trained and model != "base":
         raise RunError(
             f"{run.path} has no trained model yet. {maker(run, TRAIN)} trains one; --model base asks the untouched one."
         )
     if not set(chosen) <= {"base", *trained}:
-        raise RunError(f"{run.path} has the models {', '.join([*trained, 'base'])}; received {model}.")
+        raise RunError(f"{run.path} has the models {', '.join(trained)}, and base; received {model}.")
     tokenizer, data = load_tokenizer(config.base_model), config.data
     messages = [{"role": "user", "content": question}]
     if data.source is not None and config.pipeline is None:
