@@ -198,19 +198,20 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
     """Execute the notebooks that are about a run's data and did not finish before, and print what came out."""
     started, asked = time.monotonic(), run.asked()
     notebooks: Sequence[str] = GLOSSARY_NOTEBOOKS
+    judged = run.config.score.judge_items > 0 and run.record("score") is None
     if run.config.pipeline:
         notebooks = PRIVATE_NOTEBOOKS
         if not stages.pipeline_of(run).fictitious:
-            notebooks, left_out = notebooks[:2], " and ".join(notebooks[2:])
+            judged, notebooks, left_out = False, notebooks[:2], " and ".join(notebooks[2:])
             print(f"{left_out} are left out: they work only on made-up patients and planted secrets.")
     elif run.config.data.source is not None:
         notebooks = TABLE_NOTEBOOKS
         stages.prepare(run)  # a table with mistakes stops here, not minutes later
-        if run.config.score.judge_items and run.server().base_url:
-            with stages.chat_endpoint(run):  # and so does a judge that does not answer
-                pass
     else:
         stages.glossary_entries(run)  # and so does a glossary
+    if judged and run.server().base_url:
+        with stages.chat_endpoint(run):  # and so does a judge that does not answer
+            pass
     code = (".",)  # everything decides what a notebook shows
     for number, name in enumerate(notebooks, start=1):
         source, target = PROJECT_ROOT / name, run.path / "notebooks" / name.replace("/", "-")

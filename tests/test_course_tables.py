@@ -33,6 +33,7 @@ def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFi
     card, results = (json.loads((run / path).read_text("utf-8")) for path in ("dataset/card.json", "results.json"))
     assert card["left_out"] == {"the same as another row": 1, "empty question or answer": 1}
     assert card["rows_read"] == 14 == card["rows_kept"] + 2
+    assert card["columns"] == {"question": "Question", "answer": "Réponse"} and card["unused_columns"] == []
     assert results["run"]["data"] == "prices.json" and "glossary" not in results["run"]
     command = shlex.split(results["run"]["command"])
     assert command[2:4] == ["CONF=smoke", f"DATA={table}"] and command[-1] == f"RUN={run}"

@@ -1,21 +1,14 @@
-"""The real client against a real server that misbehaves; and once against the embedded server."""
+"""The real client against a real server that misbehaves."""
 
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
-import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from chat_client import ASK, KEY, OPTIONS, SCHEMA, VERDICT, configured, endpoint, message_of
 from pydantic import SecretStr
 from scripted_server import (
     MODEL,
@@ -28,48 +21,9 @@ from scripted_server import (
     web_page,
 )
 
-from helpers.config import Endpoint, load_config
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
-from helpers.endpoint.embedded_server import embedded_server
-from helpers.errors import ConfigError, EndpointError, ModelError, UnreadableReply
-from helpers.installed import embedded_gguf
+from helpers.errors import ConfigError, EndpointError, UnreadableReply
 from helpers.server import Server, resolve_endpoint
-
-KEY = "sk-very-secret-0123456789"
-ASK: Any = [{"role": "user", "content": "Is WHO the World Health Organization?"}]
-OPTIONS: Any = {"max_tokens": 60, "temperature": 0.0, "seed": 1}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "verdict": {"enum": ["correct", "incorrect"]},
-        "reason": {"type": "string", "maxLength": 200},
-    },
-    "required": ["verdict", "reason"],
-    "additionalProperties": False,
-}
-VERDICT = {"verdict": "correct", "reason": "It {is}."}
-
-
-def endpoint(url: str, **settings: Any) -> ChatEndpoint:
-    defaults: dict[str, Any] = {"model": MODEL, "timeout_s": 5, "max_attempts": 2, "max_wait_s": 5}
-    return ChatEndpoint(f"{url}/v1", api_key=SecretStr(KEY), **(defaults | settings))
-
-
-def configured(**settings: Any) -> Endpoint:
-    return load_config("smoke", {f"endpoint.{name}": value for name, value in settings.items()}).endpoint
-
-
-def message_of(action: Callable[[], Any], within_s: float = 3, kind: type = EndpointError) -> str:
-    """Run a failing action; check what holds for every failure, and return its message."""
-    start = time.monotonic()
-    with pytest.raises(kind) as caught:
-        action()
-    assert time.monotonic() - start < within_s
-    error = caught.value
-    assert error.__cause__ is None and error.__context__ is None
-    assert KEY not in "".join(traceback.format_exception(error))
-    assert "\n" not in str(error) and str(error).endswith(".")
-    return str(error)
 
 
 def failing(script: Script | Response, within_s: float = 3, **settings: Any) -> tuple[str, int]:
@@ -324,66 +278,6 @@ def test_a_loopback_server_is_reached_in_spite_of_a_proxy(monkeypatch: pytest.Mo
     monkeypatch.delenv("no_proxy", raising=False)
     with ScriptedServer(completion("direct")) as server:
         assert endpoint(server.url).complete(ASK, **OPTIONS).text == "direct"
-
-
-def server_process() -> psutil.Process:
-    (child,) = (child for child in psutil.Process().children() if "helpers.endpoint.embedded_server" in child.cmdline())
-    return child
-
-
-def test_the_embedded_server_answers_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with open_endpoint(configured(provider="embedded", parallel_requests=2)) as chat:
-        assert chat.model and "/" not in chat.model
-        child = server_process()
-        reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)
-        assert reply.completion_tokens == 8 and reply.finish_reason == "length" and reply.text
-        found = chat.complete_json(ASK, schema=SCHEMA, max_tokens=100, temperature=0.0, seed=1)
-        assert found["verdict"] in ("correct", "incorrect") and chat._json_format == "json_schema"
-        message = message_of(lambda: chat.complete([{"role": "user", "content": "a b " * 2000}], **OPTIONS))
-        assert "400" in message and "context" in message
-    assert not child.is_running()
-
-
-def test_the_embedded_server_dies_with_its_parent() -> None:
-    code = (
-        "import time; from helpers.endpoint.embedded_server import embedded_server\n"
-        "from helpers.installed import embedded_gguf\n"
-        "with embedded_server(embedded_gguf(), 1) as url: print(url, flush=True); time.sleep(60)"
-    )
-    root = Path(__file__).parents[1]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as parent:
-        assert parent.stdout is not None and parent.stdout.readline().startswith(b"http://127.0.0.1:")
-        (child,) = psutil.Process(parent.pid).children()
-        os.kill(parent.pid, signal.SIGKILL)
-        child.wait(timeout=5)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "value", "spins"),
-    [(None, "", "3000"), ("GOMP_SPINCOUNT", "7", "7"), ("OMP_WAIT_POLICY", "PASSIVE", None)],
-)
-def test_the_servers_threads_soon_sleep_while_they_wait(
-    monkeypatch: pytest.MonkeyPatch, chosen: str | None, value: str, spins: str | None
-) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    if chosen:
-        monkeypatch.setenv(chosen, value)
-    with embedded_server(embedded_gguf(), 1):
-        child = server_process()
-        told = child.environ()
-    assert told.get("GOMP_SPINCOUNT") == spins
-    assert told.get("OMP_WAIT_POLICY") == (value if chosen == "OMP_WAIT_POLICY" else None)
-
-
-def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no GGUF file"), embedded_server(tmp_path / "absent.gguf", 1):
-        pass
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF but not really")
-    with pytest.raises(EndpointError, match="stopped with exit code"), embedded_server(broken, 1):
-        pass
 
 
 @pytest.mark.parametrize(

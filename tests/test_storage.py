@@ -113,6 +113,13 @@ def test_s3_without_credentials_says_what_to_do(s3: Any, monkeypatch: pytest.Mon
         fetch("s3://bucket/faq.csv", {"endpoint_url": address})
 
 
+def test_a_server_that_is_not_there_is_told_from_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9/faq\.csv cannot be read \(ClientConnector"):
+        fetch("http://127.0.0.1:9/faq.csv", {})
+    with pytest.raises(DataError, match="there is no such file or bucket"):
+        fetch(str(tmp_path / "faq.csv"), {})
+
+
 def test_a_copy_destroys_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "models" / "a"
     write_atomic(tmp_path / "copies" / "run" / "a" / "adapter_model.safetensors", "of an earlier run")

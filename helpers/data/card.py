@@ -161,8 +161,8 @@ def table_text(card: Mapping[str, Any]) -> str:
         f"{but}.",
         f"Read from the columns {'; '.join(f'{role}: {name}' for role, name in card['columns'].items())}. Not used: "
         f"{', '.join(card['unused_columns']) or 'none'}.",
-        f"{several} questions stand in the table with different answers." if several else "",
-        f"{none} answers are N/A, null, none or the like. Where that means an empty cell, empty it." if none else "",
+        f"Questions with different answers: {several}." if several else "",
+        f"Answers like N/A, null or none: {none}. Where that means an empty cell, empty it." if none else "",
         _splits_table(card, {BUCKET: "rows of the table", REWORDED: "reworded", GENERAL: "general knowledge"}),
         _table(["why left out", "rows"], card["left_out"].items()),
         _table(["why a rewording was refused", "times"], card["rejected_rewordings"].items()),

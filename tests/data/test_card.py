@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from helpers.data.card import glossary_card, glossary_text, rejected_records
+from helpers.data.card import glossary_card, glossary_text, rejected_records, table_card, table_text
 from helpers.data.example import Example, asked
 from helpers.data.glossary.entries import Entry
+from helpers.data.table.splits import Parts
 
 ENTRIES = [Entry("A", "A", "Alpha"), Entry("B", "B", "Beta")]
 
@@ -57,3 +58,13 @@ def test_text_names_every_entry_and_reason() -> None:
         "| B | 1 | 0 | 1 | 0 |",
     ):
         assert line in text.splitlines()
+
+
+def test_the_card_of_a_table_says_what_was_read_and_what_looks_odd() -> None:
+    rows = [{"q": question, "a": answer, "date": 1} for question, answer in (("x?", "1"), ("x?", "2"), ("y?", "None"))]
+    own = [Example(row["q"], "test", asked(str(row["q"])), str(row["a"])) for row in rows]
+    splits = {"train": own[:2], "validation": [], "test": own[2:]}
+    found = Parts({}, alike=2, across=0)
+    text = table_text(table_card("t.csv", rows, {"question": "q", "answer": "a"}, {}, splits, found, {}))
+    assert "Read from the columns question: q; answer: a. Not used: date." in text
+    assert "with different answers: 1." in text and "null or none: 1." in text

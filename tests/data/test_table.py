@@ -131,6 +131,8 @@ def test_groups_and_given_splits() -> None:
     french = [row | {"Split": "essai" if n % 4 == 0 else "Apprentissage"} for n, row in enumerate(ROWS)]
     with pytest.raises(DataError, match="The column 'Split' holds 'essai'; expected train, validation or test"):
         parts(french)
+    with pytest.raises(DataError, match="cannot be split"):  # as the group that it is said to be
+        parts(french, {"group": "Split"})
     assert len(parts([row | {"Split": row["Split"].replace("essai", "test")} for row in french])["test"]) == 5
     with pytest.raises(DataError, match="row 1: the split 'holdout' is unknown"):
         parts([row | {"part": "holdout"} for row in ROWS], {"split": "part"})

@@ -99,6 +99,7 @@ def test_all_wrong(tmp_path: Path) -> None:
     assert results["separation"]["rouge_l"] is None
     assert results["forgetting"] == {"lora": None}
     assert results["disagreements"] == []
+    assert [item["id"] for item in results["unrated"]] == ["n1", "n2", "u1"]  # still there to be read
 
 
 def test_zero_items(tmp_path: Path) -> None:

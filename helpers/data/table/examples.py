@@ -92,7 +92,7 @@ def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
 def roles_of(rows: Sequence[Record], data: Data) -> dict[str, str]:
     """The column of each role, a column of splits included. Raises DataError where columns cannot be told."""
     roles = recognise((str(name) for row in rows for name in row if name != SPLIT), data.columns)
-    if "split" not in roles and (column := _split_column(rows)):
+    if "split" not in roles and (column := _split_column(rows, roles.values())):
         roles["split"] = column
     return roles
 
@@ -189,10 +189,10 @@ def _whole(prompt: list[Message], asked: Asked) -> list[Message]:
     return [*prompt, {"role": "assistant", "content": asked.answers[0]}]
 
 
-def _split_column(rows: Sequence[Record]) -> str | None:
+def _split_column(rows: Sequence[Record], taken: Collection[str]) -> str | None:
     """A column called `split` that names a split in every row; one with many other words is about something else."""
     for name in rows[0]:
-        if name.strip().casefold() == "split":
+        if name.strip().casefold() == "split" and name not in taken:
             cells = {str(row.get(name)).strip().casefold() for row in rows}
             unknown = sorted(cell for cell in cells if not cell.startswith(tuple(SPLIT_WORDS)))
             if not unknown:
