@@ -4,7 +4,7 @@
 # Works in bash and zsh. Nothing here may end the reader's shell: no exit, no set -e, errors are returned.
 
 _course_init() {
-    local root=$1 python name value
+    local root=$1 python
     unset -f _course_init # leaves nothing behind in the reader's shell
     if ! bash "$root/00-set_up/install.sh"; then return 1; fi
 
@@ -19,14 +19,6 @@ _course_init() {
         echo "Created .env: put your keys there if you have any."
     fi
     chmod 600 "$root/.env" || return 1
-    # Read as data, never run as code; what is set already, and what is left empty, stays as it is.
-    while IFS='=' read -r name value || [ -n "$name" ]; do
-        case $name in '' | \#* | *[!A-Za-z0-9_]* | [0-9]*) continue ;; esac
-        value=${value%$'\r'}
-        value=${value#[\"\']}
-        value=${value%[\"\']}
-        if [ -n "$value" ] && ! printenv "$name" >/dev/null; then export "$name=$value"; fi
-    done <"$root/.env"
 
     echo "Next: jupyter lab"
 }

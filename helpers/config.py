@@ -44,7 +44,9 @@ class Endpoint(Section):
     timeout_s: Annotated[float, Field(gt=0)]
     max_attempts: Positive
     max_wait_s: Annotated[float, Field(ge=0)]
+    loading_s: Annotated[float, Field(ge=0)]
     parallel_requests: Positive
+    extra: dict[str, Any]
 
 
 class Dataset(Section):
@@ -273,7 +275,7 @@ class Config(Section):
 
 WITHOUT_EFFECT: dict[str, set[str]] = {
     "training": {"additional_output_paths"},
-    "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "parallel_requests"},
+    "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "loading_s", "parallel_requests"},
     "privacy": {"ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"},
 }
 """Keys left out of a run's fingerprint: the run goes on when they change."""

@@ -168,15 +168,16 @@ def _model(name: str, found: str, find: Callable[[], Path]) -> Check:
 
 def _endpoint(settings: Endpoint) -> Check:
     try:
-        url, model, key = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
-        if url is None:  # of a library that `check_packages` looks for
+        server = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
+        if server.base_url is None:  # of a library that `check_packages` looks for
             return Check("Endpoint", True, "embedded")
         from helpers.endpoint.chat import ChatEndpoint
 
-        offered = ChatEndpoint(url, model, key, timeout_s=10, max_attempts=1).check()
+        quick = settings.model_copy(update={"timeout_s": 10.0, "max_attempts": 1, "loading_s": 0.0})
+        offered = ChatEndpoint(server, quick).check()
     except HelpersError as error:
         return Check("Endpoint", False, str(error), "Correct .env, or set endpoint.provider to embedded")
-    return Check("Endpoint", True, f"{offered} at {url}")
+    return Check("Endpoint", True, f"{offered} at {server.place}")
 
 
 def _token(token: str | None) -> Check:

@@ -21,12 +21,12 @@ class EndpointError(HelpersError):
     """The chat endpoint is down, refused the request, or answered with something unusable."""
 
 
-class RequestRejected(EndpointError):
-    """The server refused the request's content or format (400, 422 or 501)."""
-
-
 class UnreadableReply(EndpointError):
-    """One reply held no usable answer; the message shows its start, and the item can be marked unscored."""
+    """One attempt brought no usable answer; the message says why, and the item can be marked unscored."""
+
+
+class RequestRejected(UnreadableReply):
+    """The server refused the request's content or format (400, 413, 422 or 501)."""
 
 
 class RunError(HelpersError):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dotenv import load_dotenv
 from filelock import FileLock
 from pydantic import ValidationError
 
@@ -26,7 +25,7 @@ from helpers.config_layers import explained, flat
 from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
-from helpers.server import Server, resolve_endpoint
+from helpers.server import Server, read_env, resolve_endpoint
 from helpers.threads import wait_politely
 
 KEY = ("inputs", "code", "asked")
@@ -187,7 +186,7 @@ def open_run(
         RunError: the folder belongs to another configuration, or cannot be written.
     """
     wait_politely()  # before a stage loads torch
-    load_dotenv(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
+    read_env(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
     config = load_config(conf, overrides)
     if config.pipeline and not holders:
         raise ConfigError(
@@ -245,7 +244,7 @@ def reopen_run(folder: Path) -> Run:
     path = folder / "config.yaml"
     if not path.exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
-    load_dotenv(PROJECT_ROOT / ".env")
+    read_env(PROJECT_ROOT / ".env")
     try:
         return Run(folder, Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except ValidationError as error:

@@ -1,14 +1,29 @@
 """Which chat server is asked: its address, model and key, from the configuration and the environment."""
 
+import codecs
+import io
+import ipaddress
+import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
+from dotenv import load_dotenv
 from pydantic import SecretStr
+from rapidfuzz import fuzz, process
 
 from helpers.errors import ConfigError
 
 Provider = Literal["auto", "embedded", "openai", "open_webui"]
+
+NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "OWUI_URL", "OWUI_TOKEN", "OWUI_FAV_MODEL")
+"""Environment variables that are read."""
+# Paths below a server's address; what follows the scheme is a host, whatever it is called.
+_ENDS = re.compile(
+    r"(?<![:/])(/chat/completions|/completions|/responses|/models|/c/[^/]+|/auth|/workspace.*|/admin.*)$"
+)
+_ROOT_ENDS = re.compile(r"((?<![:/])/(openai|ollama|api))?((?<![:/])/v\d+)?$")
 
 
 class Server(NamedTuple):
@@ -39,21 +54,65 @@ class Server(NamedTuple):
         return name == self.name() if self.model else name.endswith(f" at {self.place}")
 
 
+def read_env(path: Path) -> None:
+    """Set the environment variables of a `.env` file that are not set yet, whichever editor wrote it.
+
+    Raises ConfigError where it is no text.
+    """
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        load_dotenv(stream=io.StringIO(content.decode(encoding)))
+    except UnicodeDecodeError:
+        fault = f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor."
+    else:
+        return
+    raise ConfigError(fault)  # outside `except`: an error of decoding holds the file's content
+
+
+def tidied(address: str) -> str:
+    """An address as people paste it, as the address of a server: no quotes, page or method, and with a scheme."""
+    text = address.strip().strip("\"'<>").strip()
+    if not re.match(r"[a-z]+://", text, re.IGNORECASE):
+        host = re.split(r"[/:?]", text.rpartition("@")[2].lstrip("["))[0]
+        near = "." not in host or ":" in text
+        with suppress(ValueError):
+            near = bool(ipaddress.ip_address(host)) or near
+        text = f"{'http' if near else 'https'}://{text}"
+    address, _, query = text.partition("#")[0].strip().partition("?")
+    query = "" if re.match(r"models?=", query) else query  # of a page that a browser shows
+    return _ENDS.sub("", address.rstrip("/")).rstrip("/") + (f"?{query}" if query else "")
+
+
+def addresses(base_url: str) -> list[str]:
+    """Where a server's methods may lie: at the given address, or below what is left without its usual ends."""
+    base, mark, query = base_url.partition("?")
+    root = _ROOT_ENDS.sub("", base)
+    found = [base, *([] if base.endswith("/v1") else [f"{base}/v1"])]
+    found += [root + end for end in ("/v1", "/api", "/api/v1", "/openai/v1")]
+    return [each + mark + query for each in dict.fromkeys(found)]
+
+
 def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
     """Find the endpoint's address, model and key in the configuration and the environment.
 
     `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
     WebUI where OWUI_URL is set, else OPENAI_BASE_URL without a key, else the embedded one. Configured values
     win over the environment, in which empty variables count as unset; keys come from the environment alone. Raises
-    ConfigError where a variable is missing, or settings exclude one another.
+    ConfigError where a variable is missing or misspelt, or settings exclude one another.
     """
-    env = {name: value.strip() for name, value in env.items() if value.strip()}
+    # Docker's --env-file keeps the quotation marks.
+    env = {name: value.strip().strip("\"'") for name, value in env.items() if value.strip()}
     if provider == "auto":
         openai_url = base_url or env.get("OPENAI_BASE_URL")
         complete = base_url or (openai_url and "OPENAI_API_KEY" in env)
         provider = (
             "openai" if complete else "open_webui" if "OWUI_URL" in env else "openai" if openai_url else "embedded"
         )
+        if provider == "embedded":
+            _refuse_misspelt(env)
     if provider == "embedded":
         if base_url:
             raise ConfigError(
@@ -65,13 +124,35 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
         url, key = base_url or env.get("OPENAI_BASE_URL"), env.get("OPENAI_API_KEY")
         model, missing = model or env.get("OPENAI_MODEL"), None if url else "OPENAI_BASE_URL"
     else:
-        root = env.get("OWUI_URL", "").rstrip("/").removesuffix("/api")
+        root = _ROOT_ENDS.sub("", tidied(env["OWUI_URL"])) if "OWUI_URL" in env else ""
         url, key = base_url or (root and f"{root}/api"), env.get("OWUI_TOKEN")
         model = model or env.get("OWUI_FAV_MODEL")
         missing = "OWUI_URL" if not url else None if key else "OWUI_TOKEN"
     if missing:
+        _refuse_misspelt(env)
         raise ConfigError(
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
         )
-    return Server(url, model, SecretStr(key) if key else None)
+    key = re.sub(r"^bearer\s+", "", key or "", flags=re.IGNORECASE)
+    return Server(tidied(str(url)), model, SecretStr(key) if key else None)
+
+
+def _refuse_misspelt(env: Mapping[str, str]) -> None:
+    """Raise ConfigError where variables name a server that would not be asked, so that none passes in silence."""
+    for name in sorted(env.keys() - NAMES):
+        meant = ""
+        if re.match(r"OWUI|OPEN_?WEB_?UI", name, re.IGNORECASE):
+            meant = process.extractOne(name.upper(), NAMES[3:])[0]
+        elif name == "OPENAI_API_BASE" or fuzz.ratio(name.upper(), "OPENAI_BASE_URL") >= 80:
+            meant = "OPENAI_BASE_URL"
+        if meant and meant not in env:
+            raise ConfigError(
+                f"{name} is set, but nothing reads it; {meant} is probably meant. Rename it in .env or in the "
+                "environment, or set endpoint.provider to the server that you mean."
+            )
+    if half := [name for name in ("OWUI_TOKEN", "OWUI_FAV_MODEL") if name in env and "OWUI_URL" not in env]:
+        raise ConfigError(
+            f"{half[0]} is set, but OWUI_URL is not set. Add OWUI_URL=<address of your Open WebUI> to .env, or set "
+            "endpoint.provider to the server that you mean."
+        )

@@ -14,6 +14,7 @@ from scripted_server import (
 from helpers.config import Endpoint, load_config
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError
+from helpers.server import Server, tidied
 
 KEY = "sk-very-secret-0123456789"
 ASK: Any = [{"role": "user", "content": "Is WHO the World Health Organization?"}]
@@ -31,8 +32,9 @@ VERDICT = {"verdict": "correct", "reason": "It {is}."}
 
 
 def endpoint(url: str, **settings: Any) -> ChatEndpoint:
-    defaults: dict[str, Any] = {"model": MODEL, "timeout_s": 5, "max_attempts": 2, "max_wait_s": 5}
-    return ChatEndpoint(f"{url}/v1", api_key=SecretStr(KEY), **(defaults | settings))
+    defaults: dict[str, Any] = {"timeout_s": 5, "max_attempts": 2, "max_wait_s": 5, "loading_s": 5}
+    model, address = settings.pop("model", MODEL), tidied(settings.pop("address", f"{url}/v1"))
+    return ChatEndpoint(Server(address, model, SecretStr(KEY)), configured(**(defaults | settings)))
 
 
 def configured(**settings: Any) -> Endpoint:

@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep stages from reading the developer's .env into this process."""
-    monkeypatch.setattr("helpers.run.load_dotenv", lambda *_: False)
+    monkeypatch.setattr("helpers.run.read_env", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """The real client against a real server that misbehaves."""
 
 import json
+import os
 import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from scripted_server import (
 
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.errors import ConfigError, EndpointError, UnreadableReply
-from helpers.server import Server, resolve_endpoint
+from helpers.server import Server, read_env, resolve_endpoint
 
 
 def failing(script: Script | Response, within_s: float = 3, **settings: Any) -> tuple[str, int]:
@@ -38,10 +40,10 @@ def failing(script: Script | Response, within_s: float = 3, **settings: Any) -> 
 def test_a_good_reply_is_passed_on_whole() -> None:
     with ScriptedServer(completion(" WHO is ... ", "length")) as server:
         reply = endpoint(server.url).complete(ASK, **OPTIONS, stop=["\n"])
-    assert (reply.text, reply.finish_reason, reply.completion_tokens) == (" WHO is ... ", "length", 7)
+    assert (reply.text, reply.finish_reason, reply.completion_tokens) == ("WHO is ... ", "length", 7)
     request = server.requests[0]
     assert request.path == "/v1/chat/completions" and request.headers["authorization"] == f"Bearer {KEY}"
-    assert request.body == {"model": MODEL, "messages": ASK, "stop": ["\n"], **OPTIONS}
+    assert request.body == {"model": MODEL, "messages": ASK, "stop": ["\n"], "stream": False, **OPTIONS}
 
 
 def test_a_server_that_is_down_is_named() -> None:
@@ -76,13 +78,16 @@ def test_an_unknown_model_is_told_from_an_unknown_path(status: int) -> None:
 
 
 def test_check_lists_what_is_offered() -> None:
-    with ScriptedServer(models(*"abcdefg"), script_models=True) as server:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return models(*"abcdefg") if path.endswith("/models") else failure(404, f"model {body['model']} not found")
+
+    with ScriptedServer(script, script_models=True) as server:
         message = message_of(endpoint(server.url, model="mine").check)
         assert "'mine'" in message and "such as a, b, c, d, e." in message
         assert endpoint(server.url, model="g").check() == "g"
         assert endpoint(server.url, model=None).check() == "a"
     with ScriptedServer(Response(body='{"data": []}'), script_models=True) as server:
-        assert "lists no model" in message_of(endpoint(server.url).check)
+        assert "lists no model" in message_of(endpoint(server.url, model=None).check)
 
 
 def test_a_rate_limit_is_waited_out() -> None:
@@ -97,7 +102,7 @@ def test_a_rate_limit_is_waited_out() -> None:
 
 @pytest.mark.parametrize(
     ("retry_after", "expected_requests"),
-    [("1", 3), ("60", 1), ("100000", 1), ("inf", 1), ("Fri, 01 Jan 2100 00:00:00 GMT", 3), ("nonsense", 3)],
+    [("1", 3), ("60", 1), ("100000", 1), ("inf", 1), ("Fri, 01 Jan 2100 00:00:00 GMT", 1), ("nonsense", 3)],
 )
 def test_an_endless_rate_limit_ends_within_the_time_allowed(retry_after: str, expected_requests: int) -> None:
     message, requests = failing(
@@ -112,8 +117,19 @@ def test_an_endless_rate_limit_ends_after_the_attempts_allowed() -> None:
 
 
 def test_a_failing_server_is_retried_then_given_up() -> None:
-    message, requests = failing(failure(503, "loading"))
-    assert "503 (loading)" in message and "look at its log" in message and requests == 2
+    message, requests = failing(failure(503, "overloaded"))
+    assert "503 (overloaded)" in message and "look at its log" in message and requests == 2
+
+
+def test_a_server_that_loads_its_model_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return failure(503, "Loading model") if number < 3 else completion("there")
+
+    with ScriptedServer(script) as server:
+        assert endpoint(server.url, max_attempts=1, max_wait_s=0).complete(ASK, **OPTIONS).text == "there"
+    assert "it loads its model; waiting for up to 5 s" in capsys.readouterr().out
+    message, requests = failing(failure(503, "Model is loading"), loading_s=1.2, max_wait_s=0)
+    assert "not loaded after 1.2 s" in message and "endpoint.loading_s" in message and requests > 1
 
 
 def test_a_hang_ends_at_the_timeout_and_is_not_retried_past_the_time_allowed() -> None:
@@ -142,16 +158,17 @@ def test_an_error_sent_as_success_is_no_reply() -> None:
 
 @pytest.mark.parametrize("status", [200, 404, 405])
 def test_a_web_page_names_the_paths_to_try(status: int) -> None:
-    message, _ = failing(web_page(status))
-    root = message.split()[3].removesuffix("/v1")
-    assert "web page" in message and f"Open WebUI the address is {root}/api," in message
+    with ScriptedServer(web_page(status), script_models=True) as server:
+        message = message_of(endpoint(server.url).check)
+    tried = [f"{server.url}{end}" for end in ("/api", "/api/v1", "/openai/v1")]
+    assert "web page" in message and f"no other address below it answers either: {', '.join(tried)};" in message
     assert "<" not in message
 
 
 def test_a_reply_without_text_can_be_marked_unscored() -> None:
     with ScriptedServer(completion(None, "content_filter")) as server:
         chat = endpoint(server.url)
-        assert "content_filter" in message_of(lambda: chat.complete(ASK, **OPTIONS), kind=UnreadableReply)
+        assert "filter held the text back" in message_of(lambda: chat.complete(ASK, **OPTIONS), kind=UnreadableReply)
 
 
 def formats_asked(server: ScriptedServer) -> list[str]:
@@ -237,8 +254,8 @@ def test_open_webui_is_reached_under_its_own_paths(monkeypatch: pytest.MonkeyPat
         assert paths == ["/api/models", "/api/chat/completions"]
         assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
         # The commonest mistake: the address of the page a browser shows.
-        message = message_of(open_endpoint(configured(provider="openai", base_url=server.url)).__enter__)
-    assert f"Open WebUI the address is {server.url}/api," in message
+        with open_endpoint(configured(provider="openai", base_url=f"{server.url}/c/0a1b")) as chat:
+            assert chat.complete(ASK, **OPTIONS).text == "hello"
 
 
 def test_settings_come_from_configuration_then_environment() -> None:
@@ -267,9 +284,9 @@ def test_settings_come_from_configuration_then_environment() -> None:
 
 def test_an_address_or_key_that_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="expected one such as http"):
-        ChatEndpoint("localhost:8080/v1")
+        ChatEndpoint(Server("ftp://localhost:8080/v1", None, None), configured())
     with pytest.raises(ConfigError, match="copy it again") as caught:
-        ChatEndpoint("http://localhost/v1", api_key=SecretStr(f"{KEY}\u201d"))
+        ChatEndpoint(Server("http://localhost/v1", None, SecretStr(f"{KEY}\u201d")), configured())
     assert KEY not in str(caught.value)
 
 
@@ -293,5 +310,81 @@ def test_a_secret_in_the_address_is_not_shown(address: str) -> None:
     server = Server(address, "m", None)
     assert server.name() in ("m at http://host:1/v1", "m at host:1/v1") and server.is_called(server.name())
     with pytest.raises((ConfigError, EndpointError)) as caught:
-        ChatEndpoint(address, "m", max_attempts=1, timeout_s=0.2).check()
+        ChatEndpoint(server, configured(max_attempts=1, timeout_s=0.2)).check()
     assert not re.search("hun|t@r2", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "OPENAI_BASE_URL=http://h/v1\nOPENAI_API_KEY=k\n".encode("utf-8-sig"),
+        "OPENAI_BASE_URL=http://h/v1\r\nOPENAI_API_KEY=k\r\n".encode("utf-16"),
+        b"export OPENAI_BASE_URL=http://h/v1/chat/completions\nOPENAI_API_KEY = k\n",
+        b"OPENAI_BASE_URL=http://h/v1 # the lab's\nOPENAI_API_KEY=k # mine\n",
+        b"OPENAI_BASE_URL=\"http://h/v1\"\nOPENAI_API_KEY='Bearer k'\n",
+    ],
+)
+def test_every_form_of_an_env_file_is_read(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    (tmp_path / ".env").write_bytes(content)
+    read_env(tmp_path / ".env")
+    server = resolve_endpoint("auto", None, None, os.environ)
+    assert server == ("http://h/v1", None, SecretStr("k"))
+
+
+def test_an_env_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("OPENAI_API_KEY=gehœim-é".encode("cp1252"))
+    with pytest.raises(ConfigError, match="Save it as UTF-8") as caught:
+        read_env(tmp_path / ".env")
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("http://h:3000/", "http://h:3000/api"),
+        ("http://h:3000/c/0a1b-2c", "http://h:3000/api"),
+        ("https://chat.example.fr/?models=llama", "https://chat.example.fr/api"),
+        ("chat.example.fr", "https://chat.example.fr/api"),
+        ("localhost:3000", "http://localhost:3000/api"),
+        ("'http://h/api/v1'", "http://h/api"),
+        ("http://h/openai", "http://h/api"),
+        ("http://h/api/chat/completions", "http://h/api"),
+        ("http://api/v1", "http://api/api"),
+        ("https://h/team/openwebui/auth", "https://h/team/openwebui/api"),
+    ],
+)
+def test_the_address_of_open_webui_is_read_however_it_is_pasted(given: str, address: str) -> None:
+    assert resolve_endpoint("auto", None, None, {"OWUI_URL": given, "OWUI_TOKEN": "t"}).base_url == address
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OWUI_ULR", "OWUI_URL"),
+        ("OPENWEBUI_URL", "OWUI_URL"),
+        ("owui_url", "OWUI_URL"),
+        ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+        ("OPENAI_BASEURL", "OPENAI_BASE_URL"),
+    ],
+)
+def test_a_misspelt_variable_does_not_pass_in_silence(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is set, but nothing reads it; {meant} is probably meant"):
+        resolve_endpoint("auto", None, None, {name: "http://h", "OPENAI_API_KEY": "k"})
+    assert resolve_endpoint("auto", None, None, {"OPENAI_ORG_ID": "o", "OPENAI_LOG": "info"}).base_url is None
+    with pytest.raises(ConfigError, match="OWUI_URL is not set"):
+        resolve_endpoint("auto", None, None, {"OWUI_TOKEN": "t"})
+
+
+@pytest.mark.parametrize("scheme", ["socks", "http"])
+def test_a_proxy_is_used_or_refused_in_one_sentence(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ScriptedServer(completion("through the proxy")) as proxy:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("http:", f"{scheme}:"))
+        settings, server = configured(max_attempts=1), Server("http://chat.example/v1", MODEL, None)
+        if scheme == "socks":
+            with pytest.raises(ConfigError, match="ALL_PROXY=socks5://"):
+                ChatEndpoint(server, settings)
+        else:
+            assert ChatEndpoint(server, settings).complete(ASK, **OPTIONS).text == "through the proxy"
+            assert proxy.requests[0].path == "http://chat.example/v1/chat/completions"

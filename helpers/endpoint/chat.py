@@ -1,153 +1,139 @@
 """One chat client for any OpenAI-compatible server: OpenAI, Open WebUI, vLLM, Ollama or the embedded one.
 
-The `openai` library sends the requests, tenacity repeats them. This module adds JSON from servers that do not all
-support it, and errors that a reader can act on. No error holds the API key, or a link to an exception of the
-library: its request headers hold the key.
+It finds out what the server offers and accepts, and raises errors that a reader can act on. No error holds the API key,
+or a link to an exception of the library that sends requests: its request headers hold the key.
 """
 
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-
-import jsonschema  # type: ignore[import-untyped]
-import openai
-import tenacity
-from pydantic import SecretStr
+from typing import Any, TypeVar
 
 from helpers.config import Endpoint
+from helpers.endpoint.accepted import Messages
 from helpers.endpoint.embedded_server import embedded_server
-from helpers.endpoint.failures import Failures
-from helpers.errors import ConfigError, RequestRejected, UnreadableReply
+from helpers.endpoint.failures import Refusal
+from helpers.endpoint.replies import Reply, find_object, read_reply
+from helpers.endpoint.transport import Transport
+from helpers.errors import EndpointError, RequestRejected, UnreadableReply
+from helpers.files import Record
 from helpers.installed import embedded_gguf
-from helpers.server import Server, resolve_endpoint
+from helpers.server import Server, addresses, resolve_endpoint
 
-Messages = Sequence[Mapping[str, str]]
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model wrote.
-
-    `finish_reason` is `stop`, `length` when it was cut off at `max_tokens`, or another word of the server;
-    `completion_tokens` is None where the server does not say.
-    """
-
-    text: str
-    finish_reason: str
-    completion_tokens: int | None
+FIRST = 12
+"""Replies of which one at least has to be of use."""
+_NO_CHAT = re.compile(r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|\bbge\b|\be5\b", re.IGNORECASE)
+_CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
+_HELLO = [{"role": "user", "content": "Hello"}]
+Result = TypeVar("Result")
 
 
 class ChatEndpoint:
     """A chat model behind an address such as `http://127.0.0.1:8080/v1`. Safe to share between threads.
 
-    Without `model` the first one offered is used. An attempt is given up after `timeout_s` seconds of silence;
-    no further one is made when `max_attempts` or `max_wait_s` since the start of a request are used up. Callers should
-    send `parallel_requests` at a time.
+    Without a model the first chat model offered is used. An attempt is given up after `timeout_s` seconds of silence;
+    no further one is made when `max_attempts` or `max_wait_s` since the start of a request are used up, or `loading_s`
+    while the server loads its model. Callers should send `parallel_requests` at a time; fewer are under way where the
+    server asks to slow down.
 
     Raises:
-        ConfigError: the address or the key cannot be used.
+        ConfigError: the address, the key or a proxy's address cannot be used.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str | None = None,
-        api_key: SecretStr | None = None,
-        timeout_s: float = 120,
-        max_attempts: int = 4,
-        max_wait_s: float = 60,
-        parallel_requests: int = 8,
-    ) -> None:
-        server = Server(base_url, model, api_key)
-        host = None
-        with suppress(ValueError):  # brackets that do not close, or a port that is no number
-            address = urlsplit(base_url)
-            host = address.hostname if address.scheme in ("http", "https") and address.port != 0 else None
-        if host is None:
-            raise ConfigError(
-                f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1."
-            )
-        key = api_key.get_secret_value() if api_key else ""
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
-        self.model = model
-        self.name = server.name()
-        self.parallel_requests = parallel_requests
-        self._failures = Failures(server.place, key, timeout_s, max_attempts, max_wait_s)
-        self._probing = threading.Lock()
+    def __init__(self, server: Server, settings: Endpoint) -> None:
+        self.model, self.name, self.embedded = server.model, server.name(), False
+        self.parallel_requests = settings.parallel_requests
+        self._transport = Transport(server, settings)
+        self.accepted, self._failures = self._transport.accepted, self._transport.failures
+        self._probing, self._counting = threading.Lock(), threading.Lock()
         self._json_format: str | None = None
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            wait=_wait_s,
-            stop=tenacity.stop_after_attempt(max_attempts) | tenacity.stop_before_delay(max_wait_s),
-            reraise=True,
-        )
-        self._client = openai.OpenAI(
-            base_url=base_url.rstrip("/"),
-            api_key=key or "none",  # The library insists on one.
-            timeout=openai.Timeout(timeout_s, connect=min(timeout_s, 10)),
-            max_retries=0,
-            # A proxy cannot reach this machine's loopback.
-            http_client=openai.DefaultHttpxClient(trust_env=host not in _LOOPBACK),
-        )
+        self._context: int | None = None
+        self._of_use, self._faults = 0, Counter[str]()
 
     def check(self) -> str:
-        """Settle on the configured model, else on the first one the server offers; return its name.
+        """Find the address below which the server lists its models, and settle on one; return its name.
+
+        The configured model may be listed with a tag or a prefix, or not at all if the server answers for it.
 
         Raises:
             EndpointError: the server cannot be used, or does not offer the model.
         """
-        data = self._fetch(self._client.models.with_raw_response.list).get("data")
-        models = data if isinstance(data, list) else []
-        offered = [str(item["id"]) for item in models if isinstance(item, dict) and "id" in item]
-        if not offered:
-            raise self._failures.error("lists no model; load one on the server, or check the address")
-        if self.model is None:
-            self.model = offered[0]
-        elif self.model not in offered:
+        items = self._listed()
+        offered = [str(item["id"]) for item in items]
+        chatting = [name for name in offered if not _NO_CHAT.search(name)] or offered
+        wanted = self.model
+        alike = [name for name in offered if wanted and (name.endswith(f"/{wanted}") or name.startswith(f"{wanted}:"))]
+        if wanted is None:
+            if not offered:
+                raise self._failures.no_model()
+            self.model = chatting[0]
+        elif wanted not in offered and alike:
+            self.model = alike[0]
+        elif wanted not in offered and offered and not self._answers_for(wanted):
             raise self._failures.error(
-                f"does not offer the model {self.model!r}; set endpoint.model to one it offers, "
-                f"such as {', '.join(offered[:5])}"
+                f"does not offer the model {wanted!r}; set endpoint.model to one it offers, such as "
+                f"{', '.join(chatting[:5])}"
             )
-        return self.model
+        about = next((item for item in items if item["id"] == self.model), {})
+        numbers = [of.get(name) for of in (about, about.get("meta")) if isinstance(of, dict) for name in _CONTEXT]
+        self._context = next((number for number in numbers if isinstance(number, int)), None)
+        return str(self.model)
 
-    def complete(self, messages: Messages, *, max_tokens: int, temperature: float, seed: int, **further: Any) -> Reply:
+    def probe(self) -> Record:
+        """Ask for a word and for a JSON object, so that what the server refuses is known before many requests are sent.
+
+        Returns:
+            `{"model", "context", "thinks", "refused", "json", "parallel_requests"}`; `context` in tokens, None where
+            the server does not say; `json` is the format of `complete_json`, None where no object came.
+        """
+        told = [{"role": "system", "content": "You answer in one word."}]
+        told.append({"role": "user", "content": "Which colour is the sky on a clear day?"})
+        schema = {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}
+        options: dict[str, Any] = {"max_tokens": 24, "temperature": 0.2, "seed": 1}
+        for ask in (
+            lambda: self._complete(told, options | {"stop": ["\n"]}),
+            lambda: self._complete_json(told, schema, options),
+        ):
+            try:
+                ask()
+            except UnreadableReply:
+                continue
+        return self.record()
+
+    def record(self) -> Record:
+        """What is known of the server; see `probe`."""
+        return {
+            "model": self.model,
+            "context": self._context,
+            "thinks": self.accepted.thinks,
+            "refused": list(self.accepted.refused),
+            "json": self._json_format,
+            "parallel_requests": self._transport.lanes.open,
+        }
+
+    def complete(
+        self, messages: Messages, *, max_tokens: int, temperature: float, seed: int, stop: list[str] | None = None
+    ) -> Reply:
         """Ask for one reply.
 
         Args:
             messages: the conversation, `{"role", "content"}` each.
-            max_tokens: longest reply.
+            max_tokens: longest reply, thoughts apart.
             temperature: 0 for the likeliest words; servers take up to 2.
             seed: for servers that honour it.
-            further: arguments of the interface, such as `stop`: strings that end the reply.
+            stop: strings that end the reply.
 
         Raises:
-            EndpointError: the server cannot be used, or every attempt failed.
+            EndpointError: the server cannot be used, every attempt failed, or none of the first replies was of use.
             UnreadableReply: the server answered, but with no text.
         """
-        further |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-        further |= {"model": self.model or self.check(), "messages": messages}
-        body = self._fetch(partial(self._client.chat.completions.with_raw_response.create, **further))
-        match body:
-            case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
-                usage = body.get("usage") or {}
-                return Reply(text, str(choice.get("finish_reason")), usage.get("completion_tokens"))
-            case {"choices": [{"message": {}} as choice, *_]}:
-                reason = choice.get("finish_reason")
-                raise UnreadableReply(f"The model sent no text; the server's reason is {reason!r}.")
-        start = self._failures.shorten(json.dumps(body))
-        raise self._failures.error(f"answered with JSON that is no chat completion ({start}); check its address")
+        wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | ({"stop": stop} if stop else {})
+        return self._counted(lambda: self._complete(messages, wanted))
 
     def complete_json(self, messages: Messages, *, schema: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Ask for one JSON object that fits a JSON schema, in the strictest way this server supports.
@@ -157,25 +143,66 @@ class ChatEndpoint:
         The options are those of `complete`.
 
         Raises:
-            EndpointError: the server cannot be used, or every attempt failed.
+            EndpointError: as in `complete`.
             UnreadableReply: the reply holds no object that fits the schema.
         """
+        return self._counted(lambda: self._complete_json(messages, schema, options))
 
+    def _complete(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
+        reply = self._reply(messages, wanted)
+        if not reply.text and "stop" in wanted and "stop" not in self.accepted.refused:
+            again = self._reply(messages, {name: value for name, value in wanted.items() if name != "stop"})
+            if again.late:
+                self.accepted.refuse("stop", "replies begin with blank lines or thoughts, which it would cut off")
+            reply = again
+        if reply.thinks and not self.accepted.thinks:
+            self.accepted.leave_room()
+            if not reply.text:
+                reply = self._reply(messages, wanted)
+        reply = reply.cut_at(wanted.get("stop", ()))
+        if reply.fault:
+            raise UnreadableReply(f"{reply.fault[0].upper()}{reply.fault[1:]}.")
+        return reply
+
+    def _reply(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
+        """One reply, after as many requests as it takes to learn which of their fields the server accepts."""
+        while True:
+            sent = self.accepted.fields(messages, wanted) | {"model": self.model or self.check()}
+            body = self._transport.chat(sent)
+            if not isinstance(body, Refusal):
+                break
+            if self.accepted.learn(body.text, sent):
+                continue
+            failure = self._failures.explain(body)
+            if body.status >= 500 and "response_format" in wanted:  # a server may fail at a format it does not know
+                failure = RequestRejected(str(failure))
+            raise failure
+        if isinstance(body, UnreadableReply):
+            raise body
+        reply = read_reply(body)
+        if reply is not None:
+            return reply
+        start = self._failures.shorten(json.dumps(body))
+        raise self._failures.error(
+            f"answered with JSON that is no chat completion ({start}); check its address", UnreadableReply
+        )
+
+    def _complete_json(self, messages: Messages, schema: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         def ask(json_format: str) -> Reply:
             if json_format == "json_schema":
                 form = {"type": json_format, "json_schema": {"name": "reply", "schema": schema, "strict": True}}
-                return self.complete(messages, response_format=form, **options)
+                return self._complete(messages, {**options, "response_format": form})
             wish = f"Reply with one JSON object and nothing else. It fits this JSON schema:\n{json.dumps(schema)}"
             *earlier, last = messages
             further: dict[str, Any] = {"response_format": {"type": json_format}} if json_format == "json_object" else {}
             asked = [*earlier, {**last, "content": f"{last['content']}\n\n{wish}"}]
-            return self.complete(asked, **further, **options)
+            return self._complete(asked, {**options, **further})
 
         with self._probing:  # The first caller finds the format out, the others wait for it.
             known = self._json_format
             reply = None if known else self._probe_json(ask, schema)
         reply = reply or ask(str(known))
-        found, fault = _find_object(reply.text, schema)
+        found, fault = find_object(reply.text, schema)
         if found is None:
             cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
             fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)
@@ -190,7 +217,7 @@ class ChatEndpoint:
                 continue
             # Left free to choose, a model adds words around the object: the server ignored the format.
             text, strict = reply.text.strip(), schema if json_format == "json_schema" else {}
-            is_whole = text.endswith("}") and _find_object(text, strict)[0] is not None
+            is_whole = text.endswith("}") and find_object(text, strict)[0] is not None
             if text.startswith("{") and (is_whole or reply.finish_reason == "length"):
                 break
         else:
@@ -199,59 +226,55 @@ class ChatEndpoint:
         self._json_format = json_format
         return reply
 
-    def _fetch(self, send: Callable[[], Any]) -> dict[str, Any]:
-        """Send a request, again where that may help; return the decoded JSON object."""
-        # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
-        body: Any = None
+    def _listed(self) -> list[Record]:
+        """The models that the server lists; its address becomes the first below which it lists any.
+
+        Where it lists none, but answers for the configured model, the list is empty.
+        """
+        transport, failure = self._transport, None
+        places = addresses(transport.base_url)
+        for transport.base_url in places:
+            body = transport.models()
+            if isinstance(body, Refusal):
+                if body.status not in (404, 405, 501):
+                    raise self._failures.explain(body)
+                failure = failure or self._failures.explain(body)
+            elif isinstance(body, UnreadableReply):
+                failure = failure or body
+            elif isinstance(data := body.get("data"), list):
+                return [item for item in data if isinstance(item, dict) and "id" in item]
+        for transport.base_url in places if self.model else []:
+            body = transport.chat(self.accepted.fields(_HELLO, {"max_tokens": 8}) | {"model": self.model})
+            if isinstance(body, dict) or (isinstance(body, Refusal) and body.status not in (404, 405)):
+                return []
+        transport.base_url = places[0]
+        raise failure or self._failures.no_model()
+
+    def _answers_for(self, model: str) -> bool:
+        self.model = model
+        with suppress(EndpointError):
+            return bool(self._complete(_HELLO, {"max_tokens": 8}))
+        return False
+
+    def _counted(self, ask: Callable[[], Result]) -> Result:
+        """What `ask` gives; EndpointError in place of the last of `FIRST` replies of which none was of use."""
         try:
-            text = self._retrying(send).text
-        except openai.OpenAIError as error:
-            failure = self._failures.explain(error)
+            found = ask()
+        except UnreadableReply as error:
+            with self._counting:
+                self._faults[str(error)] += 1
+                hopeless = not self._of_use and self._faults.total() >= FIRST
+            if not hopeless:
+                raise
         else:
-            failure = self._failures.not_json(text)
-            with suppress(ValueError, RecursionError):
-                body = json.loads(text)
-        if isinstance(body, dict):
-            return body
-        raise failure
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later; a format that is not implemented (501) will not."""
-    if not isinstance(error, openai.APIStatusError):
-        return isinstance(error, openai.APIConnectionError)  # a timeout is one too
-    told, status = error.response.headers.get("x-should-retry"), error.status_code  # what OpenAI's servers know of it
-    return status != 501 and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
-
-
-def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Seconds until the next attempt: what the server asks for, and no less than the usual back-off."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.response.headers.get("retry-after", 0) if isinstance(error, openai.APIStatusError) else 0
-    wait_s = _BACK_OFF(state)
-    with suppress(ValueError):  # a date
-        wait_s = max(wait_s, float(asked))
-    return wait_s
-
-
-def _find_object(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The first of the outermost JSON objects in a text that fits a schema, else None and what was wrong.
-
-    Around it may be words, a code fence or a reasoning model's thoughts.
-    """
-    text, end, fault = text.rpartition("</think>")[2], 0, "no JSON object"
-    for brace in re.finditer(r"\{", text):
-        if brace.start() < end:
-            continue
-        try:
-            found, end = json.JSONDecoder().raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
-            continue
-        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(found))
-        if error is None:
-            return found, ""
-        fault = f"no JSON object that fits the schema ({error.message[:200]})"
-    return None, fault
+            self._of_use += 1
+            return found
+        faults = "; ".join(f"{times} times: {fault.rstrip('.')}" for fault, times in self._faults.most_common(2))
+        raise self._failures.error(
+            f"gave no usable reply to {FIRST} requests ({self._failures.shorten(faults)}). Choose another model in "
+            "endpoint.model; or, where it thinks too long, stop that by endpoint.extra, as {reasoning_effort: low} or "
+            "{chat_template_kwargs: {enable_thinking: false}}"
+        )
 
 
 @contextmanager
@@ -263,18 +286,15 @@ def open_endpoint(settings: Endpoint) -> Iterator[ChatEndpoint]:
         EndpointError: the endpoint cannot be used.
         ModelError: the embedded model is not installed.
     """
-    parallel = settings.parallel_requests
     server = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
-    url, model, key = server
     with ExitStack() as stack:
-        if url is None:
-            gguf, model = Path(model).expanduser() if model else embedded_gguf(), None
+        asked = server
+        if server.base_url is None:
+            gguf = Path(server.model).expanduser() if server.model else embedded_gguf()
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
-            url = stack.enter_context(embedded_server(gguf, 2 * parallel))
-            server = server._replace(model=str(gguf))
-        endpoint = ChatEndpoint(
-            url, model, key, settings.timeout_s, settings.max_attempts, settings.max_wait_s, parallel
-        )
+            url = stack.enter_context(embedded_server(gguf, 2 * settings.parallel_requests))
+            server, asked = server._replace(model=str(gguf)), Server(url, None, None)
+        endpoint = ChatEndpoint(asked, settings)
         offered = endpoint.check()
-        endpoint.name = server.name(server.model or offered)
+        endpoint.name, endpoint.embedded = server.name(server.model or offered), server.base_url is None
         yield endpoint

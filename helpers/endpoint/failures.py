@@ -1,89 +1,195 @@
 """Turn whatever a chat endpoint does wrong into one sentence with a remedy, in which no API key is left."""
 
+import json
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import openai
 
-from helpers.errors import EndpointError, RequestRejected
+from helpers.config import Endpoint
+from helpers.errors import EndpointError, RequestRejected, UnreadableReply
+from helpers.server import addresses
+
+
+class Refusal(Exception):
+    """An answer with an error status, or with an error in place of a reply."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status)
+        self.status, self.text, self.headers = status, text, headers or {}
+
+    @property
+    def detail(self) -> str:
+        """The server's own words."""
+        found = None
+        with suppress(ValueError, RecursionError):
+            found = json.loads(self.text)
+        while isinstance(found, dict):
+            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
+        return str(found or self.text or "no reason given")
+
+    @property
+    def loading(self) -> bool:
+        """Whether the server is up and its model not yet."""
+        return (
+            self.status == 503 and re.search(r"\b(un)?load|warming|starting|not ready", self.detail, re.I) is not None
+        )
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed later; a format that is not implemented (501) will not."""
+        told, status = self.headers.get("x-should-retry"), self.status  # what OpenAI's servers know of it
+        return status != 501 and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the server asks to wait, as a number or a date; 0 where it does not."""
+        asked = self.headers.get("retry-after", "")
+        with suppress(ValueError):
+            return float(asked)
+        with suppress(ValueError, TypeError):
+            return max(0.0, (parsedate_to_datetime(asked).astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return 0.0
 
 
 @dataclass(frozen=True)
 class Failures:
-    """Words the failures of one endpoint; its attributes are those of `ChatEndpoint`."""
+    """Words the failures of one endpoint; `place` is its address without secrets."""
 
-    base_url: str
+    place: str
     key: str = field(repr=False)
-    timeout_s: float
-    max_attempts: int
-    max_wait_s: float
+    settings: Endpoint
 
     def error(self, predicate: str, kind: type[EndpointError] = EndpointError) -> EndpointError:
         """The error "The chat endpoint <address> <predicate>."."""
-        return kind(self._redact(f"The chat endpoint {self.base_url} {predicate}."))
+        return kind(self._redact(f"The chat endpoint {self.place} {predicate}."))
 
     def shorten(self, text: str) -> str:
         """The start of a text of the server, on one line and without the key."""
         text = " ".join(self._redact(text).split())  # Redact first: half a key is a leak too.
         return text if len(text) <= 200 else f"{text[:200]}..."
 
-    def explain(self, error: openai.OpenAIError) -> EndpointError:
-        """Translate an error of the `openai` library."""
+    def explain(self, error: Exception) -> EndpointError:
+        """Translate a refusal, or an error of the `openai` library."""
         match error:
+            case Refusal():
+                return self._refused(error)
             case openai.APITimeoutError():
                 return self.error(
-                    f"did not answer within {self.timeout_s:g} s; see whether it is overloaded, lower "
+                    f"did not answer within {self.settings.timeout_s:g} s; see whether it is overloaded, lower "
                     "endpoint.parallel_requests or raise endpoint.timeout_s"
                 )
             case openai.APIConnectionError():
+                cause = self.shorten(str(error.__cause__))
+                if "CERTIFICATE" in cause.upper():
+                    return self.error(
+                        f"shows a certificate that this machine does not trust ({cause}); put SSL_CERT_FILE=<path of "
+                        "your organisation's certificates, a .pem file> into .env"
+                    )
                 return self.error(
-                    f"cannot be reached, or broke off its answer ({self.shorten(str(error.__cause__))}); "
-                    "check that it runs and that endpoint.base_url is right"
+                    f"cannot be reached, or broke off its answer ({cause}); check that it runs, that endpoint.base_url "
+                    "is right, and the proxy if one is set"
                 )
-            case openai.APIStatusError():
-                return self._of_status(error)
         return self.error(f"could not be used: {self.shorten(str(error))}; check the endpoint settings")
 
-    def not_json(self, text: str) -> EndpointError:
-        """Describe a successful answer that is no JSON object."""
+    def not_json(self, text: str) -> UnreadableReply:
+        """Describe a successful answer that is no JSON object: an attempt that came to nothing."""
+        said = f"something that is no whole JSON object: {self.shorten(text)!r}; check endpoint.base_url if it persists"
         if _is_web_page(text):
-            return self.error(f"answered with a web page (HTML) where JSON was expected; {self._paths()}")
+            said = f"a web page (HTML) where JSON was expected; {self._paths()}"
+        return UnreadableReply(str(self.error(f"answered with {said}")))
+
+    def no_model(self) -> EndpointError:
+        """For a server that lists none."""
         return self.error(
-            f"answered with something that is no whole JSON object: {self.shorten(text)!r}; run again, and "
-            "check endpoint.base_url if it persists"
+            "lists no model; load one on the server, name one in endpoint.model or, on Open WebUI, ask its "
+            "administrator to give your account access to one"
         )
 
-    def _of_status(self, error: openai.APIStatusError) -> EndpointError:
-        status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-        detail = str(body.get("message") or body.get("detail") or error.response.text or "no reason given")
+    def _refused(self, refusal: Refusal) -> EndpointError:
+        status, detail = refusal.status, refusal.detail
         detail = "a web page" if _is_web_page(detail) else self.shorten(detail)
         said = f"answered {status} ({detail})"
-        if status in (401, 403):
-            return self.error(f"{said}: it refuses the API key; set OPENAI_API_KEY or OWUI_TOKEN anew")
-        if status in (400, 404) and re.search(r"\bmodel\b.*\bnot\b.*\b(found|exist)", detail, re.IGNORECASE):
-            return self.error(f"{said}: it does not offer the model; set endpoint.model to one it lists")
+        for pattern, statuses, cure, kind in _CURES:
+            if status in statuses and re.search(pattern, detail, re.IGNORECASE):
+                return self.error(f"{said}: {cure}", kind)
         if status in (404, 405):
             return self.error(f"{said}: nothing is served at this path; {self._paths()}")
         if status == 429:
-            asked = error.response.headers.get("retry-after", "")
-            wait = f", asks to wait {asked} s" if re.fullmatch(r"[\d.]+", asked) else ""
+            wait = f", asks to wait {refusal.wait_s:.0f} s" if 0 < refusal.wait_s < float("inf") else ""
             return self.error(
-                f"{said}: it takes no more requests for now{wait}, and {self.max_attempts} attempts or "
-                f"{self.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
+                f"{said}: it takes no more requests for now{wait}, and {self.settings.max_attempts} attempts or "
+                f"{self.settings.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
                 "raise endpoint.max_wait_s"
+            )
+        if refusal.loading:
+            return self.error(
+                f"{said}: its model was not loaded after {self.settings.loading_s:g} s; run again later, or raise "
+                "endpoint.loading_s"
             )
         if status >= 500 and status != 501:
             return self.error(f"{said}: it fails; look at its log, or run again later")
-        if status in (400, 422, 501):
+        if status in (400, 413, 422, 501):
             return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
         return self.error(f"{said}; check the endpoint settings")
 
     def _paths(self) -> str:
-        root = re.sub(r"(/api|/openai)?(/v\d+)?$", "", self.base_url)
-        return f"for Open WebUI the address is {root}/api, for most other servers {root}/v1"
+        return f"no other address below it answers either: {', '.join(addresses(self.place)[1:])}; copy it anew"
 
     def _redact(self, text: str) -> str:
         return text.replace(self.key, "[API key]") if self.key else text
+
+
+_ADMINISTRATOR = "ask its administrator to"
+_CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...] = (
+    (
+        r"content.?(filter|management|policy)|safety system",
+        (400, 403, 422),
+        "its filter held the request back",
+        RequestRejected,
+    ),
+    (
+        r"connection error|connection refused|cannot connect|upstream|bad gateway|backend",
+        (400, *range(500, 600)),
+        f"it runs, but the model server behind it does not answer; {_ADMINISTRATOR} start that one",
+        EndpointError,
+    ),
+    (
+        r"\bapi.?keys?\b.*\b(not enabled|disabled)",
+        (401, 403),
+        f"it takes no API keys; {_ADMINISTRATOR} allow them (Open WebUI: Admin Panel > Settings > General)",
+        EndpointError,
+    ),
+    (
+        r"endpoint|path|route",
+        (403,),
+        f"the API key is restricted to other paths; {_ADMINISTRATOR} allow it /api/models and /api/chat/completions",
+        EndpointError,
+    ),
+    (
+        r"permission|access|forbidden",
+        (403,),
+        f"the account may not use this; {_ADMINISTRATOR} give it access to the model, or set another endpoint.model",
+        EndpointError,
+    ),
+    (
+        "",
+        (401, 403),
+        "it refuses the API key, which is wrong or has expired; set OPENAI_API_KEY or OWUI_TOKEN anew",
+        EndpointError,
+    ),
+    (
+        r"\bmodel\b.*\bnot\b.*\b(found|exist)|no such model|unknown model",
+        (400, 404),
+        "it does not offer the model; set endpoint.model to one it lists",
+        EndpointError,
+    ),
+)
+"""Words of a server, the statuses they come with, what to do, and the kind of error."""
 
 
 def _is_web_page(text: str) -> bool:

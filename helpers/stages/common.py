@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from helpers.data.glossary import phrasings
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
 from helpers.errors import ConfigError
-from helpers.files import read_json, read_jsonl, write_jsonl
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -54,11 +55,22 @@ def pipeline_of(run: Run) -> Pipeline:
     return load_pipeline(run.config.pipeline)
 
 
-def chat_endpoint(run: Run) -> AbstractContextManager[ChatEndpoint]:
-    """The configured chat endpoint, checked; the embedded server is started and stopped as needed."""
+@contextmanager
+def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
+    """The configured chat endpoint, asked once what it can do; the embedded server is started and stopped as needed.
+
+    What is known of each server at the end stands in servers.json.
+    """
     from helpers.endpoint.chat import open_endpoint
 
-    return open_endpoint(run.config.endpoint)
+    path = run.path / "servers.json"
+    with open_endpoint(run.config.endpoint) as endpoint:
+        endpoint.probe()
+        try:
+            yield endpoint
+        finally:
+            known = read_json(path) if path.exists() else {}
+            write_json(path, known | {endpoint.name: endpoint.record()})
 
 
 def read_card(run: Run) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def create(run: Run) -> list[Record]:
         entries = glossary_entries(run)
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
+            print(f"Conversations are written by {endpoint.name}.", flush=True)
             conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)

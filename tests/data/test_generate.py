@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_client import endpoint
 from scripted_server import Response, ScriptedServer, completion, failure
 from talker import Talker, reply
 
@@ -15,7 +16,6 @@ from helpers.config import load_config
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry, load_bank, skeleton
 from helpers.data.glossary.writer import write_conversations
-from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError
 from helpers.files import read_jsonl
 
@@ -47,10 +47,8 @@ def without_writer(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write(
     path: Path, url: str, entries: list[Entry] = ENTRIES, parallel: int = 3, seed: int = 0, **settings: Any
 ) -> list[dict[str, Any]]:
-    endpoint = ChatEndpoint(
-        f"{url}/v1", "scripted-model", timeout_s=5, max_attempts=1, max_wait_s=1, parallel_requests=parallel
-    )
-    return write_conversations(entries, endpoint, SETTINGS.model_copy(update=settings), path=path, seed=seed)
+    chat = endpoint(url, max_attempts=1, max_wait_s=1, parallel_requests=parallel)
+    return write_conversations(entries, chat, SETTINGS.model_copy(update=settings), path=path, seed=seed)
 
 
 def test_every_slot_is_filled_in_order(talker: Talker, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_client import endpoint
 from fixture_types import GlossaryFile
 
 from helpers.config import load_config
@@ -13,7 +14,6 @@ from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.phrasings import fill_entry, load_bank
 from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
 from helpers.data.glossary.writer import write_conversations
-from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import RunError
 
 test_records.__test__ = False  # type: ignore[attr-defined]  # the name of a function, not of a test
@@ -44,7 +44,7 @@ BY_BANK = load_config("smoke").dataset.model_copy(
 
 
 def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
-    nobody = ChatEndpoint("http://127.0.0.1:9/v1")  # the bank words everything
+    nobody = endpoint("http://127.0.0.1:9")  # the bank words everything
     conversations = write_conversations(entries, nobody, BY_BANK, path=path, seed=seed)
     test = test_records(entries, BY_BANK, seed=seed)
     train, validation = training_records(conversations, entries, BY_BANK, general=GENERAL, test=test, seed=seed)

@@ -3,10 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_client import endpoint
 from scripted_server import Response, ScriptedServer, completion, failure
 
 from helpers.data.example import Example, asked
-from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError, RunError
 from helpers.evaluation.judge import choose_items, judge_answers
 from helpers.evaluation.results import summarise_judge
@@ -25,8 +25,8 @@ def verdict(number: int, path: str, body: dict[str, Any]) -> Response:
 
 
 def judge(items: list[dict[str, str]], server: ScriptedServer, path: Path, parallel: int = 2) -> list[dict[str, Any]]:
-    endpoint = ChatEndpoint(f"{server.url}/v1", "scripted-model", max_attempts=1, parallel_requests=parallel)
-    return judge_answers(items, endpoint, path=path, seed=0)
+    chat = endpoint(server.url, max_attempts=1, parallel_requests=parallel)
+    return judge_answers(items, chat, path=path, seed=0)
 
 
 def test_verdicts_follow_the_order_of_items(tmp_path: Path) -> None:

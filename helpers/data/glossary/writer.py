@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from helpers.config import Dataset
 from helpers.data.example import Message, few_shot, tidy
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import LEAK_RATIO, fill_entry, held_out_overlap, load_bank
+from helpers.errors import EndpointError, UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
 ANSWER_ATTEMPTS = 2
+FIRST = 12
 STOP = "?"
 """One question is enough: after it a small model would answer, or ask again."""
 
@@ -72,6 +78,8 @@ def write_conversations(
         "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
     }
 
+    tally = Tally(endpoint)
+
     def slots(of: tuple[str, Entry]) -> list[str]:
         kind, entry = of
         return [f"{kind}/{entry.id}/{number:03d}" for number in range(sum(wanted[kind]))]
@@ -86,7 +94,9 @@ def write_conversations(
             if record is None:
                 record = {"id": slot, "entry": entry.id, "kind": kind, "origin": "bank", "writer": ""}
                 record |= {"question": None, "answer": None, "rejected": []}
-                if not (number < wanted[kind][0] and _from_model(record, entry, endpoint, asked, settings, seed)):
+                if not (
+                    number < wanted[kind][0] and _from_model(record, entry, endpoint, asked, settings, seed, tally)
+                ):
                     _from_bank(record, entry, bank, asked, seed)
                 yield record
             asked.add(_key(record["question"]))
@@ -105,37 +115,88 @@ def write_conversations(
 
 
 def _from_model(
-    record: Record, entry: Entry, endpoint: ChatEndpoint, asked: set[str], settings: Dataset, seed: int
+    record: Record, entry: Entry, endpoint: ChatEndpoint, asked: set[str], settings: Dataset, seed: int, tally: Tally
 ) -> bool:
     """Fill a slot with the model's words and note what was refused; False where every attempt was."""
-    kind, named = record["kind"], _named(record["kind"], entry)
-    room = 40 + len(named) // 2  # tokens; what is asked about must fit, in any script
-    stop = ["\n"] if STOP in named else ["\n", STOP]
     for attempt in range(settings.attempts):
+        if tally.hopeless:
+            break
+        question, answer, reason = None, None, None
         number = _number(seed, record["id"], attempt)
-        prompt = _question_prompt(kind, entry, number)
-        asked_for = endpoint.complete(prompt, max_tokens=room, temperature=settings.temperature, seed=number, stop=stop)
-        question = tidy(asked_for.text)
-        if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
-            question += "?"  # the server keeps what it stopped at to itself
-        reason = check_question(kind, question, entry)
-        if reason is None and _key(question) in asked:
-            reason = "question asked before"
-        answer = None
-        for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
-            reply = endpoint.complete(
-                _answer_prompt(kind, entry, question),
-                max_tokens=40 + len(entry.definition) // 2,
-                temperature=settings.temperature * 0.4,
-                seed=number + retry,
-                stop=["\n"],
-            )
-            answer = tidy(reply.text)
-            if (reason := check_answer(kind, answer, entry)) is None:
-                record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
-                return True
+        try:
+            question = _question(record["kind"], entry, endpoint, settings, number)
+            reason = check_question(record["kind"], question, entry)
+            if reason is None and _key(question) in asked:
+                reason = "question asked before"
+            for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
+                answer = _answer(record["kind"], entry, question, endpoint, settings, number + retry)
+                if (reason := check_answer(record["kind"], answer, entry)) is None:
+                    break
+        except UnreadableReply as error:
+            reason = str(error).rstrip(".")
+        tally.add(reason)
+        if reason is None:
+            record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
+            return True
         record["rejected"].append({"question": question, "answer": answer, "reason": reason})
     return False
+
+
+def _question(kind: str, entry: Entry, endpoint: ChatEndpoint, settings: Dataset, number: int) -> str:
+    """A question about an entry in the model's words."""
+    named = _named(kind, entry)
+    asked_for = endpoint.complete(
+        _question_prompt(kind, entry, number),
+        max_tokens=40 + len(named) // 2,  # what is asked about must fit, in any script
+        temperature=settings.temperature,
+        seed=number,
+        stop=["\n"] if STOP in named else ["\n", STOP],
+    )
+    question = tidy(asked_for.text)
+    if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
+        question += "?"  # the server keeps what it stopped at to itself
+    return question
+
+
+def _answer(kind: str, entry: Entry, question: str, endpoint: ChatEndpoint, settings: Dataset, number: int) -> str:
+    """The answer in the model's words."""
+    reply = endpoint.complete(
+        _answer_prompt(kind, entry, question),
+        max_tokens=40 + len(entry.definition) // 2,
+        temperature=settings.temperature * 0.4,
+        seed=number,
+        stop=["\n"],
+    )
+    return tidy(reply.text)
+
+
+class Tally:
+    """Whether the model's words are of use: one of the first `FIRST` attempts at least has to pass the checks."""
+
+    def __init__(self, endpoint: ChatEndpoint) -> None:
+        self._endpoint, self._lock, self._told = endpoint, threading.Lock(), ""
+        self._reasons = Counter[str | None]()
+
+    def add(self, reason: str | None) -> None:
+        """Count an attempt, None for one that is kept."""
+        with self._lock:
+            self._reasons[reason] += 1
+            if self._reasons[None] or self._reasons.total() != FIRST:
+                return
+            found = ", ".join(f"{reason} ({times} times)" for reason, times in self._reasons.most_common(3))
+            self._told = f"None of the first {FIRST} attempts of {self._endpoint.name} passed the checks: {found}."
+        if self._endpoint.embedded:
+            tqdm.write(f"{self._told} The phrasing bank goes on alone.")
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the bank goes on alone, for the embedded model; for another one EndpointError is raised."""
+        if self._told and not self._endpoint.embedded:
+            raise EndpointError(
+                f"{self._told} Name a more capable model in endpoint.model, or set dataset.forward_by_model and "
+                "dataset.reverse_by_model to 0 to write with the phrasing bank alone."
+            )
+        return bool(self._told)
 
 
 def _from_bank(record: Record, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:

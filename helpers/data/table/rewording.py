@@ -14,6 +14,7 @@ from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
+from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
 
@@ -52,13 +53,17 @@ def reword(
         for _ in range(wanted * ATTEMPTS):
             if len(wordings) == wanted:
                 break
-            reply = endpoint.complete(
-                few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
-                max_tokens=40 + len(question),
-                temperature=temperature,
-                seed=chooser.randrange(2**31),
-                stop=["\n"],
-            )
+            try:
+                reply = endpoint.complete(
+                    few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
+                    max_tokens=40 + len(question),
+                    temperature=temperature,
+                    seed=chooser.randrange(2**31),
+                    stop=["\n"],
+                )
+            except UnreadableReply as error:
+                rejected.append(str(error).rstrip("."))
+                continue
             wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
             (rejected if reason else wordings).append(reason or wording)

@@ -1,0 +1,74 @@
+"""What one server accepts: a field that it refuses is left out from then on, and that is said once."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Messages = Sequence[Mapping[str, str]]
+
+OPTIONAL = ("temperature", "seed", "stop", "stream")
+"""Fields that a request can do without; replies are cut at `stop` here as well."""
+SYSTEM, THOUGHTS = "system message", "thoughts"
+THINKING_TOKENS = 2048  # room for thoughts before an answer
+
+_TOO_LONG = re.compile(r"context (length|window|size)|too (long|large|many)|exceed", re.IGNORECASE)
+_NO_SYSTEM = re.compile(r"system\W+(role|message|prompt|turn)|roles? (must|\w+ not)|only user and", re.IGNORECASE)
+
+
+class Accepted:
+    """The fields of requests to one server. `extra`: further ones of the reader's, always sent. Safe between threads.
+
+    `refused` names what is not sent any more, in the order in which that was found out; `thinks` says whether the model
+    thinks before it writes, so that it gets room for that.
+    """
+
+    def __init__(self, extra: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        self.extra, self.refused, self.thinks = dict(extra), list[str](), False
+        self._tell, self._lock = tell, threading.Lock()
+
+    def fields(self, messages: Messages, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request for a reply to `messages`, as far as the server accepts what is `wanted`."""
+        fields = {"messages": [dict(message) for message in messages], "stream": False, **wanted}
+        if self.thinks:
+            fields["max_tokens"] += THINKING_TOKENS
+        if "max_tokens" in self.refused:
+            fields["max_completion_tokens"] = fields.pop("max_tokens")
+        if SYSTEM in self.refused and fields["messages"][0]["role"] == "system":
+            told, first, *rest = fields["messages"]
+            fields["messages"] = [{**first, "content": f"{told['content']}\n\n{first['content']}"}, *rest]
+        kept = {name: value for name, value in fields.items() if name not in self.refused}
+        return kept | ({"extra_body": self.extra} if self.extra else {})
+
+    def names(self, said: str, sent: Mapping[str, Any]) -> str:
+        """Which of the fields `sent`, that a request can do without, a refusal `said` names; empty where it is none."""
+        if _TOO_LONG.search(said):
+            return ""
+        for name in ("max_tokens", "max_completion_tokens", *OPTIONAL):
+            if name in sent and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
+                return name
+        return SYSTEM if sent["messages"][0]["role"] == "system" and _NO_SYSTEM.search(said) else ""
+
+    def learn(self, said: str, sent: Mapping[str, Any]) -> bool:
+        """Whether the next request is another one after a refusal `said` of the fields `sent`."""
+        if name := self.names(said, sent):
+            self.refuse(name, "the server refuses it")
+        return bool(name)
+
+    def refuse(self, name: str, why: str) -> None:
+        """Send `name` no more."""
+        with self._lock:
+            if name in self.refused:
+                return
+            self.refused.append(name)
+        self._tell(f"requests go without {name} from now on: {why}")
+
+    def leave_room(self) -> None:
+        """Give the model room for thoughts before it writes."""
+        with self._lock:
+            if self.thinks:
+                return
+            self.thinks = True
+        self._tell(f"the model thinks before it writes: every reply has {THINKING_TOKENS} more tokens for that")

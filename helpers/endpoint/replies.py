@@ -1,0 +1,140 @@
+"""Read what a chat server sent: the words meant for the reader, or why there are none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+
+_OPENS = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis)")
+_CLOSES = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
+_ESCAPE = re.compile(r"\\(?:([\"\\/bfnrt]|u[0-9a-fA-F]{4}))?")
+_AT_LENGTH = ("length", "max_tokens", "model_length")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model wrote, without its thoughts.
+
+    `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or another
+    word of the server; `completion_tokens` is None where the server does not say. `thinks`: thoughts came first.
+    `late`: blank lines or thoughts did, so that a server cuts the reply at a `stop` before its first word. `fault`: why
+    there is no text.
+    """
+
+    text: str
+    finish_reason: str
+    completion_tokens: int | None = None
+    thinks: bool = False
+    late: bool = False
+    fault: str = ""
+
+    def cut_at(self, stops: Sequence[str]) -> Reply:
+        """The reply up to the first of `stops`, as a server cuts it that heeds them."""
+        if not stops:
+            return self
+        text = self.text.lstrip()
+        places = [place for stop in stops if (place := text.find(stop)) >= 0]
+        return replace(self, text=text[: min(places)], finish_reason="stop") if places else replace(self, text=text)
+
+
+def decoded(text: str) -> Any:
+    """The JSON of a response, or what a stream of events amounts to; None where it is neither."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    events = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            if line.startswith("data:"):
+                events.append(json.loads(line.removeprefix("data:")))
+    return _gathered([event for event in events if isinstance(event, dict)]) if events else None
+
+
+def _gathered(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One completion out of the pieces of a stream."""
+    message: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    reason = None
+    for event in events:
+        whole |= {name: value for name, value in event.items() if name in ("error", "usage", "model") and value}
+        choices = event.get("choices") or [{}]
+        reason = choices[0].get("finish_reason") or reason
+        for name, piece in (choices[0].get("delta") or choices[0].get("message") or {}).items():
+            if isinstance(piece, str) and name != "role":
+                message[name] = message.get(name, "") + piece
+    return whole | {"choices": [{"message": message, "finish_reason": reason}]} if message or reason else whole
+
+
+def read_reply(body: Mapping[str, Any]) -> Reply | None:
+    """The reply in the body of a chat completion; None where the body is none."""
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return Reply("", "stop", fault="the server sent no choice") if "choices" in body else None
+    choice: dict[str, Any] = choices[0]
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {"content": choice.get("text")}
+    usage, said = body.get("usage"), str(choice.get("finish_reason") or "stop")
+    reason = "length" if said in _AT_LENGTH else "stop" if re.match("eos|end_turn|stop", said) else said
+    raw = _text(message.get("content"))
+    apart = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    *thoughts, text = _CLOSES.split(raw)
+    opened = not thoughts and _OPENS.match(raw) is not None
+    reply = Reply(
+        "" if opened else text.lstrip() if thoughts else text,
+        reason,
+        usage.get("completion_tokens") if isinstance(usage, dict) else None,
+        thinks=bool(apart or thoughts or opened),
+        late=bool(thoughts or opened or raw[:1].isspace()),
+    )
+    if reply.text.strip():
+        return reply
+    if message.get("tool_calls"):
+        fault = "the model called a tool in place of writing"
+    elif reason == "content_filter" or message.get("refusal"):
+        fault = "the server's filter held the text back"
+    elif reply.thinks and reason == "length":
+        fault = "the model was still thinking when it was cut off at max_tokens"
+    else:
+        fault = f"the model sent no text; the server's reason is {said!r}"
+    return replace(reply, text="", fault=fault)
+
+
+def _text(content: Any) -> str:
+    """A message's text, which some servers send in parts; those of a thought are no text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def find_object(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The last of the outermost JSON objects in a text that fits a schema, else None and what was wrong.
+
+    Around it may be words, a code fence or a draft. Capitals in a word of an `enum` do not count, texts are cut at
+    their `maxLength`, and a backslash that begins no escape stands for itself.
+    """
+    text = _ESCAPE.sub(lambda found: found[0] if found[1] else r"\\", text)
+    fitting, end, fault = None, 0, "no JSON object"
+    for brace in re.finditer(r"\{", text):
+        if brace.start() < end:
+            continue
+        try:
+            found, end = json.JSONDecoder(strict=False).raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        for name, rule in schema.get("properties", {}).items():
+            if isinstance(found.get(name), str):
+                words = {word.casefold(): word for word in rule.get("enum", ())}
+                found[name] = words.get(found[name].strip().casefold(), found[name][: rule.get("maxLength")])
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(found))
+        if error is None:
+            fitting = found
+        else:
+            fault = f"no JSON object that fits the schema ({error.message[:200]})"
+    return fitting, fault

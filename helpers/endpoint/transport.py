@@ -1,0 +1,148 @@
+"""Requests to one server: sent, repeated where that may help, and slowed down where the server asks for it."""
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import tenacity
+from tqdm import tqdm
+
+from helpers.config import Endpoint
+from helpers.endpoint.accepted import Accepted
+from helpers.endpoint.failures import Failures, Refusal
+from helpers.endpoint.lanes import Lanes
+from helpers.endpoint.replies import decoded
+from helpers.errors import ConfigError, UnreadableReply
+from helpers.server import Server
+
+Answer = dict[str, Any] | Refusal | UnreadableReply
+"""A JSON object, or why none came."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
+
+
+class Transport:
+    """One server. `accepted`: what it is known to accept; `failures`: words its failures; `lanes`: requests at once.
+
+    Raises:
+        ConfigError: the address, the key, or a proxy's address cannot be used.
+    """
+
+    def __init__(self, server: Server, settings: Endpoint) -> None:
+        try:
+            address = urlsplit(str(server.base_url))
+            host = address.hostname if address.scheme in ("http", "https") and address.port != 0 else None
+        except ValueError:  # brackets that do not close, or a port that is no number
+            host = None
+        if host is None:
+            raise ConfigError(
+                f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1."
+            )
+        key = server.api_key.get_secret_value() if server.api_key else ""
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
+        self.name, self.settings = server.name(), settings
+        self.accepted = Accepted(settings.extra, self.tell)
+        self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
+        try:
+            self._client = openai.OpenAI(
+                base_url=str(server.base_url),
+                api_key=key or "none",  # The library insists on one.
+                timeout=openai.Timeout(settings.timeout_s, connect=min(settings.timeout_s, 10)),
+                max_retries=0,
+                # A proxy cannot reach this machine's loopback.
+                http_client=openai.DefaultHttpxClient(trust_env=host not in _LOOPBACK, verify=_trusted()),
+            )
+        except (ValueError, ImportError, OSError) as error:
+            fault = self.failures.shorten(str(error))
+        else:
+            return
+        raise ConfigError(
+            f"The environment's proxy or certificates cannot be used: {fault}. Write ALL_PROXY=socks5://... or "
+            "HTTPS_PROXY=http://..., and SSL_CERT_FILE=<a .pem file>, or remove these variables."
+        )
+
+    def tell(self, news: str) -> None:
+        """Say what was found out about the server, beside any progress bar."""
+        tqdm.write(f"{self.name}: {news}.")
+
+    @property
+    def base_url(self) -> str:
+        """The address below which requests are sent."""
+        return str(self._client.base_url).rstrip("/")
+
+    @base_url.setter
+    def base_url(self, address: str) -> None:
+        self._client.base_url = address
+
+    def models(self) -> Answer:
+        """The list of models. Raises EndpointError where the server cannot be reached."""
+        return self._sent(self._client.models.with_raw_response.list, {})
+
+    def chat(self, fields: Mapping[str, Any]) -> Answer:
+        """A chat completion. Raises EndpointError where the server cannot be reached."""
+        return self._sent(partial(self._client.chat.completions.with_raw_response.create, **fields), fields)
+
+    def _sent(self, send: Callable[[], Any], sent: Mapping[str, Any]) -> Answer:
+        def attempt() -> str:
+            with self.lanes:
+                try:
+                    text = str(send().text)
+                except openai.APIStatusError as error:
+                    refusal = Refusal(error.status_code, error.response.text, error.response.headers)
+                else:
+                    body = decoded(text)
+                    told = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
+                    if not told:
+                        return text
+                    code = told.get("code") if isinstance(told, dict) else None
+                    refusal = Refusal(code if isinstance(code, int) and code >= 400 else 500, text)
+                if refusal.status == 429:
+                    self.lanes.slow_down()
+                raise refusal
+
+        def may_pass(error: BaseException) -> bool:
+            if isinstance(error, Refusal):
+                return error.may_pass and not (sent and self.accepted.names(error.text, sent))
+            return isinstance(error, openai.APIConnectionError)  # a timeout is one too
+
+        retry = tenacity.retry_if_exception(may_pass)
+        retrying = tenacity.Retrying(retry=retry, wait=_wait_s, stop=self._given_up, reraise=True)
+        # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
+        try:
+            text = retrying(attempt)
+        except Refusal as refusal:
+            return refusal
+        except openai.OpenAIError as error:
+            failure = self.failures.explain(error)
+        else:
+            body = decoded(text)
+            return body if isinstance(body, dict) else self.failures.not_json(text)
+        raise failure
+
+    def _given_up(self, state: tenacity.RetryCallState) -> bool:
+        """Whether a request is not sent again: one clock counts attempts and waiting."""
+        error = state.outcome.exception() if state.outcome else None
+        loading = isinstance(error, Refusal) and error.loading
+        if loading and state.attempt_number == 1:
+            self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
+        passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
+        if loading:
+            return passed_s >= self.settings.loading_s
+        return state.attempt_number >= self.settings.max_attempts or passed_s >= self.settings.max_wait_s
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next attempt: what the server asks for, and no less than the usual back-off."""
+    error = state.outcome.exception() if state.outcome else None
+    return max(_BACK_OFF(state), error.wait_s if isinstance(error, Refusal) else 0.0)
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Certificates that the environment names, which the library would not read for this machine's loopback."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return ssl.create_default_context(cafile=file, capath=folder) if file or folder else True

@@ -1,0 +1,152 @@
+"""Conversations and verdicts from servers that answer in odd ways: kept, or refused with a reason and a remedy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_client import ASK, OPTIONS, SCHEMA, VERDICT, endpoint, message_of
+from odd_servers import USABLE, USELESS, Oddity, listing, mixed, said
+from scripted_server import MODEL, Response, Script, ScriptedServer, failure
+
+from helpers.config import load_config
+from helpers.data.glossary.entries import Entry
+from helpers.data.glossary.writer import write_conversations
+from helpers.errors import EndpointError
+from helpers.files import read_jsonl
+
+SETTINGS = load_config("smoke").dataset.model_copy(
+    update={"forward_by_model": 2, "forward_by_bank": 1, "reverse_by_model": 1, "reverse_by_bank": 1, "attempts": 4}
+)
+TWELVE = [Entry(name, name, f"{name[0]}lpha {name[1]}eta {name[2]}amma") for name in map("".join, zip(
+    "ABCDEFGHIJKL", "BCDEFGHIJKLM", "CDEFGHIJKLMN", strict=True))]  # fmt: skip
+
+
+def chat_only(oddity: Oddity) -> Script:
+    return lambda number, path, body: oddity(number, body)
+
+
+def write(server: ScriptedServer, path: Path, entries: list[Entry], **settings: Any) -> list[dict[str, Any]]:
+    chat = endpoint(server.url, max_wait_s=20, max_attempts=5, **settings)
+    chat.probe()
+    return write_conversations(entries, chat, SETTINGS, path=path, seed=0)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_usable_replies_are_used(name: str, tmp_path: Path) -> None:
+    with ScriptedServer(chat_only(USABLE[name])) as server:
+        made = write(server, tmp_path / "c.jsonl", TWELVE)
+    assert len(made) == len({row["id"] for row in made}) == 12 * 5
+    assert sorted(read_jsonl(tmp_path / "c.jsonl"), key=str) == sorted(made, key=str)
+    by_model = [row for row in made if row["origin"] == "model"]
+    assert len(by_model) >= 30 - 3 * (name == "a filter"), [row["rejected"] for row in made if row["rejected"]][:3]
+    assert all(attempt["reason"] for row in made for attempt in row["rejected"])
+    assert len(server.requests) < 2 * 36 + 60
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_useless_replies_stop_after_a_dozen(name: str, tmp_path: Path) -> None:
+    with ScriptedServer(chat_only(USELESS[name])) as server:
+        message = message_of(lambda: write(server, tmp_path / "c.jsonl", TWELVE), within_s=20)
+    assert "12" in message and "endpoint.model" in message and len(server.requests) < 60
+    kept = read_jsonl(tmp_path / "c.jsonl") if (tmp_path / "c.jsonl").exists() else []
+    assert all(len(row["rejected"]) == SETTINGS.attempts for row in kept)  # the bank fills in after all attempts alone
+
+
+def test_a_mix_of_everything_loses_nothing(tmp_path: Path) -> None:
+    with ScriptedServer(chat_only(mixed(0))) as server:
+        made = write(server, tmp_path / "c.jsonl", [Entry(f"{e.id}{n}", f"{e.acronym}{n}", f"{e.definition} {n}")
+                                                    for n in range(5) for e in TWELVE])  # fmt: skip
+    assert len(made) == len({row["id"] for row in made}) == 60 * 5
+    assert all(row["question"] and row["answer"] for row in made)
+
+
+def test_what_was_found_out_is_told_once_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ScriptedServer(chat_only(USABLE["no tokens, temperature, stop"])) as server:
+        chat = endpoint(server.url)
+        found = chat.probe()
+        for _ in range(2):
+            chat.complete(ASK, **OPTIONS, stop=["\n"])
+    assert found["refused"] == ["max_tokens", "temperature", "stop"] and not found["thinks"]
+    assert set(server.requests[-1].body) == {"messages", "model", "max_completion_tokens", "seed", "stream"}
+    assert capsys.readouterr().out.count("go without temperature") == 1
+
+
+def test_a_prompt_that_is_too_long_costs_no_field() -> None:
+    with ScriptedServer(failure(400, "max_tokens is too large: the context length is 1024 tokens")) as server:
+        chat = endpoint(server.url)
+        message_of(lambda: chat.complete(ASK, **OPTIONS))
+    assert not chat.accepted.refused and len(server.requests) == 1
+
+
+def test_further_fields_are_sent() -> None:
+    with ScriptedServer(lambda number, path, body: said("yes", body)) as server:
+        endpoint(server.url, extra={"reasoning_effort": "low"}).complete(ASK, **OPTIONS)
+    assert server.requests[0].body["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted", "found"),
+    [
+        (listing(), MODEL, MODEL),
+        (listing("text-embedding-small", MODEL), None, MODEL),
+        (listing("models/fake", only="models/fake"), "fake", "models/fake"),
+        (listing("fake:latest", only="fake:latest"), "fake", "fake:latest"),
+        (listing("others", only="unlisted"), "unlisted", "unlisted"),
+    ],
+)
+def test_the_model_is_found(script: Script, wanted: str | None, found: str) -> None:
+    with ScriptedServer(script, script_models=True) as server:
+        for address in (server.url, f"{server.url}/v1/chat/completions"):
+            chat = endpoint(server.url, model=wanted, address=address)
+            assert chat.check() == found and chat.complete(ASK, **OPTIONS).text == "hello"
+
+
+def test_requests_slow_down_where_a_server_asks_for_it() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return failure(429, Retry_After="0") if number == 0 else said("yes", body)
+
+    with ScriptedServer(script) as server:
+        chat = endpoint(server.url, parallel_requests=4)
+        chat.complete(ASK, **OPTIONS)
+        assert chat.record()["parallel_requests"] == 2
+        for _ in range(45):
+            chat.complete(ASK, **OPTIONS)
+        assert chat.record()["parallel_requests"] == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"verdict": "CORRECT", "reason": "' + "because " * 40 + '"}',
+        '{"verdict": "incorrect", "reason": "a draft"} No, wait. {"verdict": "Correct", "reason": "the same"}',
+        r'{"verdict": "correct", "reason": "the path C:\users agrees"}',
+        '<think>{"verdict": "incorrect", "reason": ""}</think>\n{"verdict": "correct",\n"reason": "two\nlines"}',
+    ],
+)
+def test_odd_verdicts_are_read(text: str) -> None:
+    with ScriptedServer(lambda number, path, body: said(text, {})) as server:
+        assert endpoint(server.url).complete_json(ASK, schema=SCHEMA, **OPTIONS)["verdict"] == "correct"
+
+
+def test_a_server_that_fails_at_formats_is_asked_in_words() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return failure(500, "failed to parse grammar") if "response_format" in body else said(json.dumps(VERDICT), {})
+
+    with ScriptedServer(script) as server:
+        assert endpoint(server.url).complete_json(ASK, schema=SCHEMA, **OPTIONS) == VERDICT
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "remedy"),
+    [
+        (403, "Use of API key is not enabled in the environment.", "takes no API keys"),
+        (403, "API key not allowed to access this endpoint", "restricted to other paths"),
+        (403, "You do not have permission to access this resource.", "may not use this"),
+        (401, "Your session has expired or the token is invalid.", "has expired; set OPENAI_API_KEY or OWUI_TOKEN"),
+        (500, "Open WebUI: Server Connection Error", "the model server behind it does not answer"),
+    ],
+)
+def test_each_refusal_has_its_own_remedy(status: int, detail: str, remedy: str) -> None:
+    with ScriptedServer(Response(status, body=json.dumps({"detail": detail})), script_models=True) as server:
+        assert remedy in message_of(endpoint(server.url).check, within_s=6, kind=EndpointError)
