@@ -72,9 +72,9 @@ def test_rewordings_go_into_training_and_test(tmp_path: Path, capsys: pytest.Cap
     message = refused(capsys, ["prepare", "--conf", "smoke", "--run", str(run), *more])
     assert "needs a larger language model than the embedded one" in message
     with Talker() as talker:
-        talker.fail_from, talker.fails_with = 12, failure(400)
+        talker.fail_from, talker.fails_with = 12, failure(401)
         more += ["--set", "endpoint.parallel_requests=1"]
-        assert "400" in refused(capsys, arguments("prepare", run, talker, *more))
+        assert "401" in refused(capsys, arguments("prepare", run, talker, *more))
         talker.fail_from, kept = None, len(read_jsonl(run / "dataset" / "rewordings.jsonl"))
         assert kept
         assert main(arguments("prepare", run, talker, *more)) == 0
