@@ -50,6 +50,7 @@ STAGES = {
         "helpers.stages:prepare",
         "01: make training, validation and test sets from conversations, a table or holders' records.",
     ),
+    "export": ("helpers.stages:export", "01: write the dataset in shapes that other tools read."),
     "fine-tune": ("helpers.stages:fine_tune", "02: train the adapters; with differential privacy on holders' records."),
     "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
     "score": ("helpers.stages:score", "03: score the answers."),

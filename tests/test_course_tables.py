@@ -62,6 +62,19 @@ def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert "3 rows can be used" in message
 
 
+def test_a_dataset_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, run = tmp_path / "faq.csv", tmp_path / "run"
+    table.write_text("question,answer\n" + "".join(f"What is in box {n}?,{n} apples\n" for n in range(30)), "utf-8")
+    command = ["--conf", "smoke", "--data", str(table), "--run", str(run)]
+    assert "has no dataset yet" in refused(capsys, ["export", *command])
+    assert main(["prepare", *command]) == 0 and main(["export", *command]) == 0
+    page = (run / "dataset/export/README.md").read_text("utf-8")
+    assert "30 rows read, 30 kept" in page and "apples" in page and (run / "dataset/export/lengths.png").exists()
+    whole = [row for part in ("train", "validation", "test") for row in read_jsonl(run / f"dataset/{part}.jsonl")]
+    exported = [row for path in (run / "dataset/export/messages").iterdir() for row in read_jsonl(path)]
+    assert len(exported) == len(whole)
+
+
 def test_rewordings_go_into_training_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"question": f"What does {n} {name} weigh?", "answer": f"{n} kg"} for n, name in enumerate("abcdefghijklmnop")

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data import card
-from helpers.data.example import Example, write_examples
+from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.writer import write_conversations
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
-from helpers.files import Record, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, rehearsed_examples
 
@@ -86,6 +86,38 @@ def prepare(run: Run) -> dict[str, Any]:
             else:
                 _prepare_table(run, rows or source.read_table(data), rehearsed)
     return read_card(run)
+
+
+def export(run: Run) -> Path:
+    """01: write the dataset in the shapes that other tools read, with a card for the hub, and return its folder.
+
+    Raises ConfigError for holders' records, RunError where there is no dataset yet.
+    """
+    from helpers.data.export import copy_picture, samples
+    from helpers.data.export import export as write
+
+    if run.config.pipeline:
+        raise ConfigError("Holders' records are not exported: they stay on the machine of whom the holders trust.")
+    made, folder = run.path / "dataset", run.path / "dataset" / "export"
+    if not (made / "card.json").exists():
+        raise RunError(f"{run.path} has no dataset yet. Run the command prepare first.")
+    counts = read_json(made / "card.json")
+    shutil.rmtree(folder, ignore_errors=True)
+    splits = {name: read_examples(made / f"{name}.jsonl") for name in SPLITS}
+    about = [
+        card.glossary_text(counts) if "entries" in counts else card.table_text(counts),
+        f"Made to tune {run.config.base_model}.",
+        copy_picture(made / "lengths.png", folder),
+        "## One row of each bucket",
+        samples(splits["train"]),
+        "## Licence",
+        "None is set here. The answers hold what their source says, and its owner decides. The terms of a model that "
+        "worded questions or answers may add conditions.",
+    ]
+    rows = {name: of for name, of in splits.items() if of}
+    write(rows, folder, about="\n\n".join(filter(None, about)), languages=["en"])
+    print(f"The dataset is in {folder.relative_to(run.path)}/ of the run folder; README.md is its card.")
+    return folder
 
 
 def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Path) -> None:
