@@ -1,13 +1,13 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter that .venv is built from.
 .DEFAULT_GOAL := help
-.PHONY: help install run run-private test test-all check bench clean
+.PHONY: help install run run-private test test-all test-open-webui check bench clean
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
 WORKERS = --numprocesses logical --maxprocesses 4 --dist worksteal
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 install: ## install what is missing into the active environment, else into .venv
 	@bash 00-set_up/install.sh
 run: install ## run the course, or on your own table: make run [DATA=file | GLOSSARY=file] [CONF=cpu] [RUN=folder] [OPTIONS="--set key=value"]
@@ -18,6 +18,8 @@ test: install ## run the quick tests
 	@$(PY) -m pytest $(WORKERS) -m "not slow"
 test-all: install ## run every test, those of several minutes included
 	@$(PY) -m pytest $(WORKERS)
+test-open-webui: install ## go through a real Open WebUI, installed beside the course (3 to 6 GB)
+	@$(PY) tests/open_webui.py
 check: install ## check format, style and types, notebooks included
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 bench: install ## measure what a private step and a busy core cost, into runs/

@@ -35,6 +35,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Prices(Section):
+    """Money for a million tokens."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
 class Endpoint(Section):
     """Which chat server writes conversations and judges answers."""
 
@@ -47,6 +54,7 @@ class Endpoint(Section):
     loading_s: Annotated[float, Field(ge=0)]
     parallel_requests: Positive
     extra: dict[str, Any]
+    prices: Prices | None
 
 
 class Dataset(Section):
@@ -275,7 +283,7 @@ class Config(Section):
 
 WITHOUT_EFFECT: dict[str, set[str]] = {
     "training": {"additional_output_paths"},
-    "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "loading_s", "parallel_requests"},
+    "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "loading_s", "parallel_requests", "prices"},
     "privacy": {"ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"},
 }
 """Keys left out of a run's fingerprint: the run goes on when they change."""

@@ -45,6 +45,10 @@ GLOSSARY_NOTEBOOKS = (
 TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 
 STAGES = {
+    "preview": (
+        "helpers.stages:preview",
+        "01: see conversations about three entries, and what all of them would take.",
+    ),
     "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
     "prepare": (
         "helpers.stages:prepare",

@@ -27,7 +27,7 @@ def test_the_embedded_server_answers_and_goes(monkeypatch: pytest.MonkeyPatch) -
         assert chat.model and "/" not in chat.model
         child = server_process()
         reply = chat.complete(ASK, max_tokens=8, temperature=0.0, seed=1)
-        assert reply.completion_tokens == 8 and reply.finish_reason == "length" and reply.text
+        assert chat.usage["completion_tokens"] == 8 and reply.finish_reason == "length" and reply.text
         found = chat.complete_json(ASK, schema=SCHEMA, max_tokens=100, temperature=0.0, seed=1)
         assert found["verdict"] in ("correct", "incorrect") and chat._json_format == "json_schema"
         message = message_of(lambda: chat.complete([{"role": "user", "content": "a b " * 2000}], **OPTIONS))

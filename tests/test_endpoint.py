@@ -39,8 +39,9 @@ def failing(script: Script | Response, within_s: float = 3, **settings: Any) -> 
 
 def test_a_good_reply_is_passed_on_whole() -> None:
     with ScriptedServer(completion(" WHO is ... ", "length")) as server:
-        reply = endpoint(server.url).complete(ASK, **OPTIONS, stop=["\n"])
-    assert (reply.text, reply.finish_reason, reply.completion_tokens) == ("WHO is ... ", "length", 7)
+        chat = endpoint(server.url)
+        reply = chat.complete(ASK, **OPTIONS, stop=["\n"])
+    assert (reply.text, reply.finish_reason, chat.usage["completion_tokens"]) == ("WHO is ... ", "length", 7)
     request = server.requests[0]
     assert request.path == "/v1/chat/completions" and request.headers["authorization"] == f"Bearer {KEY}"
     assert request.body == {"model": MODEL, "messages": ASK, "stop": ["\n"], "stream": False, **OPTIONS}

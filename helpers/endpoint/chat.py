@@ -54,6 +54,7 @@ class ChatEndpoint:
         self._json_format: str | None = None
         self._context: int | None = None
         self._of_use, self._faults = 0, Counter[str]()
+        self.usage = Counter[str]()  # requests, prompt_tokens, completion_tokens, as far as the server tells
 
     def check(self) -> str:
         """Find the address below which the server lists its models, and settle on one; return its name.
@@ -180,6 +181,11 @@ class ChatEndpoint:
         if isinstance(body, UnreadableReply):
             raise body
         reply = read_reply(body)
+        usage = body.get("usage")
+        with self._counting:
+            told = usage if isinstance(usage, dict) else {}
+            self.usage.update({name: told.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")})
+            self.usage["requests"] += 1
         if reply is not None:
             return reply
         start = self._failures.shorten(json.dumps(body))

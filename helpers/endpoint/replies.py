@@ -22,14 +22,13 @@ class Reply:
     """What the model wrote, without its thoughts.
 
     `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or another
-    word of the server; `completion_tokens` is None where the server does not say. `thinks`: thoughts came first.
+    word of the server. `thinks`: thoughts came first.
     `late`: blank lines or thoughts did, so that a server cuts the reply at a `stop` before its first word. `fault`: why
     there is no text.
     """
 
     text: str
     finish_reason: str
-    completion_tokens: int | None = None
     thinks: bool = False
     late: bool = False
     fault: str = ""
@@ -78,7 +77,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     choice: dict[str, Any] = choices[0]
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
-    usage, said = body.get("usage"), str(choice.get("finish_reason") or "stop")
+    said = str(choice.get("finish_reason") or "stop")
     reason = "length" if said in _AT_LENGTH else "stop" if re.match("eos|end_turn|stop", said) else said
     raw = _text(message.get("content"))
     apart = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
@@ -87,7 +86,6 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     reply = Reply(
         "" if opened else text.lstrip() if thoughts else text,
         reason,
-        usage.get("completion_tokens") if isinstance(usage, dict) else None,
         thinks=bool(apart or thoughts or opened),
         late=bool(thoughts or opened or raw[:1].isspace()),
     )

@@ -5,7 +5,7 @@ Notebooks and the command line call these same functions. Heavy modules are impo
 """
 
 from helpers.stages.common import PREPARE, chat_endpoint, glossary_entries, pipeline_of
-from helpers.stages.data import create, export, prepare
+from helpers.stages.data import create, export, prepare, preview
 from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
 from helpers.stages.results import report, score
 
@@ -22,6 +22,7 @@ __all__ = [
     "longest_answer",
     "pipeline_of",
     "prepare",
+    "preview",
     "report",
     "score",
 ]

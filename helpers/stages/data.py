@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ def create(run: Run) -> list[Record]:
             conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)
+
+
+def preview(run: Run, count: int = 3) -> None:
+    """01: have conversations about `count` entries written, and show them and what the whole glossary would take.
+
+    They are kept: `create` goes on from there.
+    """
+    from helpers.data.glossary.preview import a_few, forecast, told
+
+    config, path = run.config, run.path / "dataset" / "conversations.jsonl"
+    _refuse_other_server(run, path)
+    entries = glossary_entries(run)
+    with chat_endpoint(run) as endpoint:
+        _refuse_other_server(run, path, endpoint.name)
+        shown, started = a_few(entries, count), time.monotonic()
+        endpoint.usage.clear()
+        written = write_conversations(shown, endpoint, config.dataset, path=path, seed=config.seed)
+        took_s = time.monotonic() - started
+    print(f"{told(written)}\n")
+    if endpoint.usage["requests"]:
+        print(forecast(len(shown), len(entries), took_s, endpoint.usage, config.endpoint.prices))
 
 
 def prepare(run: Run) -> dict[str, Any]:
