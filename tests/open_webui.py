@@ -136,10 +136,17 @@ def main() -> None:
                 as_openai = resolve_endpoint("openai", address, None, {})._replace(api_key=SecretStr(token))
                 ChatEndpoint(as_openai, load_config("smoke").endpoint).check()
                 print(f"{address}: {model}", flush=True)
-            second = call(f"{root}/api/v1/auths/signup", **user | {"email": "b@example.org"})["token"]
+            others = {
+                role: call(f"{root}/api/v1/auths/add", token, **user | {"email": f"{role}@example.org", "role": role})[
+                    "token"
+                ]
+                for role in ("user", "pending")
+            }
             for told, key, wanted in (
-                ("a wrong token", "wrong", "anew"),
-                ("a user without access to the model", second, "administrator"),
+                ("a wrong token", "a-wrong-token", "anew"),
+                ("a user without access to the model", others["user"], "administrator"),
+                ("a user who waits for approval", others["pending"], "administrator approve it"),
+                ("an API key where they are off", "sk-0123456789abcdef0123456789abcdef", "takes no API keys"),
             ):
                 message = refused(root, key)
                 print(f"{told}: {message}", flush=True)

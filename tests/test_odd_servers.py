@@ -143,7 +143,11 @@ def test_a_server_that_fails_at_formats_is_asked_in_words() -> None:
         (403, "Use of API key is not enabled in the environment.", "takes no API keys"),
         (403, "API key not allowed to access this endpoint", "restricted to other paths"),
         (403, "You do not have permission to access this resource.", "may not use this"),
-        (401, "Your session has expired or the token is invalid.", "has expired; set OPENAI_API_KEY or OWUI_TOKEN"),
+        (
+            401,
+            "Your session has expired or the token is invalid.",
+            "has expired, or the server takes no API keys; set OPENAI_API_KEY or OWUI_TOKEN",
+        ),
         (500, "Open WebUI: Server Connection Error", "the model server behind it does not answer"),
     ],
 )

@@ -171,15 +171,16 @@ _CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...
         EndpointError,
     ),
     (
-        r"permission|access|forbidden",
-        (403,),
-        f"the account may not use this; {_ADMINISTRATOR} give it access to the model, or set another endpoint.model",
+        r"permission|access|forbidden|administrator",
+        (401, 403),
+        f"the account may not use this; {_ADMINISTRATOR} approve it and give it access to the model",
         EndpointError,
     ),
     (
         "",
         (401, 403),
-        "it refuses the API key, which is wrong or has expired; set OPENAI_API_KEY or OWUI_TOKEN anew",
+        "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
+        "OWUI_TOKEN anew",
         EndpointError,
     ),
     (
