@@ -105,7 +105,8 @@ def refused(url: str, token: str) -> str:
 
 
 def course(command: str, run: Path, env: dict[str, str], *more: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "helpers.course", command, "--conf", "smoke", "--run", str(run), *more]
+    size = ["--set", "dataset.max_entries=4", "--set", "dataset.forward_by_model=8"]
+    arguments = [sys.executable, "-m", "helpers.course", command, "--conf", "smoke", "--run", str(run), *size, *more]
     return subprocess.Popen(
         arguments, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -145,7 +146,7 @@ def main() -> None:
             for told, key, wanted in (
                 ("a wrong token", "a-wrong-token", "anew"),
                 ("a user without access to the model", others["user"], "administrator"),
-                ("a user who waits for approval", others["pending"], "administrator approve it"),
+                ("a user who waits for approval", others["pending"], "administrator to approve it"),
                 ("an API key where they are off", "sk-0123456789abcdef0123456789abcdef", "takes no API keys"),
             ):
                 message = refused(root, key)
@@ -154,15 +155,15 @@ def main() -> None:
             env = {"OWUI_URL": root, "OWUI_TOKEN": token, "OWUI_FAV_MODEL": model, "OPENAI_BASE_URL": ""}
             run = folder / "run"
             killed = course("create", run, env)
-            while not (run / "dataset" / "conversations.jsonl").exists() and killed.poll() is None:
-                time.sleep(0.1)
-            time.sleep(2)
+            path = run / "dataset" / "conversations.jsonl"
+            while killed.poll() is None and not (path.exists() and len(read_jsonl(path)) > 2):
+                time.sleep(0.05)
             killed.kill()
             killed.communicate()
-            before = len(read_jsonl(run / "dataset" / "conversations.jsonl"))
+            before = len(read_jsonl(path))
             printed, found["create_after_kill_s"] = finish(course("create", run, env))
             assert f"{model} at {root}" in printed, printed
-            rows = read_jsonl(run / "dataset" / "conversations.jsonl")
+            rows = read_jsonl(path)
             found |= {"before_kill": before, "conversations": len(rows)}
             found["by_model"] = sum(row["origin"] == "model" for row in rows)
             assert 0 < before < len(rows) and found["by_model"]
