@@ -82,6 +82,7 @@ def glossary_card(
     counts = counted("conversations", total["asked"], len(conversations), reasons)
     return {
         "entries": len(entries),
+        "language": entries[0].pack.language,
         "asked": counts["given"],
         "kept": counts["kept"],
         "kept_model": total["kept_model"],
@@ -100,7 +101,7 @@ def glossary_card(
 def glossary_text(card: Mapping[str, Any]) -> str:
     """The card of a glossary as Markdown."""
     return _page(
-        f"{card['entries']} glossary entries. {card['asked']} conversations were asked for: {card['kept']} kept "
+        f"{card['entries']} glossary entries; questions are asked in {card['language']}. {card['asked']} conversations were asked for: {card['kept']} kept "
         f"({card['kept_model']} worded by {' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the "
         f"phrasing bank), {card['rejected']} rejected.",
         _splits_table(card, {bucket: bucket for split in SPLITS for bucket in card[split]}),

@@ -11,7 +11,9 @@ from typing import Any
 from helpers.data import card
 from helpers.data.example import Example, write_examples
 from helpers.data.glossary import phrasings, splits
+from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.writer import write_conversations
+from helpers.data.languages.pack import recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
@@ -24,6 +26,7 @@ PREPARES = (
     "data/card",
     "data/example",
     "data/glossary",
+    "data/languages",
     "data/matching",
     "data/table",
     "models/find",
@@ -50,11 +53,25 @@ def create(run: Run) -> list[Record]:
     _refuse_other_server(run, path)
     if not run.finished("create", [config.glossary]):
         entries = glossary_entries(run)
+        print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)
+
+
+def _language(run: Run, entries: list[Entry]) -> str:
+    """Which language questions are asked in, and why."""
+    language = entries[0].pack.language
+    if run.config.dataset.language:
+        return f"Questions are asked in {language}, as dataset.language says."
+    if recognise(f"{entry.definition} {entry.verbose_def}" for entry in entries):
+        return f"Questions are asked in {language}, the language of the glossary; dataset.language sets another."
+    return (
+        f"The glossary is in no language that the course knows: questions are asked in {language}. dataset.language "
+        "sets another; 01-create_dataset/README.md says how to add one."
+    )
 
 
 def prepare(run: Run) -> dict[str, Any]:
@@ -89,7 +106,7 @@ def prepare(run: Run) -> dict[str, Any]:
 
 def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Path) -> None:
     settings, seed, entries = run.config.dataset, run.config.seed, glossary_entries(run)
-    general = rehearsed_examples(run, settings.general_train, rehearsed)
+    general = rehearsed_examples(run, settings.general_train, rehearsed, entries[0].pack)
     test = splits.test_records(entries, settings, seed=seed)
     train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
     overlap = splits.assert_disjoint([*train, *validation], test, entries)
