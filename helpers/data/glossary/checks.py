@@ -13,6 +13,9 @@ MAX_QUESTION_WORDS = 32
 MAX_OTHER_WORDS = 8
 """Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
 
+_NAMED = "\ufffc"
+"""Stands for the acronym while a question is read."""
+
 
 def check_question(kind: str, question: str, entry: Entry) -> str | None:
     """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
@@ -27,15 +30,44 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
         return f"question without the {named}"
     if _holds(question, told, entry):
         return f"question gives the {told} away"
-    if not re.compile(rf"\b(?:{chr(124).join(entry.pack.asks[kind])})\b", re.I).search(question):
+    if not _found(entry.pack.asks[kind], question):
         return "question asks something else"
-    if kind == "forward" and False:
+    if kind == "forward" and asserts(question, entry):
         return "question asserts a meaning"
     if entry.ambiguous and not whole(entry.field).search(plain_signs(question)):
         return "question does not name the field"
     if held_out_overlap(question, entry, entry.pack.test[kind]) >= LEAK_RATIO:
         return "question is a held-out phrasing"
     return None
+
+
+def asserts(question: str, entry: Entry) -> bool:
+    """Whether a question says what an acronym is or means, and not only where it was seen.
+
+    Writing models invent such things ("QV is a town in Iran, what does it stand for?"), and training would teach them.
+    Read clause by clause: those that ask are passed over, and of the others one says so if the acronym, or a pronoun
+    after it, has a verb such as "is" with more than a place, if it is what something "is", or if an apposition follows.
+    """
+    words = entry.pack.asserting
+    verb, place, pronoun, article = (
+        f"(?:{'|'.join(part)})" for part in (words.verbs, words.places, words.pronouns, words.articles)
+    )
+    text = whole(entry.acronym + entry.where).sub(_NAMED, plain_signs(question))
+    text = re.sub(r'["«»]\s*', "", whole(entry.acronym).sub(_NAMED, text))
+    says = (
+        rf"(?:^{_NAMED}.*?|{_NAMED})\s{verb}\s(?!{place}(?!\w))",
+        rf"^(?!{pronoun}).*\w\s{verb}\s{_NAMED}$",
+    )
+    goes_on = rf"(?:\w+\s)?{pronoun}(?!\s*{place}(?!\w))"
+    before = ""
+    for clause in re.split(r"\s*(?:[.,;:!?()–—]|\s-\s)\s*", text):
+        after = re.match(goes_on, clause, re.IGNORECASE) if _NAMED in before else None
+        if not _found(words.asking, clause[after.end() :] if after else clause):
+            beside = before.endswith(_NAMED) and re.match(rf"{article}(?!\w)", clause, re.IGNORECASE)
+            if after or beside or any(re.search(pattern, clause, re.IGNORECASE) for pattern in says):
+                return True
+        before += clause
+    return False
 
 
 def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
@@ -71,3 +103,8 @@ def as_in_glossary(answer: str, entry: Entry) -> str:
 def _holds(text: str, named: str, entry: Entry) -> bool:
     """Whether a text holds the acronym, in its case, or the definition, in any case."""
     return whole(getattr(entry, named), keep_case=named == "acronym").search(plain_signs(text)) is not None
+
+
+def _found(words: list[str], text: str) -> bool:
+    """Whether a text holds one of these words or regular expressions, whole and in any case."""
+    return re.search(rf"\b(?:{'|'.join(words)})\b", text, re.IGNORECASE) is not None

@@ -110,6 +110,20 @@ class Asks(Part):
     reverse: Words
 
 
+class Asserting(Part):
+    """Words by which a question says what an acronym is, in place of asking."""
+
+    verbs: Words
+    places: Words
+    """After a verb: what only says where, or that, the acronym was met."""
+    pronouns: Words
+    """At the beginning of a clause, with their verb."""
+    articles: Words
+    """At the beginning of an apposition."""
+    asking: Words
+    """In a clause that asks."""
+
+
 class InContext(Part):
     """Words around the glossary lines that the untouched model is shown."""
 
@@ -147,6 +161,7 @@ class Pack(Part):
     writer: Writer
     examples: Examples
     asks: Asks
+    asserting: Asserting
     in_context: InContext
     general: General
     reading: Any = None
