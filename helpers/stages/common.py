@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from helpers.data.example import Example
 from helpers.data.glossary import phrasings
 from helpers.data.glossary.entries import Entry, load_glossary
-from helpers.data.languages.pack import Pack
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.data.languages.pack import Pack
 from helpers.errors import ConfigError
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.run import Run

@@ -12,7 +12,6 @@ NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acrony
 MAX_QUESTION_WORDS = 32
 MAX_OTHER_WORDS = 8
 """Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
-
 _NAMED = "\ufffc"
 """Stands for the acronym while a question is read."""
 
@@ -52,8 +51,10 @@ def asserts(question: str, entry: Entry) -> bool:
     verb, place, pronoun, article = (
         f"(?:{'|'.join(part)})" for part in (words.verbs, words.places, words.pronouns, words.articles)
     )
-    text = whole(entry.acronym + entry.where).sub(_NAMED, plain_signs(question))
-    text = re.sub(r'["«»]\s*', "", whole(entry.acronym).sub(_NAMED, text))
+    text = plain_signs(question)
+    for name in (entry.acronym + entry.where, entry.acronym):
+        text = whole(name, keep_case=True).sub(_NAMED, text)
+    text = re.sub(r"\s*[\"«»]\s*", " ", text).strip()
     says = (
         rf"(?:^{_NAMED}.*?|{_NAMED})\s{verb}\s(?!{place}(?!\w))",
         rf"^(?!{pronoun}).*\w\s{verb}\s{_NAMED}$",

@@ -105,7 +105,9 @@ def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int,
 def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
     """Training examples of `right_answers`."""
     return [
-        Example(f"general/{number:03d}", row.get("bucket", GENERAL), asked(row["question"]), row["answer"], origin="model")
+        Example(
+            f"general/{number:03d}", row.get("bucket", GENERAL), asked(row["question"]), row["answer"], origin="model"
+        )
         for number, row in enumerate(rows)
     ]
 

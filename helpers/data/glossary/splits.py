@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 import string
 from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
-from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton
+from helpers.data.glossary.entries import Entry, plain_signs
+from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton, whole
 from helpers.errors import RunError
 from helpers.files import Record
 
@@ -53,8 +52,8 @@ def training_records(
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invented):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
-        known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
-        question = acronym.join(re.split(known, source["question"]))
+        known = whole(by_id[source["entry"]].acronym, keep_case=True)  # not inside other words
+        question = acronym.join(known.split(plain_signs(source["question"])))
         answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=acronym)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
@@ -68,8 +67,8 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     """Test examples in their buckets, as many as `settings`, the section `dataset`, says.
 
     `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere (half of
-    them one letter from a known one), `general` questions that have nothing to do with the glossary; these are English, and
-    stand beside those of the glossary's own language, in a bucket of their own.
+    them one letter from a known one), `general` questions that have nothing to do with the glossary. They are
+    English; those of a glossary in another language stand beside them, in a bucket of their own.
     """
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     examples = []

@@ -163,7 +163,7 @@ class Pack(Part):
     asks: Asks
     asserting: Asserting
     in_context: InContext
-    general: General
+    general: General = General(test=[], train=[])
     reading: Any = None
     """How answers are read; checked where that is done."""
 
