@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from fixture_types import GlossaryFile, SmokeRun
+from talker import Talker
 
 from helpers.config import load_config
 from helpers.data.example import Example, asked
@@ -13,6 +15,31 @@ from helpers.data.glossary.entries import Entry
 from helpers.data.languages.pack import HERE, load_pack, shipped
 from helpers.errors import ConfigError
 from helpers.evaluation.answers import glossary_messages
+from helpers.stages import create
+
+
+@pytest.mark.parametrize(
+    ("definition", "language", "said"),
+    [
+        ("Office communal des lectures", None, "asked in French, the language of the glossary"),
+        ("Office of Readings", None, "asked in English, the language of the glossary"),
+        ("Office of Readings", "fr", "asked in French, as dataset.language says"),
+        ("Oficina de las lecturas", None, "no language that the course knows: questions are asked in English"),
+    ],
+)
+def test_the_choice_is_printed(
+    smoke_run: SmokeRun,
+    glossary_file: GlossaryFile,
+    capsys: pytest.CaptureFixture[str],
+    talker: Talker,
+    definition: str,
+    language: str | None,
+    said: str,
+) -> None:
+    glossary = glossary_file([{"acronym": "OCLE", "definition": definition}])
+    server = {"endpoint.provider": "openai", "endpoint.base_url": talker.base_url, "endpoint.model": "scripted-model"}
+    create(smoke_run({"glossary": str(glossary), "dataset.language": language, **server}))
+    assert capsys.readouterr().out.count(said) == 1
 
 
 @pytest.fixture

@@ -63,11 +63,11 @@ def test_what_a_model_is_shown_passes_the_checks(pack: Pack, kind: str) -> None:
         assert check_question(kind, question, entry) is None, question
 
 
-def test_most_phrasings_are_recognised_as_of_their_kind(pack: Pack, kind: str) -> None:
-    # The rest, such as "QZX?", are whole questions of the bank; of a model's, only clear ones are wanted.
+def test_plain_questions_are_recognised_as_of_their_kind(pack: Pack, kind: str) -> None:
+    # The bank may also ask "QZX?" or "Remind me: QZX?"; a model's question has to say what it wants.
     filled = [fill(text, acronym="QZX", definition=ENTRY.definition) for text in pack.train[kind]]
     known = [text for text in filled if re.search(rf"\b(?:{'|'.join(pack.asks[kind])})\b", text, re.IGNORECASE)]
-    assert len(known) > len(filled) / 2
+    assert len(known) > 0.4 * len(filled)
 
 
 def test_hardly_any_phrasing_counts_as_asserting(pack: Pack) -> None:
