@@ -22,6 +22,10 @@ def _anchored(path: Path) -> Path:
     return PROJECT_ROOT / path.expanduser()  # an absolute one stays as it is
 
 
+def _language(name: str | None) -> str | None:
+    return str(_anchored(Path(name))) if name and Path(name).suffix else name
+
+
 Positive = Annotated[int, Field(ge=1)]
 Place = Annotated[Path, AfterValidator(_anchored)]
 Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
@@ -58,8 +62,9 @@ class Endpoint(Section):
 
 
 class Dataset(Section):
-    """How many conversations are written about each entry, and what is held out."""
+    """In which language and how many conversations are written about each entry, and what is held out."""
 
+    language: Annotated[str | None, AfterValidator(_language)] = None
     max_entries: Positive | None
     forward_by_model: Annotated[int, Field(ge=0)]
     forward_by_bank: Positive
@@ -264,10 +269,17 @@ class Config(Section):
         if source := self.table or self.pipeline:
             payload["data"]["source"] = source.name
         digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode())
-        for path in filter(None, (self.glossary, self.pipeline, self.table)):
+        for path in self.files:
             if path.is_file():
                 digest.update(path.read_bytes())
         return digest.hexdigest()[:8]
+
+    @property
+    def files(self) -> list[Path]:
+        """Files on this machine that data come from, and that of a language."""
+        language = self.dataset.language
+        pack = Path(language) if language and Path(language).suffix else None
+        return [path for path in (self.glossary, self.pipeline, self.table, pack) if path]
 
     @property
     def table(self) -> Path | None:

@@ -149,3 +149,13 @@ def test_no_results_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(EvaluationError, match=r"results\.json holds no results"):
         write_report(tmp_path / "results.json", tmp_path / "report.html")
+
+
+def test_general_knowledge_in_another_language_is_no_fact_of_the_glossary(results: dict[str, Any]) -> None:
+    before, more = headline(results)
+    for of in results["models"].values():
+        of["buckets"]["general_fr"] = rate_with_interval(3, 20)
+    results["dataset"]["buckets"]["general_fr"] = {"title": "General knowledge (fr)", "meaning": "The same."}
+    title, told = headline(results)
+    assert title == before
+    assert [line for line in told if line not in more] == ["General knowledge (fr): 15% (untouched: 15%)."]

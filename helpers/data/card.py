@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
+from helpers.data.glossary.phrasings import general_packs
+from helpers.data.languages.pack import Pack
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -82,6 +84,7 @@ def glossary_card(
     counts = counted("conversations", total["asked"], len(conversations), reasons)
     return {
         "entries": len(entries),
+        "language": entries[0].pack.language,
         "asked": counts["given"],
         "kept": counts["kept"],
         "kept_model": total["kept_model"],
@@ -92,15 +95,22 @@ def glossary_card(
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "train_by_origin": dict(Counter(example.origin for example in splits["train"])),
-        "buckets": GLOSSARY_BUCKETS,
+        "buckets": GLOSSARY_BUCKETS | _own_general(entries[0].pack),
         "per_entry": per_entry,
     }
+
+
+def _own_general(pack: Pack) -> dict[str, dict[str, str]]:
+    """What the report says about general knowledge in the glossary's own language, if that has a bucket."""
+    told = {"title": f"General knowledge ({pack.name})", "meaning": f"The same, asked in {pack.language}."}
+    return {bucket: told for bucket in general_packs(pack) if bucket != GENERAL}
 
 
 def glossary_text(card: Mapping[str, Any]) -> str:
     """The card of a glossary as Markdown."""
     return _page(
-        f"{card['entries']} glossary entries. {card['asked']} conversations were asked for: {card['kept']} kept "
+        f"{card['entries']} glossary entries. Questions are asked in {card['language']}.",
+        f"{card['asked']} conversations were asked for: {card['kept']} kept "
         f"({card['kept_model']} worded by {' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the "
         f"phrasing bank), {card['rejected']} rejected.",
         _splits_table(card, {bucket: bucket for split in SPLITS for bucket in card[split]}),

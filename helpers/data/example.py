@@ -13,7 +13,7 @@ from helpers.files import Record, read_jsonl, write_jsonl
 Message = dict[str, str]
 Check = Literal["contains", "contains_cased", "declines", "none"]
 GENERAL = "general"
-"""The bucket of common knowledge, which fine-tuning should leave alone."""
+"""The bucket of common knowledge, which fine-tuning should leave alone; in French it is `general_fr`."""
 SHORT = 5
 """Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
 FEW = 30
@@ -70,6 +70,11 @@ class Example:
             "completion": [{"role": "assistant", "content": self.answer}],
             **{key: value for key, value in told.items() if value},
         }
+
+
+def is_general(bucket: str) -> bool:
+    """Whether a bucket holds common knowledge, in whatever language."""
+    return bucket == GENERAL or bucket.startswith(f"{GENERAL}_")
 
 
 def checked(answers: Sequence[str]) -> dict[str, Any]:

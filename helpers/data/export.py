@@ -42,7 +42,7 @@ def export(splits: Mapping[str, Sequence[Example]], folder: Path, *, about: str,
         {"config_name": shape, "data_files": [{"split": name, "path": f"{shape}/{name}.jsonl"} for name in splits]}
         for shape in SHAPES
     ]
-    told = DatasetCardData(language=[*languages], task_categories=["text-generation"], configs=configs)
+    told = DatasetCardData(language=[*languages] or None, task_categories=["text-generation"], configs=configs)
     write_atomic(folder / "README.md", f"---\n{told.to_yaml()}\n---\n\n{about}")
 
 

@@ -17,13 +17,13 @@ def glossary_messages(test: Sequence[Example], entries: Sequence[Entry], count: 
     Lines are ranked by the words they share with the question, never by the answer, so that an unknown acronym
     is shown its neighbours and a general question whatever is nearest.
     """
-    asked = []
+    words, asked = entries[0].pack.in_context, []
     for example in test:
         question = example.question
         nearest = sorted(entries, key=lambda entry: -_closeness(question, entry))[:count]
         lines = [f"{e.acronym}{f' ({e.field})' if e.field else ''}: {e.definition}" for e in nearest]
-        told = ["Glossary:", *lines, "", "If the glossary lacks the acronym, say that you do not know it."]
-        asked.append([{"role": "user", "content": "\n".join([*told, "", f"Question: {question}"])}])
+        told = [words.glossary, *lines, "", words.unknown, "", words.question.replace("{question}", question)]
+        asked.append([{"role": "user", "content": "\n".join(told)}])
     return asked
 
 

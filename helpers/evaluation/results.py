@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from helpers.data.example import GENERAL, Example
+from helpers.data.example import GENERAL, Example, is_general
 from helpers.data.matching import is_correct
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import cohens_kappa, rate_with_interval, separation
@@ -102,7 +102,7 @@ def collect_results(
         `unrated`, some items that have no rate, or are of a bucket in which all models are right or wrong
         alike; and `extra`.
     """
-    facts = {example.id for example in test if example.expected and example.bucket != GENERAL}
+    facts = {example.id for example in test if example.expected and not is_general(example.bucket)}
     about_facts = {name: [row for row in rows if row["id"] in facts] for name, rows in scores.items()}
     all_facts = [row for rows in about_facts.values() for row in rows]
     models: dict[str, Any] = {}
@@ -123,7 +123,8 @@ def collect_results(
     verdicts = {example.id: {rows[example.id]["correct"] for rows in by_id.values()} for example in test}
     items = by_bucket((example.bucket, example) for example in test)
     apart = [[example for example in own if len(verdicts[example.id]) > 1] for own in items.values()]
-    silent = {bucket for bucket, different in zip(items, apart, strict=True) if not different} - {GENERAL}
+    same = {bucket for bucket, different in zip(items, apart, strict=True) if not different}
+    silent = {bucket for bucket in same if not is_general(bucket)}
     unrated = [example for example in test if verdicts[example.id] == {None} or example.bucket in silent]
     cosines = [(row["sentence"], row["correct"]) for row in all_facts if row["sentence"] is not None]
     general = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from helpers.data.example import FEW, GENERAL
+from helpers.data.example import FEW, is_general
 from helpers.errors import EvaluationError
 from helpers.files import read_json, write_atomic
 from helpers.report.figures import (
@@ -78,8 +78,8 @@ def headline(results: Results) -> tuple[str, list[str]]:
     trained = [name for name in models if name not in UNTRAINED]
     if not trained:
         return "No fine-tuned model was tested yet.", []
-    rated = [bucket for bucket in buckets_of(results) if bucket != GENERAL]
-    alike = [bucket for name in trained for bucket in models[name].get("likeness", {}) if bucket != GENERAL]
+    rated = [bucket for bucket in buckets_of(results) if not is_general(bucket)]
+    alike = [bucket for name in trained for bucket in models[name].get("likeness", {}) if not is_general(bucket)]
     first = next(iter(models))
     checked, likened = (found(first, rated[0], part, "n") or 0 if rated else 0 for part in ("buckets", "likeness"))
     by_words = checked > likened / 2
@@ -100,7 +100,7 @@ def headline(results: Results) -> tuple[str, list[str]]:
         more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
     if before is not None:
         title += f"; untouched, {percent(before) if by_words else f'{before:.2f}'}"
-    for bucket in (*asked[1:], GENERAL):
+    for bucket in (*asked[1:], *filter(is_general, buckets_of(results))):
         now, then = (found(name, bucket) for name in (best, "base"))
         if now is not None:
             told = "" if then is None else f" (untouched: {percent(then)})"

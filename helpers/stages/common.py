@@ -11,6 +11,7 @@ from helpers.data.example import Example
 from helpers.data.glossary import phrasings
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
+from helpers.data.languages.pack import Pack
 from helpers.errors import ConfigError
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
@@ -37,12 +38,12 @@ def maker(run: Run, usual: str) -> str:
 
 def glossary_entries(run: Run) -> list[Entry]:
     """The entries of the run's glossary that the configuration admits; says so where some are left out."""
-    everything = load_glossary(run.config.glossary)
-    limit = run.config.dataset.max_entries
+    language, limit = run.config.dataset.language, run.config.dataset.max_entries
+    everything = load_glossary(run.config.glossary, language=language)
     if limit is None or len(everything) <= limit:
         return everything
     print(f"Using the first {limit} of {len(everything)} entries: dataset.max_entries; null would take all of them.")
-    return load_glossary(run.config.glossary, limit)
+    return load_glossary(run.config.glossary, limit, language)
 
 
 def pipeline_of(run: Run) -> Pipeline:
@@ -79,17 +80,18 @@ def read_card(run: Run) -> dict[str, Any]:
     return read_json(folder / "card.json")
 
 
-def rehearsed_examples(run: Run, count: int, path: Path) -> list[Example]:
+def rehearsed_examples(run: Run, count: int, path: Path, pack: Pack | None = None) -> list[Example]:
     """Training examples of general knowledge: the base model's right answers to `count` questions, in its own words.
 
-    Rehearsing them keeps the model from forgetting. The answers are kept in `path`, and not asked for again.
+    As many are asked in the language of `pack`. Rehearsing the answers keeps the model from forgetting. They are kept
+    in `path`, and not asked for again.
     """
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers
     from helpers.models.load import load_base
 
     if not path.exists():
-        config, questions = run.config, phrasings.rehearsal_questions(count, run.config.seed)
+        config, questions = run.config, phrasings.rehearsal_questions(count, run.config.seed, pack)
         answers = generate_answers(
             load_base(config.base_model, threads=config.threads),
             load_tokenizer(config.base_model),

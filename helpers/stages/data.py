@@ -12,7 +12,9 @@ from typing import Any
 from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
+from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.writer import write_conversations
+from helpers.data.languages.pack import recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
@@ -25,6 +27,7 @@ PREPARES = (
     "data/card",
     "data/example",
     "data/glossary",
+    "data/languages",
     "data/matching",
     "data/table",
     "models/find",
@@ -51,12 +54,26 @@ def create(run: Run) -> list[Record]:
     _refuse_other_server(run, path)
     if not run.finished("create", [config.glossary]):
         entries = glossary_entries(run)
+        print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             print(f"Conversations are written by {endpoint.name}.", flush=True)
             conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)
+
+
+def _language(run: Run, entries: list[Entry]) -> str:
+    """Which language questions are asked in, and why."""
+    language = entries[0].pack.language
+    if run.config.dataset.language:
+        return f"Questions are asked in {language}, as dataset.language says."
+    if recognise(f"{entry.definition} {entry.verbose_def}" for entry in entries):
+        return f"Questions are asked in {language}, the language of the glossary; dataset.language sets another."
+    return (
+        f"The glossary is in no language that the course knows: questions are asked in {language}. dataset.language "
+        "sets another; 01-create_dataset/README.md says how to add one."
+    )
 
 
 def preview(run: Run, count: int = 3) -> None:
@@ -69,6 +86,7 @@ def preview(run: Run, count: int = 3) -> None:
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
     _refuse_other_server(run, path)
     entries = glossary_entries(run)
+    print(_language(run, entries))
     with chat_endpoint(run) as endpoint:
         _refuse_other_server(run, path, endpoint.name)
         shown, started = a_few(entries, count), time.monotonic()
@@ -137,14 +155,15 @@ def export(run: Run) -> Path:
         "worded questions or answers may add conditions.",
     ]
     rows = {name: of for name, of in splits.items() if of}
-    write(rows, folder, about="\n\n".join(filter(None, about)), languages=["en"])
+    languages = [glossary_entries(run)[0].pack.name] if "entries" in counts else []
+    write(rows, folder, about="\n\n".join(filter(None, about)), languages=languages)
     print(f"The dataset is in {folder.relative_to(run.path)}/ of the run folder; README.md is its card.")
     return folder
 
 
 def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Path) -> None:
     settings, seed, entries = run.config.dataset, run.config.seed, glossary_entries(run)
-    general = rehearsed_examples(run, settings.general_train, rehearsed)
+    general = rehearsed_examples(run, settings.general_train, rehearsed, entries[0].pack)
     test = splits.test_records(entries, settings, seed=seed)
     train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
     overlap = splits.assert_disjoint([*train, *validation], test, entries)

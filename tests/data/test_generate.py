@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from talker import Talker, reply
 
 from helpers.config import load_config
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import fill_entry, load_bank, skeleton
+from helpers.data.glossary.phrasings import fill_entry, skeleton
 from helpers.data.glossary.writer import write_conversations
+from helpers.data.languages.pack import load_pack
 from helpers.errors import EndpointError
 from helpers.files import read_jsonl
 
@@ -150,15 +152,13 @@ def test_a_bank_that_runs_out_starts_over(tmp_path: Path) -> None:
 
 
 def test_half_of_the_banks_questions_have_an_opening_and_none_comes_twice(tmp_path: Path) -> None:
-    bank = load_bank()
-    count = len(bank.train["forward"])
+    bank = load_pack()
+    count = len(bank.train.forward)
     records = write(tmp_path / "c.jsonl", "http://127.0.0.1:9", ENTRIES[:1], **{**NOTHING, "forward_by_bank": count})
     opened = [r for r in records if r["question"].startswith(tuple(bank.openings))]
     assert 0.35 * count < len(opened) < 0.65 * count
     asked = [skeleton(re.sub("|".join(map(re.escape, bank.openings)), "", r["question"]), ENTRIES[0]) for r in records]
-    assert len(set(asked)) > 0.95 * len(
-        {skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.train["forward"]}
-    )
+    assert len(set(asked)) > 0.95 * len({skeleton(fill_entry(p, ENTRIES[0]), ENTRIES[0]) for p in bank.train.forward})
 
 
 @pytest.mark.parametrize(("finish_reason", "kept"), [("stop", True), ("length", False)])
@@ -175,3 +175,37 @@ def test_a_question_ended_by_the_server_gets_its_mark_back(tmp_path: Path, finis
     assert bool(questions) == kept and all(question.endswith("?") for question in questions)
     if not kept:
         assert {a["reason"] for record in records for a in record["rejected"]} == {"question cut off"}
+
+
+def test_a_french_glossary_is_asked_about_in_french(tmp_path: Path) -> None:
+    pack = load_pack("fr")
+    entries = [
+        Entry("OCLET (culture)", "OCLET", "Office communal des lectures", field="culture", ambiguous=True, pack=pack),
+        Entry("DOVÉ", "DOVÉ", "Délégation aux objets volés et égarés", pack=pack),
+    ]
+    prompts: list[list[dict[str, str]]] = []
+
+    def script(_: int, __: str, body: dict[str, Any]) -> Response:
+        prompts.append(body["messages"])
+        last = body["messages"][-1]["content"]
+        if " = " in last:
+            asked, _, told = last.rpartition("\n")[2].removesuffix(".").partition(" = ")
+            verb = "signifie" if "signifie" in body["messages"][2]["content"] else "s'abrège en"
+            return completion(unicodedata.normalize("NFD", f"{asked} {verb} {told}."))
+        kind = "sens" if "signifient" in body["messages"][0]["content"] else "sigle"
+        return completion(f"Ticket {body['seed']}, quel est le {kind} : {last.partition(',')[0]} ?")
+
+    with ScriptedServer(script) as server:
+        records = write(tmp_path / "c.jsonl", server.url, entries)
+    assert {message[0]["content"] for message in prompts} == {
+        pack.writer.forward,
+        pack.writer.reverse,
+        pack.writer.answer,
+    }
+    assert Counter(r["origin"] for r in records) == {"model": 10, "bank": 6}
+    own = {entry.id: entry for entry in entries}
+    for record in records:
+        entry = own[record["entry"]]
+        right = entry.definition if record["kind"] == "forward" else entry.acronym
+        assert right in record["answer"]  # NFC, as in the glossary
+        assert entry.where in record["question"]

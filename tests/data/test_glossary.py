@@ -3,12 +3,15 @@
 import json
 import re
 import time
+import unicodedata
 from typing import Any
 
 import pytest
 from fixture_types import GlossaryFile
 
+from helpers.config import PROJECT_ROOT
 from helpers.data.glossary.entries import load_glossary
+from helpers.data.languages.pack import recognise
 from helpers.errors import GlossaryError
 
 ABC = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
@@ -89,3 +92,42 @@ def test_missing_and_folder(glossary_file: GlossaryFile) -> None:
     for wrong, expected in ((path.with_name("none.json"), "There is no glossary at"), (path.parent, "cannot be read")):
         with pytest.raises(GlossaryError, match=expected):
             load_glossary(wrong)
+
+
+@pytest.mark.parametrize(
+    ("definitions", "language"),
+    [
+        (["Conseil municipal des jeunes"], "fr"),
+        (["Plan local d’urbanisme", "Ressources humaines"], "fr"),
+        (["Board of Health", "Road Maintenance"], "en"),
+        (["Consejo de la Administración Local", "Oficina para la gestión del agua y los residuos"], None),
+        (["Amt für Umwelt und Schutz des Bodens"], None),
+        (["Δημόσια Επιχείρηση Ηλεκτρισμού"], None),
+        (["中国人民银行"], None),
+        (["Central Processing Unit"], None),
+    ],
+)
+def test_the_language_is_that_of_the_definitions(
+    glossary_file: GlossaryFile, definitions: list[str], language: str | None
+) -> None:
+    assert recognise(definitions) == language
+    rows = [{"acronym": f"A{number}", "definition": text} for number, text in enumerate(definitions)]
+    path = glossary_file(rows)
+    assert {entry.pack.name for entry in load_glossary(path)} == {language or "en"}
+    assert {entry.pack.name for entry in load_glossary(path, language="fr")} == {"fr"}
+
+
+def test_the_example_of_a_town_hall_is_french() -> None:
+    entries = load_glossary(PROJECT_ROOT / "example_data" / "glossaire_mairie.json")
+    assert len(entries) == 24
+    assert {entry.pack.name for entry in entries} == {"fr"}
+    assert [entry.where for entry in entries if entry.acronym == "OCLET"] == [
+        " dans le domaine « culture »", " dans le domaine « urbanisme »"
+    ]  # fmt: skip
+
+
+def test_one_text_in_two_unicode_forms_is_read_once(glossary_file: GlossaryFile) -> None:
+    row = {"acronym": "CIPRÉ", "definition": "Comité d'îlot"}
+    typed = {key: unicodedata.normalize("NFD", text).replace("'", "’") for key, text in row.items()}
+    (entry,) = load_glossary(glossary_file([row, typed]))
+    assert (entry.acronym, entry.definition, entry.ambiguous) == (*row.values(), False)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from helpers.data.glossary.phrasings import load_bank, rehearsal_questions, right_answers
-from helpers.data.matching import contains
+from helpers.data.glossary.phrasings import rehearsal_questions, rehearsed_examples, right_answers
+from helpers.data.languages.pack import load_pack
 from helpers.models.find import load_tokenizer
 from helpers.models.generate import Generated, generate_answers
 from helpers.models.load import load_base
@@ -28,28 +28,29 @@ def test_right_answers_are_rehearsed_whole_or_not_at_all(answer: str, stopped: b
     assert [row["answer"] for row in kept] == ([answer] if rehearsed else [])
 
 
-def test_no_expected_word_stands_in_its_question() -> None:
-    echoed = [
-        row["question"]
-        for row in load_bank().general_train
-        if any(contains(row["question"], expected) for expected in row["expected"])
-    ]
-    assert not echoed
-
-
 def test_every_second_question_comes_again_behind_an_opening() -> None:
-    questions, bank = rehearsal_questions(20, seed=1), load_bank()
-    assert questions[:20] == bank.general_train[:20]
+    questions, pack = rehearsal_questions(20, seed=1), load_pack()
+    assert questions[:20] == [fact.model_dump() for fact in pack.general.train[:20]]
     assert len(questions) == 30
-    for again, first in zip(questions[20:], bank.general_train[1:20:2], strict=True):
-        opening = again["question"].removesuffix(" " + first["question"])
-        assert opening in bank.openings and again["expected"] == first["expected"]
+    for again, first in zip(questions[20:], pack.general.train[1:20:2], strict=True):
+        opening = again["question"].removesuffix(" " + first.question)
+        assert opening in pack.openings and again["expected"] == first.expected
     assert rehearsal_questions(20, seed=1) == questions != rehearsal_questions(20, seed=2)
+
+
+def test_rehearsals_of_another_language_have_a_bucket_of_their_own() -> None:
+    english, french = rehearsal_questions(20, seed=1), load_pack("fr")
+    both = rehearsal_questions(20, seed=1, pack=french)
+    assert both[:30] == english
+    assert [row["question"] for row in both[30:50]] == [fact.question for fact in french.general.train[:20]]
+    answers = [Generated(f"Réponse : {row['expected'][0]}.", 9, True) for row in both]
+    examples = rehearsed_examples(right_answers(both, answers))
+    assert [example.bucket for example in examples] == ["general"] * 30 + ["general_fr"] * 30
 
 
 def test_the_embedded_model_has_something_to_rehearse() -> None:
     # Several questions, as processors round differently and a small model's words hang on it.
-    asked = [row for row in load_bank().general_train if row["question"].startswith("Name the capital of")][:8]
+    asked = [row for row in rehearsal_questions(543, seed=1) if row["question"].startswith("Name the capital of")][:8]
     asked.append(BELGIUM | {"expected": ["a word that it does not say"]})
     name = "smollm2-135m-instruct"
     answers = generate_answers(

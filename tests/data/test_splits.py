@@ -1,6 +1,8 @@
 """Training and test sets: disjoint, reproducible, and made from any glossary."""
 
 import time
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from fixture_types import GlossaryFile
 from helpers.config import load_config
 from helpers.data.example import Example, asked, read_examples, write_examples
 from helpers.data.glossary.entries import Entry, load_glossary
-from helpers.data.glossary.phrasings import fill_entry, load_bank
+from helpers.data.glossary.phrasings import fill, fill_entry
 from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
 from helpers.data.glossary.writer import write_conversations
+from helpers.data.languages.pack import load_pack
 from helpers.errors import RunError
 
 test_records.__test__ = False  # type: ignore[attr-defined]  # the name of a function, not of a test
-BANK = load_bank()
+BANK, BANK_FR = load_pack(), load_pack("fr")
 GENERAL = [Example("general/0", "general", asked("How many days has a week?"), "Seven.")]
 GLOSSARIES: dict[str, list[dict[str, str]]] = {
     "latin": [{"acronym": f"AB{letter}", "definition": f"Alpha Beta {letter}."} for letter in "CDEF"],
@@ -28,6 +31,11 @@ GLOSSARIES: dict[str, list[dict[str, str]]] = {
     "two fields": [
         {"acronym": "MS", "definition": "Multiple Sclerosis", "field": "health"},
         {"acronym": "MS", "definition": "Member State", "field": "law"},
+    ],
+    "french": [
+        {"acronym": "DOVÉ", "definition": "Délégation aux objets volés et égarés"},
+        {"acronym": "OCLET", "definition": "Office communal des lectures et du théâtre", "field": "culture"},
+        {"acronym": "OCLET", "definition": "Observatoire des chantiers de l’État", "field": "urbanisme"},
     ],
     "odd signs": [
         {"acronym": "C++", "definition": 'C "plus" {plus}\nor {acronym}'},
@@ -59,7 +67,8 @@ def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile
     assert len(everything) == (18 + 9) * len(entries) + 1
     assert len(validation) == round(0.1 * len(everything))
     assert len({record.id for record in everything}) == len(everything)
-    assert len({item.id for item in test}) == len(test) == 5 * len(entries) + 15
+    general = 5 if entries[0].pack.name == "en" else 10
+    assert len({item.id for item in test}) == len(test) == 5 * len(entries) + 10 + general
     assert assert_disjoint(everything, test, entries)["highest_overlap"] < 80
     by_id = {entry.id: entry for entry in entries}
     for record in everything:
@@ -126,6 +135,30 @@ def test_an_acronym_is_replaced_as_a_whole_word_alone(tmp_path: Path) -> None:
             assert not [word for word in words if word.startswith("Wh") and not word[2:3].isalpha()]
 
 
+def test_an_acronym_is_replaced_in_whatever_form_it_was_typed() -> None:
+    entry = Entry("CIPRÉ", "CIPRÉ", "Comité des prévôts élus", pack=load_pack("fr"))
+    conversations = [
+        {"id": f"{n}", "kind": "forward", "entry": "CIPRÉ", "origin": "model", "answer": ""}
+        | {"question": unicodedata.normalize("NFD", f"Ticket {n} : que veut dire CIPRÉ ?")}
+        for n in range(9)
+    ]
+    train, validation = training_records(conversations, [entry], BY_BANK, general=[], test=[], seed=0)
+    unknown = [each for each in [*train, *validation] if each.bucket == "unknown"]
+    assert len(unknown) == 9
+    assert all(
+        each.subject in each.question and "CIPR" not in each.question.replace(each.subject, "") for each in unknown
+    )
+    assert {each.answer for each in unknown} == {fill(BANK_FR.answers.unknown[0], acronym=e.subject) for e in unknown}
+
+
+def test_general_questions_of_a_glossarys_language_stand_beside_the_english_ones() -> None:
+    buckets = [
+        Counter(item.bucket for item in test_records([Entry("AB", "AB", "x", pack=load_pack(name))], BY_BANK, seed=0))
+        for name in ("en", "fr")
+    ]
+    assert buckets[1] == buckets[0] | {"general_fr": 5}
+
+
 def leak(train: Example, test: Example, entries: list[Entry]) -> str:
     with pytest.raises(RunError) as caught:
         assert_disjoint([train], [test], entries)
@@ -134,7 +167,7 @@ def leak(train: Example, test: Example, entries: list[Entry]) -> str:
 
 def test_leaks_are_named() -> None:
     abc, xyz = Entry("ABC", "ABC", "Alpha Beta"), Entry("XYZ", "XYZ", "Xi Ypsilon")
-    held_out = BANK.test["forward"][0]
+    held_out = BANK.test.forward[0]
 
     def about(bucket: str, question: str, subject: str = "") -> Example:
         return Example("one", bucket, asked(question), "", subject=subject)
@@ -143,7 +176,7 @@ def test_leaks_are_named() -> None:
     assert "uses a held-out phrasing" in leak(about("forward", fill_entry(held_out, xyz), "XYZ"), item, [abc, xyz])
     assert "stands in the training set" in leak(about("general", item.question.upper()), item, [abc])
     assert "['qq']" in leak(about("unknown", "Qq?", "Qq"), about("unknown", "What is QQ?", "QQ"), [abc])
-    fine = about("forward", fill_entry(BANK.train["forward"][0], xyz), "XYZ")
+    fine = about("forward", fill_entry(BANK.train.forward[0], xyz), "XYZ")
     assert 0 < assert_disjoint([fine], [item], [abc, xyz])["highest_overlap"] < 80
 
 

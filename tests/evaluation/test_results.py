@@ -77,6 +77,18 @@ def test_results_compare_models(tmp_path: Path) -> None:
     json.dumps(results, allow_nan=False)
 
 
+def test_general_knowledge_in_another_language_is_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    french = Example("f1", "general_fr", asked("Capitale du Japon ?"), "Tokyo.", ("Tokyo",), "contains")
+    monkeypatch.setattr("test_results.TEST", [*TEST, french])
+    right = {**RIGHT, "f1": "Tokyo"}
+    answer(tmp_path, "base", right)
+    answer(tmp_path, "lora", right | {"f1": "Oslo"})
+    results = collect(tmp_path, "base", "lora")
+    assert results["models"]["lora"]["buckets"]["general_fr"]["rate"] == 0
+    assert results["forgetting"] == {"lora": 0.0}
+    assert results["separation"]["rouge_l"] is None  # no fact was answered wrong
+
+
 def test_a_model_has_a_separation_of_its_own(tmp_path: Path) -> None:
     answer(tmp_path, "lora", {**RIGHT, "n1": "no clue"})
     metrics = collect(tmp_path, "lora")["models"]["lora"]["metrics"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.data.languages.pack import DEFAULT, Pack, load_pack, recognise
 from helpers.errors import GlossaryError
 
 KEYS = ("acronym", "definition", "verbose_def", "field")
+_SIGNS = str.maketrans("’‘ʼ´`“”„‐‑", "'''''\"\"\"--")
 SHAPE = '[{"acronym": "...", "definition": "...", "verbose_def": "...", "field": "..."}], the last two optional'
 
 
@@ -25,11 +29,18 @@ class Entry:
     field: str = ""
     ambiguous: bool = False
     """True where the glossary gives this acronym another meaning too, so that questions must name the field."""
+    pack: Pack = dataclasses.field(default_factory=load_pack, repr=False)
+    """The language in which questions about it are asked."""
 
     @property
     def where(self) -> str:
         """The words that tell two meanings apart, with a leading space; empty where there is only one."""
-        return f" in {self.field}" if self.ambiguous else ""
+        return self.pack.where.replace("{field}", self.field) if self.ambiguous else ""
+
+
+def plain_signs(text: str) -> str:
+    """The text with composed accents (Unicode's NFC), straight apostrophes and quotation marks, and plain hyphens."""
+    return unicodedata.normalize("NFC", text).translate(_SIGNS)
 
 
 def is_glossary(path: str) -> bool:
@@ -41,13 +52,15 @@ def is_glossary(path: str) -> bool:
     return bool(rows) and isinstance(rows[0], dict) and {"acronym", "definition"} <= rows[0].keys()
 
 
-def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
+def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, with or without a BOM.
 
     White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
-    only the first so many entries are kept.
+    only the first so many entries are kept. Questions are asked in `language`, the name or file of a pack; else in
+    that of the definitions where there is a pack for it, and in English where there is none.
 
     Raises:
+        ConfigError: there is no such pack, or it has mistakes.
         GlossaryError: the file is missing, is not a JSON list of such objects, or contradicts itself; the
             message lists up to ten mistakes.
     """
@@ -59,9 +72,9 @@ def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
             mistakes.append(f"entry {number}: {problem}")
             continue
         values = {key: " ".join((row.get(key) or "").split()) for key in KEYS}
-        key = (values["acronym"], values["field"])
+        key = (plain_signs(values["acronym"]), plain_signs(values["field"]))
         first, known = meanings.setdefault(key, (number, values))
-        if known["definition"].casefold() != values["definition"].casefold():
+        if plain_signs(known["definition"]).casefold() != plain_signs(values["definition"]).casefold():
             mistakes.append(
                 f"entry {number}: '{values['acronym']}' means '{values['definition']}' here but "
                 f"'{known['definition']}' in entry {first}; give each meaning a 'field' of its own, or keep one"
@@ -76,12 +89,13 @@ def load_glossary(path: Path, max_entries: int | None = None) -> list[Entry]:
     if not meanings:
         raise GlossaryError(f"The glossary {path.name} is empty. Expected at least one entry: {SHAPE}.")
     kept = [values for _, values in meanings.values()][:max_entries]
-    counts = Counter(values["acronym"] for values in kept)
-    entries = []
+    counts = Counter(plain_signs(values["acronym"]) for values in kept)
+    texts = (f"{values['definition']} {values['verbose_def']}" for _, values in meanings.values())
+    pack, entries = load_pack(language or recognise(texts) or DEFAULT), []
     for values in kept:
-        ambiguous = counts[values["acronym"]] > 1
+        ambiguous = counts[plain_signs(values["acronym"])] > 1
         identity = f"{values['acronym']} ({values['field']})" if ambiguous else values["acronym"]
-        entries.append(Entry(id=identity, ambiguous=ambiguous, **values))
+        entries.append(Entry(id=identity, ambiguous=ambiguous, pack=pack, **values))
     return entries
 
 

@@ -1,4 +1,4 @@
-"""The phrasing bank: ways to ask, to answer and to decline, and general questions for rehearsal and test.
+"""Fill phrasings, compare them, and word general questions for rehearsal and test.
 
 General knowledge is rehearsed during training, so that it is not forgotten. Rehearsing a model's own answers keeps it
 where it was (Li & Hoiem, Learning without Forgetting, 2016); a small model's wrong ones would be trained in as well, so
@@ -10,48 +10,20 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import lru_cache
 
-import yaml
 from rapidfuzz import fuzz, utils
 
 from helpers.data.example import GENERAL, Example, asked
-from helpers.data.glossary.entries import Entry
+from helpers.data.glossary.entries import Entry, plain_signs
+from helpers.data.languages.pack import DEFAULT, Pack, load_pack
 from helpers.data.matching import is_correct
 from helpers.files import Record
 
-HERE = Path(__file__).parent
 LEAK_RATIO = 80.0
 """From this rapidfuzz ratio on (0 to 100, slots removed), two phrasings count as the same one reworded slightly."""
-
-
-@dataclass(frozen=True)
-class Bank:
-    """The contents of phrasings.yaml and general.yaml; slots are {acronym}, {definition} and {where}.
-
-    `train`, `test`: kind (`forward`, `reverse`) to questions. `answers`: kind, or `unknown`, to answers. `examples`:
-    kind to what the writing model is shown: a scene, an invented entry and the question about it.
-    """
-
-    train: dict[str, list[str]]
-    test: dict[str, list[str]]
-    answers: dict[str, list[str]]
-    examples: dict[str, list[tuple[str, Entry, str]]]
-    openings: list[str]
-    scenes: list[str]
-    general_train: list[Record]
-    general_test: list[Record]
-
-
-@cache
-def load_bank() -> Bank:
-    """Read the two YAML files that ship beside this module."""
-    phrasings, general = (yaml.safe_load((HERE / name).read_bytes()) for name in ("phrasings.yaml", "general.yaml"))
-    for rows in phrasings["examples"].values():
-        rows[:] = [(scene, Entry("", acronym, meaning), question) for scene, acronym, meaning, question in rows]
-    return Bank(**phrasings, general_train=general["train"], general_test=general["test"])
+# Scripts written without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles.
+_SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:
@@ -65,11 +37,26 @@ def fill_entry(phrasing: str, entry: Entry) -> str:
     return fill(phrasing, acronym=entry.acronym, definition=entry.definition, where=entry.where)
 
 
+@lru_cache(maxsize=4096)
+def whole(words: str, *, keep_case: bool = False) -> re.Pattern[str]:
+    """What finds words whole in a text of `plain_signs`: the acronym IS not in "this", nor RDC in RDC-V.
+
+    Blanks may be of any length; case counts only with `keep_case`.
+    """
+    words = plain_signs(" ".join(words.split()))
+    before, after = rf"(?<!{_SPACED})(?<!{_SPACED}-)", rf"(?!-?{_SPACED})"
+    # Where a script has no blanks between words, any place may be a word's end.
+    first, last = (re.match(r"\w", sign) is None or re.match(_SPACED, sign) for sign in (words[0], words[-1]))
+    text = re.escape(words).replace(r"\ ", r"\s+")
+    return re.compile(f"{before if first else ''}{text}{after if last else ''}", 0 if keep_case else re.IGNORECASE)
+
+
 def skeleton(question: str, entry: Entry) -> str:
     """The question with the entry's own words taken out: what is left is its phrasing."""
+    question = plain_signs(question)
     for words in (entry.definition, entry.acronym, entry.where.strip()):
-        if words:  # whole words: the acronym IS does not stand in "this"
-            question = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", " ", question, flags=re.IGNORECASE)
+        if words:
+            question = whole(words).sub(" ", question)
     return _plain(question)
 
 
@@ -79,28 +66,37 @@ def held_out_overlap(question: str, entry: Entry, held_out: list[str]) -> float:
     return max((fuzz.ratio(phrasing, _plain(fill(text))) for text in held_out), default=0.0)
 
 
-def rehearsal_questions(count: int, seed: int) -> list[Record]:
-    """The first `count` general training questions, and every second of them once more behind an opening.
+def general_packs(pack: Pack | None) -> dict[str, Pack]:
+    """Buckets of general knowledge: English, and beside it a glossary's own language."""
+    return {GENERAL: load_pack()} | ({f"{GENERAL}_{pack.name}": pack} if pack and pack.name != DEFAULT else {})
+
+
+def rehearsal_questions(count: int, seed: int, pack: Pack | None = None) -> list[Record]:
+    """The first `count` general training questions of each bucket, and every second of them again behind an opening.
 
     Openings stand before questions about the glossary too: shown in both places, they say nothing about the answer.
+    Rows are `{"question", "expected", "bucket"}`, the last one left out of the bucket `general`.
     """
-    bank, chooser = load_bank(), random.Random(f"{seed}/openings")
-    plain = bank.general_train[:count]
-    opened = [row | {"question": f"{chooser.choice(bank.openings)} {row['question']}"} for row in plain[1::2]]
-    return [*plain, *opened]
+    rows: list[Record] = []
+    for bucket, of in general_packs(pack).items():
+        chooser, named = random.Random(f"{seed}/openings"), {} if bucket == GENERAL else {"bucket": bucket}
+        plain = [fact.model_dump() | named for fact in of.general.train[:count]]
+        opened = [row | {"question": f"{chooser.choice(of.openings)} {row['question']}"} for row in plain[1::2]]
+        rows += [*plain, *opened]
+    return rows
 
 
 def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int, bool]]) -> list[Record]:
-    """Keep answers of the base model that are right, ended by themselves and ask nothing: `{"question", "answer"}`.
+    """Keep answers of the base model that are right, ended by themselves and ask nothing: with `answer` for `expected`.
 
-    `questions` are rows `{"question", "expected"}`, `answers` one for each, of `helpers.models.generate`: text, number
+    `questions` are rows of `rehearsal_questions`, `answers` one for each, of `helpers.models.generate`: text, number
     of tokens, and whether the model stopped by itself.
 
     An answer is kept whole or not at all. Cut after the sentence with the fact, it would teach the model to stop there,
     and what it used to say in its second sentence would be lost (docs/decisions/0004).
     """
     return [
-        {"question": row["question"], "answer": text}
+        {"question": row["question"], "answer": text, **{key: row[key] for key in ("bucket",) if key in row}}
         for row, (text, _, stopped) in zip(questions, answers, strict=True)
         if stopped and "?" not in text and is_correct("contains", text, row["expected"])
     ]
@@ -109,18 +105,21 @@ def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int,
 def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
     """Training examples of `right_answers`."""
     return [
-        Example(f"general/{number:03d}", GENERAL, asked(row["question"]), row["answer"], origin="model")
+        Example(
+            f"general/{number:03d}", row.get("bucket", GENERAL), asked(row["question"]), row["answer"], origin="model"
+        )
         for number, row in enumerate(rows)
     ]
 
 
-def general_examples(count: int) -> list[Example]:
-    """Test examples of common knowledge, none of which is rehearsed: the first `count` of the bank."""
-    examples = []
-    for number, row in enumerate(load_bank().general_test[:count]):
-        right, question = tuple(row["expected"]), asked(row["question"])
-        examples.append(Example(f"general/{number:03d}", GENERAL, question, f"{right[0]}.", right, "contains"))
-    return examples
+def general_examples(count: int, pack: Pack | None = None) -> list[Example]:
+    """Test examples of common knowledge, none of which is rehearsed: the first `count` of each bucket."""
+    return [
+        Example(f"{bucket}/{number:03d}", bucket, asked(fact.question), f"{right[0]}.", right, "contains")
+        for bucket, of in general_packs(pack).items()
+        for number, fact in enumerate(of.general.test[:count])
+        for right in [tuple(fact.expected)]
+    ]
 
 
 def _plain(text: str) -> str:

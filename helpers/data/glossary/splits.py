@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 import string
 from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
-from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, load_bank, skeleton
+from helpers.data.glossary.entries import Entry, plain_signs
+from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton, whole
 from helpers.errors import RunError
 from helpers.files import Record
 
@@ -53,9 +52,9 @@ def training_records(
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invented):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
-        known = rf"(?<!\w){re.escape(by_id[source['entry']].acronym)}(?!\w)"  # not inside other words
-        question = acronym.join(re.split(known, source["question"]))
-        answer = fill(chooser.choice(load_bank().answers["unknown"]), acronym=acronym)
+        known = whole(by_id[source["entry"]].acronym, keep_case=True)  # not inside other words
+        question = acronym.join(known.split(plain_signs(source["question"])))
+        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=acronym)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
@@ -65,12 +64,13 @@ def training_records(
 
 
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
-    """Test examples in four buckets, as many as `settings`, the section `dataset`, says.
+    """Test examples in their buckets, as many as `settings`, the section `dataset`, says.
 
     `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere (half of
-    them one letter from a known one), `general` questions that have nothing to do with the glossary.
+    them one letter from a known one), `general` questions that have nothing to do with the glossary. They are
+    English; those of a glossary in another language stand beside them, in a bucket of their own.
     """
-    bank, chooser = load_bank(), random.Random(f"{seed}/test")
+    pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     examples = []
     for entry in entries:
         # So short an acronym may be an ordinary word, such as IT or WHO.
@@ -80,17 +80,17 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
             ("reverse", "reverse", settings.test_reverse, entry.acronym, cased),
         )
         for bucket, kind, count, expected, check in buckets:
-            answer = fill_entry(bank.answers[kind][0], entry)
-            for number, phrasing in enumerate(chooser.sample(bank.test[kind], min(count, len(bank.test[kind])))):
+            answer = fill_entry(pack.answers[kind][0], entry)
+            for number, phrasing in enumerate(chooser.sample(pack.test[kind], min(count, len(pack.test[kind])))):
                 question, name = asked(fill_entry(phrasing, entry)), f"{bucket}/{entry.id}/{number}"
                 examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
-    forward = bank.test["forward"]
+    forward = pack.test.forward
     invented = invent_acronyms(entries, settings.test_unknown, avoid=set(), seed=seed + 1)
     for number, acronym in enumerate(invented):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
-        answer = fill(bank.answers["unknown"][0], acronym=acronym)
+        answer = fill(pack.answers.unknown[0], acronym=acronym)
         examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, check="declines", subject=acronym))
-    return [*examples, *general_examples(settings.test_general)]
+    return [*examples, *general_examples(settings.test_general, pack)]
 
 
 def invent_acronyms(

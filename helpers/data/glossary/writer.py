@@ -1,14 +1,13 @@
 """A chat model writes conversations about each glossary entry; what fails the checks is asked again.
 
 Two small requests make one: the model words a question as a person in some scene would, then answers it with the
-definition in front of it. Both are shown the examples of phrasings.yaml.
+definition in front of it. Both are shown the examples of the language's pack.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +18,10 @@ from tqdm import tqdm
 
 from helpers.config import Dataset
 from helpers.data.example import Message, few_shot, tidy
+from helpers.data.glossary.checks import as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import LEAK_RATIO, fill_entry, held_out_overlap, load_bank
+from helpers.data.glossary.phrasings import fill_entry
+from helpers.data.languages.pack import Pack
 from helpers.errors import EndpointError, UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
@@ -32,22 +33,6 @@ ANSWER_ATTEMPTS = 2
 FIRST = 12
 STOP = "?"
 """One question is enough: after it a small model would answer, or ask again."""
-
-ASK = {"forward": "You ask what acronyms mean.", "reverse": "You ask for the acronym of a name."}
-ANSWER = "You answer questions about acronyms with what is given."
-NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acronym")}
-"""What a question of each kind names, and what its answer tells."""
-ASKS = {
-    "forward": re.compile(
-        r"\b(mean|means|meant|meaning|stand|stands|short for|full name|full form|long form|what is|what's|what are|"
-        r"explain|abbreviat\w*|definition|define|letters|spell|acronym|expand|refers?)\b",
-        re.IGNORECASE,
-    ),
-    "reverse": re.compile(r"\b(acronym|abbreviat\w*|short|shorten\w*|letters|initials|code|call)\b", re.IGNORECASE),
-}
-MAX_QUESTION_WORDS = 32
-MAX_OTHER_WORDS = 8
-"""Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
 
 
 def write_conversations(
@@ -87,7 +72,7 @@ def write_conversations(
     def write(of: tuple[str, Entry], done: Done) -> Iterator[Record]:
         kind, entry = of
         asked: set[str] = set()
-        bank = [fill_entry(phrasing, entry) for phrasing in load_bank().train[kind]]
+        bank = [fill_entry(phrasing, entry) for phrasing in entry.pack.train[kind]]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
         for number, slot in enumerate(slots(of)):
             record = done.get(slot)
@@ -131,6 +116,7 @@ def _from_model(
             for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
                 answer = _answer(record["kind"], entry, question, endpoint, settings, number + retry)
                 if (reason := check_answer(record["kind"], answer, entry)) is None:
+                    answer = as_in_glossary(answer, entry)
                     break
         except UnreadableReply as error:
             reason = str(error).rstrip(".")
@@ -201,20 +187,25 @@ class Tally:
 
 def _from_bank(record: Record, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:
     """Fill a slot with the next phrasing of the bank that the entry has not had; starts over when all are used."""
-    bank, chooser = load_bank(), random.Random(_number(seed, record["id"], 0))
+    pack, chooser = entry.pack, random.Random(_number(seed, record["id"], 0))
     fresh = [question for question in order if not any(had.endswith(_key(question)) for had in asked)]
     question = fresh[0] if fresh else chooser.choice(order)
-    opening = chooser.choice(bank.openings) + " " if chooser.random() < 0.5 else ""
-    answer = chooser.choice(bank.answers[record["kind"]])
+    opening = chooser.choice(pack.openings) + " " if chooser.random() < 0.5 else ""
+    answer = chooser.choice(pack.answers[record["kind"]])
     record |= {"question": opening + question, "answer": fill_entry(answer, entry)}
 
 
 def _question_prompt(kind: str, entry: Entry, number: int) -> list[Message]:
     """Examples, then the entry in a scene; every request of a kind begins alike, so a server may read that once."""
-    bank = load_bank()
-    shown = [(_subject(_named(kind, of), scene), question) for scene, of, question in bank.examples[kind]]
-    scene = random.Random(number).choice(bank.scenes)
-    return few_shot(ASK[kind], shown, _subject(_named(kind, entry), scene))
+    pack = entry.pack
+    shown = [(_subject(_named(kind, of), scene), question) for scene, of, question in shown_examples(kind, pack)]
+    scene = random.Random(number).choice(pack.scenes)
+    return few_shot(pack.writer[kind], shown, _subject(_named(kind, entry), scene))
+
+
+def shown_examples(kind: str, pack: Pack) -> list[tuple[str, Entry, str]]:
+    """What the writing model is shown: scenes, invented entries and the questions about them."""
+    return [(scene, Entry("", acronym, told, pack=pack), asked) for scene, acronym, told, asked in pack.examples[kind]]
 
 
 def _named(kind: str, entry: Entry) -> str:
@@ -228,9 +219,10 @@ def _subject(named: str, scene: str) -> str:
 
 
 def _answer_prompt(kind: str, entry: Entry, question: str) -> list[Message]:
-    answer, examples = load_bank().answers[kind][0], load_bank().examples[kind]
+    pack = entry.pack
+    answer, examples = pack.answers[kind][0], shown_examples(kind, pack)
     shown = [(_known(kind, of, asked), fill_entry(answer, of)) for _, of, asked in examples]
-    return few_shot(ANSWER, shown, _known(kind, entry, question))
+    return few_shot(pack.writer.answer, shown, _known(kind, entry, question))
 
 
 def _known(kind: str, entry: Entry, question: str) -> str:
@@ -247,60 +239,3 @@ def _key(question: str) -> str:
 def _number(seed: int, text: str, attempt: int) -> int:
     """A seed that depends on the slot and not on the order of arrival."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{text}/{attempt}".encode()).digest()[:4], "big") // 2
-
-
-def check_question(kind: str, question: str, entry: Entry) -> str | None:
-    """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
-    if not question:
-        return "question empty"
-    if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
-        return "question too long"
-    if "\n" in question or question[-1] not in "?.!":
-        return "question cut off"
-    (named, told), found = NAMES[kind], _found(entry, question)
-    if not found[named]:
-        return f"question without the {named}"
-    if found[told]:
-        return f"question gives the {told} away"
-    if not ASKS[kind].search(question):
-        return "question asks something else"
-    asserts = rf"{re.escape(entry.acronym)}\W+(stands for|means|refers to) \w+ \w+"
-    if kind == "forward" and re.search(asserts, question):
-        return "question asserts a meaning"
-    if entry.ambiguous and entry.field.casefold() not in question.casefold():
-        return "question does not name the field"
-    if held_out_overlap(question, entry, load_bank().test[kind]) >= LEAK_RATIO:
-        return "question is a held-out phrasing"
-    return None
-
-
-def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
-    """Why an answer cannot be used, or None; arguments as in `check_question`."""
-    if not answer or "\n" in answer:
-        return "answer empty" if not answer else "answer has several lines"
-    if answer[-1] not in ".!":
-        return "answer cut off"
-    told = NAMES[kind][1]
-    if not _found(entry, answer)[told]:
-        return f"answer without the {told}"
-    said_first = entry.acronym if kind == "forward" else entry.definition
-    if not answer.casefold().startswith(said_first.casefold()):
-        return "answer does not begin by reading back what was asked"
-    if re.match(r"\W*[=:]", answer[len(said_first) :]):
-        return "answer is a formula, not a sentence"
-    own = {entry.acronym, *re.findall(r"[\w/-]+", f"{entry.acronym} {entry.definition}")}
-    if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
-        return "answer names another acronym"
-    rest = re.sub(re.escape(entry.definition), " ", answer, flags=re.IGNORECASE)
-    known = set(re.findall(r"\w+", f"{entry.acronym} {entry.definition} {entry.verbose_def}".casefold()))
-    if sum(word not in known for word in re.findall(r"\w+", rest.casefold())) > MAX_OTHER_WORDS:
-        return "answer adds facts of its own"
-    return None
-
-
-def _found(entry: Entry, text: str) -> dict[str, bool]:
-    """Whether a text holds the acronym, as a whole word and in its case, and the definition, in any case."""
-    return {
-        "acronym": re.search(rf"(?<!\w){re.escape(entry.acronym)}(?!\w)", text) is not None,
-        "definition": " ".join(entry.definition.casefold().split()) in " ".join(text.casefold().split()),
-    }

@@ -1,0 +1,111 @@
+"""Decide which conversations of a writing model are used: plain rules, each with the reason it gives."""
+
+from __future__ import annotations
+
+import re
+
+from helpers.data.glossary.entries import Entry, plain_signs
+from helpers.data.glossary.phrasings import LEAK_RATIO, held_out_overlap, whole
+
+NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acronym")}
+"""What a question of each kind names, and what its answer tells."""
+MAX_QUESTION_WORDS = 32
+MAX_OTHER_WORDS = 8
+"""Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
+_NAMED = "\ufffc"
+"""Stands for the acronym while a question is read."""
+
+
+def check_question(kind: str, question: str, entry: Entry) -> str | None:
+    """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
+    if not question:
+        return "question empty"
+    if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
+        return "question too long"
+    if "\n" in question or question[-1] not in "?.!":
+        return "question cut off"
+    named, told = NAMES[kind]
+    if not _holds(question, named, entry):
+        return f"question without the {named}"
+    if _holds(question, told, entry):
+        return f"question gives the {told} away"
+    if not _found(entry.pack.asks[kind], question):
+        return "question asks something else"
+    if kind == "forward" and asserts(question, entry):
+        return "question asserts a meaning"
+    if entry.ambiguous and not whole(entry.field).search(plain_signs(question)):
+        return "question does not name the field"
+    if held_out_overlap(question, entry, entry.pack.test[kind]) >= LEAK_RATIO:
+        return "question is a held-out phrasing"
+    return None
+
+
+def asserts(question: str, entry: Entry) -> bool:
+    """Whether a question says what an acronym is or means, and not only where it was seen.
+
+    Writing models invent such things ("QV is a town in Iran, what does it stand for?"), and training would teach them.
+    Read clause by clause: those that ask are passed over, and of the others one says so if the acronym, or a pronoun
+    after it, has a verb such as "is" with more than a place, if it is what something "is", or if an apposition follows.
+    """
+    words = entry.pack.asserting
+    verb, place, pronoun, article = (
+        f"(?:{'|'.join(part)})" for part in (words.verbs, words.places, words.pronouns, words.articles)
+    )
+    text = plain_signs(question)
+    for name in (entry.acronym + entry.where, entry.acronym):
+        text = whole(name, keep_case=True).sub(_NAMED, text)
+    text = re.sub(r"\s*[\"«»]\s*", " ", text).strip()
+    says = (
+        rf"(?:^{_NAMED}.*?|{_NAMED})\s{verb}\s(?!{place}(?!\w))",
+        rf"^(?!{pronoun}).*\w\s{verb}\s{_NAMED}$",
+    )
+    goes_on = rf"(?:\w+\s)?{pronoun}(?!\s*{place}(?!\w))"
+    before = ""
+    for clause in re.split(r"\s*(?:[.,;:!?()–—]|\s-\s)\s*", text):
+        after = re.match(goes_on, clause, re.IGNORECASE) if _NAMED in before else None
+        if not _found(words.asking, clause[after.end() :] if after else clause):
+            beside = before.endswith(_NAMED) and re.match(rf"{article}(?!\w)", clause, re.IGNORECASE)
+            if after or beside or any(re.search(pattern, clause, re.IGNORECASE) for pattern in says):
+                return True
+        before += clause
+    return False
+
+
+def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
+    """Why an answer cannot be used, or None; arguments as in `check_question`."""
+    if not answer or "\n" in answer:
+        return "answer empty" if not answer else "answer has several lines"
+    if answer[-1] not in ".!":
+        return "answer cut off"
+    told, answer = NAMES[kind][1], plain_signs(answer)
+    if not _holds(answer, told, entry):
+        return f"answer without the {told}"
+    said_first = whole(entry.acronym, keep_case=True) if kind == "forward" else whole(entry.definition)
+    if (said := said_first.match(answer)) is None:
+        return "answer does not begin by reading back what was asked"
+    if re.match(r"\W*[=:]", answer[said.end() :]):
+        return "answer is a formula, not a sentence"
+    own = {entry.acronym, *re.findall(r"[\w/-]+", plain_signs(f"{entry.acronym} {entry.definition}"))}
+    if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
+        return "answer names another acronym"
+    rest = whole(entry.definition).sub(" ", answer)
+    known = set(re.findall(r"\w+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def}").casefold()))
+    if sum(word not in known for word in re.findall(r"\w+", rest.casefold())) > MAX_OTHER_WORDS:
+        return "answer adds facts of its own"
+    return None
+
+
+def as_in_glossary(answer: str, entry: Entry) -> str:
+    """An answer in which acronym and definition are written letter by letter as in the glossary."""
+    answer = whole(entry.acronym, keep_case=True).sub(lambda _: entry.acronym, plain_signs(answer))
+    return whole(entry.definition).sub(lambda _: entry.definition, answer)
+
+
+def _holds(text: str, named: str, entry: Entry) -> bool:
+    """Whether a text holds the acronym, in its case, or the definition, in any case."""
+    return whole(getattr(entry, named), keep_case=named == "acronym").search(plain_signs(text)) is not None
+
+
+def _found(words: list[str], text: str) -> bool:
+    """Whether a text holds one of these words or regular expressions, whole and in any case."""
+    return re.search(rf"\b(?:{'|'.join(words)})\b", text, re.IGNORECASE) is not None

@@ -1,0 +1,198 @@
+"""Read the pack of a language, checked, and find the language of a glossary.
+
+A pack is one YAML file of this folder, or of the reader's own: all words that the writing side uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from helpers.config_layers import explained, read_layer
+from helpers.errors import ConfigError
+
+HERE = Path(__file__).parent
+DEFAULT = "en"
+"""The pack of a glossary in no language that is known, and of general questions beside every source."""
+FEWEST = 0.05
+"""Share of a glossary's words that have to be function words of a language, for the glossary to be in it."""
+NEIGHBOURS = (
+    "der die das des und für von in im zur zum mit auf bei den dem ein eine",  # German
+    "el la los las de del y en para por con una un se al sobre que",  # Spanish
+    "il lo la i gli le di del della dei delle e per con nel una un da l d",  # Italian
+    "o a os as de do da dos das e em no na para por com um uma",  # Portuguese
+    "de het een van en voor in op met bij der aan ter te door",  # Dutch
+    "el la els les de del dels i en per amb una un al l d",  # Catalan
+    "și de a la pentru în cu din al ale pe o un",  # Romanian
+    "og i for af til på med en et den det der som",  # Danish and Norwegian
+    "och i för av till på med en ett den det som",  # Swedish
+    "i w z na do dla o oraz ze od przez",  # Polish
+)
+"""Function words of languages without a pack here, which share some with those that have one."""
+
+
+def _slots(*names: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if sorted(re.findall(r"\{(\w*)\}", text)) != sorted(names):
+            raise ValueError(f"expected {' and '.join(f'{{{name}}}' for name in names)} once, received {text!r:.80}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+Item = TypeVar("Item")
+Some = Annotated[list[Item], Field(min_length=1)]
+Filled = Annotated[str, Field(min_length=1)]
+Words = Some[Annotated[Filled, AfterValidator(_pattern)]]
+"""Words and regular expressions, of which a text holds one, whole and in any case."""
+
+
+class Part(BaseModel):
+    """A part of a pack; what there is for each kind of question is also found under the kind's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __getitem__(self, kind: str) -> Any:
+        return getattr(self, kind)
+
+
+class Questions(Part):
+    """Wordings of questions: what an acronym means (`forward`), and which acronym a definition has (`reverse`)."""
+
+    forward: Some[Annotated[str, _slots("acronym", "where")]]
+    reverse: Some[Annotated[str, _slots("definition", "where")]]
+
+
+class Answers(Part):
+    """Wordings of answers, the first of which is the reference; `unknown` declines."""
+
+    forward: Some[Annotated[str, _slots("acronym", "definition")]]
+    reverse: Some[Annotated[str, _slots("acronym", "definition")]]
+    unknown: Some[Annotated[str, _slots("acronym")]]
+
+
+Shot = tuple[str, str, str, str]
+
+
+class Examples(Part):
+    """What a writing model is shown: a scene, an invented acronym, its definition and the question about it."""
+
+    forward: Some[Shot]
+    reverse: Some[Shot]
+
+
+class Writer(Part):
+    """System prompts of a writing model: to word a question of each kind, and to answer."""
+
+    forward: Filled
+    reverse: Filled
+    answer: Filled
+
+
+class Asks(Part):
+    """What a question of each kind holds."""
+
+    forward: Words
+    reverse: Words
+
+
+class Asserting(Part):
+    """Words by which a question says what an acronym is, in place of asking."""
+
+    verbs: Words
+    places: Words
+    """After a verb: what only says where, or that, the acronym was met."""
+    pronouns: Words
+    """At the beginning of a clause, with their verb."""
+    articles: Words
+    """At the beginning of an apposition."""
+    asking: Words
+    """In a clause that asks."""
+
+
+class InContext(Part):
+    """Words around the glossary lines that the untouched model is shown."""
+
+    glossary: Filled
+    unknown: Filled
+    question: Annotated[str, _slots("question")]
+
+
+class Fact(Part):
+    """A question of common knowledge, and wordings of which a right answer holds one."""
+
+    question: Filled
+    expected: Some[Filled]
+
+
+class General(Part):
+    """Common knowledge that is rehearsed, and other that is tested."""
+
+    test: list[Fact]
+    train: list[Fact]
+
+
+class Pack(Part):
+    """All words of a language; slots are {acronym}, {definition} and {where}, the latter empty or `where` filled."""
+
+    name: str
+    language: Filled
+    where: Annotated[str, _slots("field")]
+    function_words: Some[Filled]
+    train: Questions
+    test: Questions
+    answers: Answers
+    openings: Some[Filled]
+    scenes: Some[Filled]
+    writer: Writer
+    examples: Examples
+    asks: Asks
+    asserting: Asserting
+    in_context: InContext
+    general: General = General(test=[], train=[])
+    reading: Any = None
+    """How answers are read; checked where that is done."""
+
+
+def shipped() -> list[str]:
+    """Names of the packs of the course."""
+    return sorted(path.stem for path in HERE.glob("*.yaml"))
+
+
+@cache
+def load_pack(language: str = DEFAULT) -> Pack:
+    """The pack with this name, such as `fr`, or in this YAML file. Raises ConfigError, which names the wrong keys."""
+    path = Path(language) if Path(language).suffix else HERE / f"{language}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"dataset.language: there is no language or file '{language}'. Use one of {', '.join(shipped())}, or the "
+            "path of a pack of your own; 01-create_dataset/README.md says how to make one."
+        )
+    try:
+        return Pack.model_validate(read_layer(path) | {"name": path.stem})
+    except ValidationError as error:
+        raise ConfigError(explained(error, f"The language pack {path.name}")) from None
+
+
+def recognise(texts: Iterable[str]) -> str | None:
+    """The name of the pack whose language most function words of the texts belong to; None where it has no pack."""
+    found = Counter(word for text in texts for word in re.findall(r"[^\W\d_]+", text.casefold()))
+    packs = {name: load_pack(name).function_words for name in shipped()}
+    named = {**packs, **{words: words.split() for words in NEIGHBOURS}}
+    hits = {name: sum(found[word] for word in {*words}) for name, words in named.items()}
+    best = max(hits, key=lambda name: hits[name])  # of equal ones the first: a pack
+    return best if best in packs and hits[best] > FEWEST * found.total() else None
