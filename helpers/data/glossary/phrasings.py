@@ -23,7 +23,7 @@ from helpers.files import Record
 LEAK_RATIO = 80.0
 """From this rapidfuzz ratio on (0 to 100, slots removed), two phrasings count as the same one reworded slightly."""
 # Scripts written without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles.
-_SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:
@@ -44,11 +44,11 @@ def whole(words: str, *, keep_case: bool = False) -> re.Pattern[str]:
     Blanks may be of any length; case counts only with `keep_case`.
     """
     words = plain_signs(" ".join(words.split()))
-    before, after = rf"(?<!{_SPACED})(?<!{_SPACED}-)", rf"(?!-?{_SPACED})"
-    # Where a script has no blanks between words, any place may be a word's end.
-    first, last = (re.match(r"\w", sign) is None or re.match(_SPACED, sign) for sign in (words[0], words[-1]))
+    # Where a script has no blanks between words, a word may end anywhere.
+    before = "" if _UNSPACED.match(words) else r"(?<!\w)(?<!\w-)"
+    after = "" if _UNSPACED.match(words[-1]) else r"(?!-?\w)"
     text = re.escape(words).replace(r"\ ", r"\s+")
-    return re.compile(f"{before if first else ''}{text}{after if last else ''}", 0 if keep_case else re.IGNORECASE)
+    return re.compile(f"{before}{text}{after}", 0 if keep_case else re.IGNORECASE)
 
 
 def skeleton(question: str, entry: Entry) -> str:
