@@ -65,6 +65,7 @@ class Dataset(Section):
     """In which language and how many conversations are written about each entry, and what is held out."""
 
     language: Annotated[str | None, AfterValidator(_language)] = None
+    way: Literal["two_requests", "structured"] | None
     max_entries: Positive | None
     forward_by_model: Annotated[int, Field(ge=0)]
     forward_by_bank: Positive

@@ -7,13 +7,15 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.writer import write_conversations
+from helpers.data.glossary.preview import a_few, forecast, told
+from helpers.data.glossary.structured import ENOUGH, share_accepted
+from helpers.data.glossary.writer import Way, write_conversations
 from helpers.data.languages.pack import recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
@@ -22,6 +24,9 @@ from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, rehearsed_examples
+
+if TYPE_CHECKING:
+    from helpers.endpoint.chat import ChatEndpoint
 
 PREPARES = (
     "data/card",
@@ -58,7 +63,8 @@ def create(run: Run) -> list[Record]:
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             print(f"Conversations are written by {endpoint.name}.", flush=True)
-            conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed)
+            way = _way(run, entries, endpoint, path)
+            conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed, way=way)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)
 
@@ -76,22 +82,36 @@ def _language(run: Run, entries: list[Entry]) -> str:
     )
 
 
+def _way(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Way:
+    """How conversations are written: as configured or as those before; else as a trial on three entries suggests."""
+    settings, before = run.config.dataset, read_jsonl(path) if path.exists() else []
+    by_model = [row for row in before if row["origin"] == "model"]
+    if settings.way or by_model:
+        return settings.way or ("structured" if "form" in by_model[0] else "two_requests")
+    if endpoint.embedded or not (settings.forward_by_model or settings.reverse_by_model):
+        return "two_requests"
+    share = share_accepted(a_few(entries, 3), endpoint, settings, run.config.seed)
+    way: Way = "structured" if share >= ENOUGH else "two_requests"
+    how = "several in one request" if way == "structured" else "one after the other, in two small requests each"
+    print(f"{share:.0%} of a trial's conversations passed the checks: they are written {how} (dataset.way).")
+    return way
+
+
 def preview(run: Run, count: int = 3) -> None:
     """01: have conversations about `count` entries written, and show them and what the whole glossary would take.
 
     They are kept: `create` goes on from there.
     """
-    from helpers.data.glossary.preview import a_few, forecast, told
-
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
     _refuse_other_server(run, path)
     entries = glossary_entries(run)
     print(_language(run, entries))
     with chat_endpoint(run) as endpoint:
         _refuse_other_server(run, path, endpoint.name)
-        shown, started = a_few(entries, count), time.monotonic()
+        shown, way = a_few(entries, count), _way(run, entries, endpoint, path)
         endpoint.usage.clear()
-        written = write_conversations(shown, endpoint, config.dataset, path=path, seed=config.seed)
+        started = time.monotonic()
+        written = write_conversations(shown, endpoint, config.dataset, path=path, seed=config.seed, way=way)
         took_s = time.monotonic() - started
     print(f"{told(written)}\n")
     if endpoint.usage["requests"]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from rapidfuzz import fuzz, process, utils
 
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.glossary.phrasings import LEAK_RATIO, held_out_overlap, whole
@@ -12,6 +15,12 @@ NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acrony
 MAX_QUESTION_WORDS = 32
 MAX_OTHER_WORDS = 8
 """Words of an answer that are neither the definition's nor the entry's: past these the writer invents facts."""
+MAX_FREE_WORDS = 25
+"""The same for a capable model, which is asked for natural sentences of at most 25 words."""
+ALIKE = 92.0
+"""Similarity, 0 to 100, from which two questions about an entry are worded alike."""
+GUESS = "wrong_guess"
+"""The form in which a person says what the acronym means, wrongly, and is put right."""
 _NAMED = "\ufffc"
 """Stands for the acronym while a question is read."""
 
@@ -88,11 +97,56 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
     own = {entry.acronym, *re.findall(r"[\w/-]+", plain_signs(f"{entry.acronym} {entry.definition}"))}
     if any(token not in own for token in re.findall(r"\b[A-Z][A-Z0-9/-]+\b", answer)):
         return "answer names another acronym"
-    rest = whole(entry.definition).sub(" ", answer)
-    known = set(re.findall(r"\w+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def}").casefold()))
-    if sum(word not in known for word in re.findall(r"\w+", rest.casefold())) > MAX_OTHER_WORDS:
+    if len(_other_words(answer, entry)) > MAX_OTHER_WORDS:
         return "answer adds facts of its own"
     return None
+
+
+def _other_words(answer: str, entry: Entry) -> list[str]:
+    """Words of an answer that the entry does not hold."""
+    rest = whole(entry.definition).sub(" ", plain_signs(answer))
+    known = set(re.findall(r"\w+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def}").casefold()))
+    return [word for word in re.findall(r"\w+", rest.casefold()) if word not in known]
+
+
+def check_conversation(
+    kind: str, form: str, turns: Sequence[tuple[str, str]], entry: Entry, asked: Sequence[str]
+) -> str | None:
+    """Why a conversation of a model that writes freely cannot be used, or None.
+
+    `form`: of the language's pack. `turns`: messages of a person and of the assistant. `asked`: questions kept before.
+    """
+    if not turns or not all(text for turn in turns for text in turn):
+        return "conversation missing or with an empty message"
+    named, told = NAMES[kind]
+    question, answer = turns[-1]
+    said = " ".join(text for text, _ in turns)
+    if not _holds(said, named, entry):
+        return f"question without the {named}"
+    if _holds(said, told, entry):
+        return f"question gives the {told} away"
+    if kind == "forward" and form != GUESS and any(asserts(text, entry) for text, _ in turns):
+        return "question asserts a meaning"
+    if entry.ambiguous and not whole(entry.field).search(plain_signs(said)):
+        return "question does not name the field"
+    if _worded_before(question, asked):
+        return "question worded as another"
+    if any(held_out_overlap(text, entry, entry.pack.test[kind]) >= LEAK_RATIO for text, _ in turns):
+        return "question is a held-out phrasing"
+    if not _holds(answer, told, entry):
+        return f"answer without the {told}"
+    for _, text in turns:
+        if re.search(r"\d", whole(entry.definition).sub("", whole(entry.acronym).sub("", plain_signs(text)))):
+            return "answer names a number of its own"
+        if len(_other_words(text, entry)) > MAX_FREE_WORDS:
+            return "answer adds facts of its own"
+    return None
+
+
+def _worded_before(question: str, asked: Sequence[str]) -> bool:
+    """Whether a question is nearly worded as one before."""
+    plain = utils.default_process
+    return process.extractOne(question, asked, scorer=fuzz.ratio, processor=plain, score_cutoff=ALIKE) is not None
 
 
 def as_in_glossary(answer: str, entry: Entry) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
+from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton, whole
 from helpers.errors import RunError
@@ -46,9 +47,11 @@ def training_records(
         entry = by_id[c["entry"]]
         told = (entry.definition if c["kind"] == "forward" else entry.acronym,)
         about = {"subject": entry.id, "origin": c["origin"]}
-        examples.append(Example(c["id"], c["kind"], asked(c["question"]), c["answer"], told, **about))
-    forward = [c for c in conversations if c["kind"] == "forward" and not by_id[c["entry"]].ambiguous]
-    forward = forward or [c for c in conversations if c["kind"] == "forward"]
+        prompt = (*c.get("earlier", ()), *asked(c["question"]))
+        examples.append(Example(c["id"], c["kind"], prompt, c["answer"], told, **about))
+    # Where somebody guesses or comes back, more than the acronym would have to change.
+    alone = [c for c in conversations if c["kind"] == "forward" and c.get("form") != GUESS and not c.get("earlier")]
+    forward = [c for c in alone if not by_id[c["entry"]].ambiguous] or alone
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invented):
         source = forward[number] if number < len(forward) else chooser.choice(forward)

@@ -1,7 +1,8 @@
 """A chat model writes conversations about each glossary entry; what fails the checks is asked again.
 
-Two small requests make one: the model words a question as a person in some scene would, then answers it with the
-definition in front of it. Both are shown the examples of the language's pack.
+In the way for small models two requests make one: the model words a question as a person in some scene would, then
+answers it with the definition in front of it. Both are shown the examples of the language's pack. For capable models
+see `helpers.data.glossary.structured`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ from helpers.data.example import Message, few_shot, tidy
 from helpers.data.glossary.checks import as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
+from helpers.data.glossary.structured import write_about
 from helpers.data.languages.pack import Pack
 from helpers.errors import EndpointError, UnreadableReply
 from helpers.files import Record
@@ -29,6 +31,7 @@ from helpers.resumable import Done, resumable_map
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
+Way = Literal["two_requests", "structured"]
 ANSWER_ATTEMPTS = 2
 FIRST = 12
 STOP = "?"
@@ -36,7 +39,7 @@ STOP = "?"
 
 
 def write_conversations(
-    entries: list[Entry], endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int
+    entries: list[Entry], endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int, way: Way = "two_requests"
 ) -> list[Record]:
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
@@ -49,8 +52,10 @@ def write_conversations(
         settings: the section `dataset`: conversations of each kind; how often the model is asked for one before the
             phrasing bank fills it; and the temperature of questions, of which answers use less than half.
         path: JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
-            "answer", "reason"}]}`; `writer` is empty where the bank filled in.
+            "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and
+            `"earlier"`, the messages before the question.
         seed: of scenes, sampling and the bank's order.
+        way: of writing; `settings` may leave it open.
 
     Returns:
         One record a slot, in the order of the glossary.
@@ -74,14 +79,22 @@ def write_conversations(
         asked: set[str] = set()
         bank = [fill_entry(phrasing, entry) for phrasing in entry.pack.train[kind]]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
+        left = [slot for slot in slots(of)[: wanted[kind][0]] if slot not in done]
+        at_once = way == "structured" and bool(left) and not tally.hopeless
+        made = write_about(kind, entry, left, endpoint, settings, seed) if at_once else {}
+        for each in made.values():
+            tally.add(*(attempt["reason"] for attempt in each["rejected"]), *([None] if "form" in each else []))
         for number, slot in enumerate(slots(of)):
             record = done.get(slot)
             if record is None:
                 record = {"id": slot, "entry": entry.id, "kind": kind, "origin": "bank", "writer": ""}
-                record |= {"question": None, "answer": None, "rejected": []}
-                if not (
-                    number < wanted[kind][0] and _from_model(record, entry, endpoint, asked, settings, seed, tally)
-                ):
+                record |= {"question": None, "answer": None, "rejected": []} | made.get(slot, {})
+                by_model = "form" in record
+                if by_model:
+                    record |= {"origin": "model", "writer": endpoint.name}
+                elif way == "two_requests" and number < wanted[kind][0]:
+                    by_model = _from_model(record, entry, endpoint, asked, settings, seed, tally)
+                if not by_model:
                     _from_bank(record, entry, bank, asked, seed)
                 yield record
             asked.add(_key(record["question"]))
@@ -163,14 +176,15 @@ class Tally:
         self._endpoint, self._lock, self._told = endpoint, threading.Lock(), ""
         self._reasons = Counter[str | None]()
 
-    def add(self, reason: str | None) -> None:
-        """Count an attempt, None for one that is kept."""
+    def add(self, *reasons: str | None) -> None:
+        """Count attempts by why they were refused, None for one that is kept."""
         with self._lock:
-            self._reasons[reason] += 1
-            if self._reasons[None] or self._reasons.total() != FIRST:
+            self._reasons.update(reasons)
+            if self._told or self._reasons[None] or self._reasons.total() < FIRST:
                 return
             found = ", ".join(f"{reason} ({times} times)" for reason, times in self._reasons.most_common(3))
-            self._told = f"None of the first {FIRST} attempts of {self._endpoint.name} passed the checks: {found}."
+            attempts = f"None of the first {self._reasons.total()} attempts of {self._endpoint.name}"
+            self._told = f"{attempts} passed the checks: {found}."
         if self._endpoint.embedded:
             tqdm.write(f"{self._told} The phrasing bank goes on alone.")
 

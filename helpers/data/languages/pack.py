@@ -103,6 +103,26 @@ class Writer(Part):
     answer: Filled
 
 
+Forms = Annotated[dict[str, Filled], Field(min_length=1)]
+
+
+class FormsOf(Part):
+    """Forms of a conversation of each kind, with what happens in it; `fields` is for acronyms with several meanings."""
+
+    forward: Forms
+    reverse: Forms
+
+
+class Structured(Part):
+    """How a capable model is asked for several conversations at once: the task, and the request about an entry."""
+
+    task: Filled
+    request: Annotated[str, _slots("entry", "conversations")]
+    persons: Some[Filled]
+    registers: Some[Filled]
+    forms: FormsOf
+
+
 class Asks(Part):
     """What a question of each kind holds."""
 
@@ -159,6 +179,7 @@ class Pack(Part):
     openings: Some[Filled]
     scenes: Some[Filled]
     writer: Writer
+    structured: Structured
     examples: Examples
     asks: Asks
     asserting: Asserting

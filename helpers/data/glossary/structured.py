@@ -1,0 +1,126 @@
+"""Have a capable model write several different conversations about an entry in one request.
+
+Each conversation has a person, a register and a form of its own, such as a wrong guess that is put right. What the
+checks refuse is asked for again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from helpers.config import Dataset
+from helpers.data.example import Message, dialogue
+from helpers.data.glossary.checks import as_in_glossary, check_conversation
+from helpers.data.glossary.entries import Entry
+from helpers.errors import UnreadableReply
+from helpers.files import Record
+
+if TYPE_CHECKING:
+    from helpers.endpoint.chat import ChatEndpoint
+
+REQUESTS = 3
+"""At most, for the conversations of one kind about an entry."""
+TRIED = 4
+"""Conversations that a trial asks for, about each of a few entries."""
+ENOUGH = 0.6
+"""Share of a trial's conversations that have to pass the checks, for a model to write in this way."""
+MOST_TURNS = 3
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "conversations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "number": {"type": "integer"},
+                    "turns": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {"user": {"type": "string"}, "assistant": {"type": "string"}},
+                            "required": ["user", "assistant"],
+                            "additionalProperties": False,
+                        },
+                    },
+                },
+                "required": ["number", "turns"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["conversations"],
+    "additionalProperties": False,
+}
+
+
+def write_about(
+    kind: str, entry: Entry, slots: Sequence[str], endpoint: ChatEndpoint, settings: Dataset, seed: int
+) -> dict[str, Record]:
+    """For each slot its conversation, where one passes the checks, and the attempts that did not.
+
+    Returns for each slot `{"rejected": [{"question", "answer", "reason"}]}` and, where it is filled, `{"form",
+    "question", "answer", "earlier"}`; `earlier` holds the messages before the last question.
+    """
+    made: dict[str, Record] = {slot: {"rejected": []} for slot in slots}
+    for attempt in range(REQUESTS):
+        left = [slot for slot in slots if "question" not in made[slot]]
+        if not left:
+            break
+        chooser = random.Random(f"{seed}/{kind}/{entry.id}/{attempt}")
+        forms = [_form(kind, entry, slots.index(slot)) for slot in left]
+        try:
+            reply = endpoint.complete_json(
+                _prompt(kind, entry, forms, chooser),
+                schema=SCHEMA,
+                max_tokens=200 + len(left) * (120 + 2 * len(entry.definition)),
+                temperature=settings.temperature,
+                seed=chooser.randrange(2**31),
+            )
+        except UnreadableReply as error:
+            for slot in left:
+                made[slot]["rejected"].append({"question": None, "answer": None, "reason": str(error).rstrip(".")})
+            continue
+        written = {each["number"]: each["turns"] for each in reply["conversations"]}
+        asked = [made[slot]["question"] for slot in slots if "question" in made[slot]]
+        for number, (slot, form) in enumerate(zip(left, forms, strict=True), start=1):
+            turns = [
+                (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
+                for turn in written.get(number, [])
+            ]
+            if reason := check_conversation(kind, form, turns[:MOST_TURNS], entry, asked):
+                question, answer = turns[-1] if turns else (None, None)
+                made[slot]["rejected"].append({"question": question, "answer": answer, "reason": reason})
+                continue
+            *before, (question, answer) = [(said, as_in_glossary(told, entry)) for said, told in turns[:MOST_TURNS]]
+            made[slot] |= {"form": form, "question": question, "answer": answer, "earlier": dialogue(before)}
+            asked.append(question)
+    return made
+
+
+def share_accepted(entries: Sequence[Entry], endpoint: ChatEndpoint, settings: Dataset, seed: int) -> float:
+    """Share of a few conversations about each of `entries` that pass the checks at the first request, 0 to 1."""
+    kept = 0
+    for entry in entries:
+        made = write_about("forward", entry, [f"trial/{n}" for n in range(TRIED)], endpoint, settings, seed)
+        kept += sum("question" in record and not record["rejected"] for record in made.values())
+    return kept / (TRIED * len(entries))
+
+
+def _form(kind: str, entry: Entry, number: int) -> str:
+    forms: list[str] = [form for form in entry.pack.structured.forms[kind] if form != "fields" or entry.ambiguous]
+    return forms[number % len(forms)]
+
+
+def _prompt(kind: str, entry: Entry, forms: Sequence[str], chooser: random.Random) -> list[Message]:
+    words = entry.pack.structured
+    lines = []
+    for number, form in enumerate(forms, start=1):
+        person, register = chooser.choice(words.persons), chooser.choice(words.registers)
+        lines.append(f"{number}. {person}; {register}. {words.forms[kind][form]}")
+    about = f"{entry.acronym} = {entry.definition}" + (f" ({entry.field})" if entry.field else "")
+    explained = f"\n{entry.verbose_def}" if entry.verbose_def else ""
+    asked = words.request.replace("{entry}", about + explained).replace("{conversations}", "\n".join(lines))
+    return [{"role": "system", "content": words.task}, {"role": "user", "content": asked}]

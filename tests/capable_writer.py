@@ -1,0 +1,142 @@
+"""A chat server that writes several good conversations about an entry in one request, in English and French."""
+
+import json
+import random
+import re
+from collections import Counter
+from typing import Any
+
+from scripted_server import Response, ScriptedServer
+from talker import reply
+
+from helpers.data.languages.pack import Pack, load_pack
+
+ASKED = {
+    "en": {
+        "forward": [
+            "{who} here, ticket {n}: what is the full name of {a}{w}?",
+            "I read {a}{w} in note {n}. Its meaning, please?",
+            "for file {n}, could you spell out {a}{w} for me?",
+            "Good morning, whatever is {a}{w}? It stands on my form {n}.",
+            "{a}{w}: long form? Needed for {n}.",
+            "Somebody wrote {a}{w} to me about {n} and left, so what did they mean?",
+            "Dear service, kindly give me every word behind {a}{w} (ref. {n}).",
+            "hey!! {a}{w}?? need it 4 room {n}",
+        ],
+        "reverse": [
+            "What is the short form of {d}{w}? It is for table {n}.",
+            "Label {n} is small: how do you abbreviate {d}{w}?",
+            "{d}{w} is too much to type on line {n}; which letters will do?",
+        ],
+        "hello": ("Hello, do you know our acronyms ({n})?", "Yes, ask me about any of them."),
+        "again": [
+            "Sorry, line {n} was bad. What does {a}{w} stand for, once more?",
+            "I am writing it down: {a}{w} was ...?",
+        ],
+        "guess": [
+            "Is {a}{w} the Agency {n} of Nothing?",
+            "They say in hall {n} that it means Old Ducks. Right, {a}{w}?",
+        ],
+        "told": ["{a} stands for {d}.", "That is {d}.", "In full, {a} is {d}."],
+        "no": "No, {a} stands for {d}.",
+        "short": ["It is abbreviated {a}.", "The acronym for it is {a}."],
+    },
+    "fr": {
+        "forward": [
+            "Ici {who}, dossier {n} : quel est le nom complet de {a}{w} ?",
+            "J'ai lu {a}{w} dans la note {n}. Son sens ?",
+            "pour la fiche {n}, peux-tu développer {a}{w} ?",
+            "Bonjour, c'est quoi au juste, {a}{w} ? On me le demande au guichet {n}.",
+            "{a}{w} : forme longue ? Pour {n}.",
+            "On m'a écrit {a}{w} au sujet de {n}, puis plus rien, alors que voulait-on me dire ?",
+            "Madame, Monsieur, merci d'indiquer chaque mot derrière {a}{w} (réf. {n}).",
+            "slt, {a}{w} ??? vite, salle {n}",
+        ],
+        "reverse": [
+            "Quelle est la forme courte de {d}{w} ? C'est pour le tableau {n}.",
+            "Étiquette {n} : comment abréger {d}{w} ?",
+            "{d}{w}, c'est trop long pour la ligne {n} ; quelles lettres suffisent ?",
+        ],
+        "hello": ("Bonjour, tu connais nos sigles ({n}) ?", "Oui, demande-moi n'importe lequel."),
+        "again": [
+            "Pardon, la ligne {n} est mauvaise. Que signifie {a}{w}, encore une fois ?",
+            "Je note : {a}{w}, donc ...?",
+        ],
+        "guess": [
+            "{a}{w}, c'est l'Agence {n} du Néant ?",
+            "On dit salle {n} que ce sont de vieux canards. Juste, {a}{w} ?",
+        ],
+        "told": ["{a} signifie {d}.", "C'est {d}.", "En toutes lettres, {a} veut dire {d}."],
+        "no": "Non, {a} signifie {d}.",
+        "short": ["Cela s'abrège {a}.", "Le sigle est {a}."],
+    },
+}
+
+
+def pack_of(body: dict[str, Any]) -> Pack | None:
+    return next(
+        (load_pack(name) for name in ASKED if load_pack(name).structured.task == body["messages"][0]["content"]), None
+    )
+
+
+def conversations(body: dict[str, Any], pack: Pack) -> list[dict[str, Any]]:
+    """Good ones, all different, and the same for the same request."""
+    asked = body["messages"][-1]["content"]
+    acronym, definition, field = re.match(r"(.*?) = (.*?)(?: \((.*)\))?\n", asked).groups()  # type: ignore[union-attr]
+    words: dict[str, Any] = ASKED[pack.name]
+    chooser, made = random.Random(f"{body['seed']}/{asked}"), []
+    used = Counter(dict.fromkeys(words, chooser.randrange(99)))
+    for number, who, form in re.findall(r"^(\d+)\. (.*?); .*?\. (.*)$", asked, re.MULTILINE):
+        kind = "reverse" if form in pack.structured.forms.reverse.values() else "forward"
+        name = next(key for key, text in pack.structured.forms[kind].items() if text == form)
+        where = pack.where.replace("{field}", field or "")
+
+        def fill(text: str, who: str = who, where: str = where) -> str:
+            slots = {
+                "a": acronym,
+                "d": definition,
+                "w": where if field else "",
+                "who": who,
+                "n": chooser.randrange(10**6),
+            }
+            return text.format(**slots)
+
+        def next_of(key: str) -> str:
+            used[key] += 1
+            return fill(words[key][used[key] % len(words[key])])
+
+        if name == "again":
+            turns = [(fill(words["forward"][0]), fill(words["told"][0])), (next_of("again"), next_of("told"))]
+        elif name == "wrong_guess":
+            turns = [(next_of("guess"), fill(words["no"]))]
+        else:
+            turns = [(next_of(kind), next_of("told" if kind == "forward" else "short"))]
+            if name == "follow_up":
+                turns.insert(0, (fill(words["hello"][0]), words["hello"][1]))
+        made.append({"number": int(number), "turns": [{"user": user, "assistant": told} for user, told in turns]})
+    return made
+
+
+class CapableWriter(ScriptedServer):
+    """Writes structured conversations well but for each `spoilt`-th, which says nothing; else like the talker."""
+
+    def __init__(self, spoilt: int = 0) -> None:
+        self.spoilt, self.written = spoilt, 0
+        super().__init__(self._say)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def _say(self, number: int, path: str, body: dict[str, Any]) -> Response:
+        pack = pack_of(body)
+        text = reply(body) if pack is None else json.dumps({"conversations": self._checked(conversations(body, pack))})
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return Response(body=json.dumps({"choices": [choice]}))
+
+    def _checked(self, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for each in made:
+            self.written += 1
+            if self.spoilt and self.written % self.spoilt == 0:
+                each["turns"] = [{"user": "Hm?", "assistant": "I do not know."}]
+        return made
