@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
+from helpers.data.glossary.coverage import coverage
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.preview import a_few, forecast, told
 from helpers.data.glossary.structured import ENOUGH, share_accepted
@@ -190,6 +193,8 @@ def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Pat
     parts = {"train": train, "validation": validation, "test": test}
     counts = card.glossary_card(entries, conversations, parts) | overlap
     write_jsonl(run.path / "dataset" / "rejected.jsonl", card.rejected_records(conversations))
+    rows = pd.DataFrame(coverage(conversations, parts))
+    write_atomic(run.path / "dataset" / "coverage.csv", rows.to_csv(index=False))
     _write_dataset(run, parts, counts, card.glossary_text(counts))
 
 
