@@ -30,7 +30,6 @@ _MARKUP = (
     (r"(?<!\S)\*(?=\s)|(?<=\d)\*(?=\d)", "-"),
     (r"\*+|(?<![^\W_])_+|_+(?![^\W_])|-{3,}", ""),
     (r"\((\w)\)(?=\w)", r"\1"),  # (D)rug
-    (r"(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - )(?=\1)", ""),  # D: Drug
 )
 _NUMBERS = (
     (r"(?<![\d.,])([1-9]\d{0,2})((?:[ ,.']\d{3})+)(?!\d)", lambda found: found[1] + re.sub(r"\D", "", found[2])),
@@ -55,6 +54,7 @@ def fold(text: str) -> str:
     text = unaccented(text.translate(_STRAIGHT))
     for pattern, plain in _MARKUP:
         text = re.sub(pattern, plain, text, flags=re.IGNORECASE | re.MULTILINE)
+    text = re.sub(rf"(?im)(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - | (?:{'|'.join(reading.spells)}) )(?=\1)", "", text)  # D: Drug
     kept = (c if unicodedata.category(c)[0] in "LNM" or c in _KEPT + _CARRIES_MEANING else " " for c in text.replace("&", " and "))
     text = re.sub(r"[^\S\n]+", " ", "".join(kept))
     for name, sign in reading.signs:
@@ -86,16 +86,14 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
     kept = [found[0] for place, found in enumerate(told) if not idle[place] or all(idle[place:])]
     if not kept:
         return None
+    between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
     if is_acronym(term):
-        body = rf"{_GAP}{{0,2}}".join("-?".join(map(re.escape, word)) for word in kept)
+        body = between.join(("[- ]?" if word[0].islower() else "-?").join([word[0], "-?".join(word[1:])]) for word in kept)
         edges = (rf"(?<!{_W})(?<!{_W}-)", rf"s?(?!{_W})(?!-[A-Z\d])")  # C-ZUF is not ZUF
-        body = body if cased else f"(?i:{body})"
     else:
-        between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
         body = between.join(_any_form(word) for word in kept)
         edges = (rf"(?<!{_W})(?<!\d\.)", rf"(?!{_W})(?!\.\d)")
-        body = body if cased else f"(?i:{body})"
-    return re.compile(body.join(edges))
+    return re.compile((body if cased else f"(?i:{body})").join(edges))
 
 
 def _any_form(word: str) -> str:

@@ -38,7 +38,7 @@ def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | Non
     for wording in expected:
         text = _marked(text, wording, cased=check == "contains_cased")
     text = pattern("<retracts>").split(plainly(text))[-1]
-    if TERM not in text or rivals(text, acronym=any(map(is_acronym, expected))):
+    if TERM not in text or rivals(text, expected):
         return False
     said = [says(part, sentence) for sentence in sentences(text) for part in parts(sentence) if TERM in part]
     return next((each for each in reversed(said) if each is not None), None)
@@ -53,6 +53,8 @@ def _marked(text: str, wording: str, *, cased: bool) -> str:
 
     def mark(found: re.Match[str]) -> str:
         capitals = not shouted and sum(map(str.isupper, found[0])) > 1
+        if not capitals and pattern("<pronouns>|<function_words>").fullmatch(found[0]) and not cased:
+            return found[0]
         before, behind = text[: found.start()], text[found.end() :]
         alone = pattern(r'(?:^|<names>|[:"])[ "]*$').search(before) and re.match(r'"?(?:$|[.!?,;:\n)])', behind)
         return TERM if cased or not is_one or capitals or alone else found[0]

@@ -88,6 +88,8 @@ class Reading(BaseModel):
     suggests: Patterns
     asks: Patterns
     pronouns: Patterns
+    spells: Patterns
+    indefinite: Patterns
 
 
 @cache

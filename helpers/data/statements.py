@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
+from helpers.data.folding import fold, is_acronym
 from helpers.data.reading import any_of, load_reading
 
 TERM = "ꙮ"
@@ -48,22 +49,20 @@ def parts(sentence: str) -> list[str]:
 def refuses(text: str) -> bool:
     """Whether a text says that its speaker does not know, and goes on to no guess."""
     told = [each for each in sentences(text) if not pattern("<suggests>").search(each)]
-    refusing, others = [], []
-    for part in (part for each in told for part in parts(each)):
-        (refusing if pattern("<refuses>").search(part) else others).append(part)
-    return bool(refusing) and not any(map(_guesses, others)) and not any(map(_entry, told))
+    each_part = [part for each in told for part in parts(each)]
+    return any(map(pattern("<refuses>").search, each_part)) and not any(map(_guesses, [*told, *each_part]))
 
 
-def _entry(sentence: str) -> bool:
-    return pattern(rf'^\W*(?-i:[\w.-]*[A-Z][\w.-]*[A-Z][\w.-]*) ?[:-] ?"?{_NAME}').search(sentence) is not None
-
-
-def _guesses(part: str) -> bool:
-    """Whether a part of a sentence offers a meaning."""
-    if (found := pattern(r"<introduces>\W+(?!<no_meaning>)\w").search(part)) is not None:
-        return pattern("<denies>|<asks>").search(part[: found.start()]) is None
-    named = rf'<guesses>\W+(?:[\w-]+ ){{0,3}}?(?:"|{_NAME})|^\W*(?:\w+ )?<names> (?:{_SMALL})*{_NAME}'
-    return pattern(named).search(part) is not None
+def _guesses(text: str) -> bool:
+    """Whether a sentence, or a part of one, offers a meaning."""
+    if (found := pattern(r"<introduces>\W+(?!<no_meaning>)\w").search(text)) is not None:
+        return pattern("<denies>|<asks>|<refuses>").search(text[: found.start()]) is None
+    named = (
+        rf'<guesses>\W+(?:[\w-]+ ){{0,3}}?(?:"|{_NAME})|^\W*(?:\w+ )?<names> {_SMALL}*{_NAME}'  # perhaps Zonal Query
+        rf'|^\W*(?-i:[\w.-]*[A-Z][\w.-]*[A-Z][\w.-]*) ?[:-] ?"?{_NAME}'  # ZZXQ: Zonal Query
+        rf"|^\W*{_SMALL}*(?:{_CAPITAL} {_SMALL}*)+{_CAPITAL}\W*$|(?:^|, ?){_SMALL}*{_NAME}[\w -]*\?"  # Zonal Query?
+    )
+    return pattern("<refuses>").search(text) is None and pattern(named).search(text) is not None
 
 
 def says(part: str, sentence: str) -> bool | None:
@@ -78,9 +77,16 @@ def says(part: str, sentence: str) -> bool | None:
     return None if sentence.rstrip(' \n"').endswith("?") else True
 
 
-def rivals(text: str, *, acronym: bool) -> bool:
-    """Whether a second answer stands beside the term; `acronym`: whether the term is one, and so would be the second."""
-    return _one_of_a_list(text) or any((_ACRONYM.match(other) is not None) == acronym for other in _seconds(text))
+def rivals(text: str, expected: Sequence[str]) -> bool:
+    """Whether a second answer stands beside the term, one of `expected`; it is of the same kind, acronym or not."""
+    acronym = any(map(is_acronym, expected))
+    if _one_of_a_list(text) or any((_ACRONYM.match(other) is not None) == acronym for other in _seconds(text)):
+        return True
+    # A bare name that begins with the same letter is another reading of the same acronym.
+    name = _ACRONYM.pattern if acronym else rf"{_SMALL}*(?:{_CAPITAL} {_SMALL}*)+{_CAPITAL}"
+    bare = [found[1] for part in re.split(r"[,;?.!\n]", text) if (found := pattern(rf"^\W*((?-i:{name}))\W*$").match(part))]
+    initials = {fold(each)[:1].upper() for each in expected}
+    return any(TERM not in each and each[0] in initials for each in bare)
 
 
 def _one_of_a_list(text: str) -> bool:
@@ -93,8 +99,8 @@ def _seconds(text: str) -> Iterator[str]:
     """Where a second answer would stand: what stands there."""
     choice = rf'["\')]*,? ?\(?(?:<choices>|/)(?! ?<no_rival>)\W*(?:(?:<function_words>|<guesses>)\W+)*'
     behind = (
-        rf"{TERM}{choice}(?!{TERM})(\w.*)",
-        rf'{TERM}["\')]*,\s*"?(?={_CAPITAL}|(?-i:[A-Z]{{2}}))(?!{TERM})([^.;\n]*?)\W<choices>',
+        rf"{TERM}{choice}(?!(?:[\w'-]+ ){{0,3}}{TERM})(\w.*)",
+        rf'{TERM}["\')]*,\s*"?{_SMALL}*(?={_CAPITAL}|(?-i:[A-Z]{{2}}))(?!{TERM})([^.;\n]*?)\W<choices>',
         rf'<several>[^.;]{{0,60}}{TERM}\W+(?:<function_words>\W+)*(?!{TERM})((?-i:[A-Z]).*)',
     )
     for each in behind:
@@ -107,6 +113,8 @@ def _seconds(text: str) -> Iterator[str]:
         for subject, second in pattern(rf'(?:([\w-]+) )?<introduces>\W+(?:<function_words> )*((?-i:[A-Z]).*)').findall(chunk):
             if subject.casefold() in subjects or pattern("<pronouns>").fullmatch(subject):
                 yield second
+        if pattern("<guesses>").search(text[: text.index(TERM)]):
+            yield from pattern(r"<guesses>\W+(?:<function_words> )*((?-i:[A-Z]).*)").findall(chunk)
         yield from pattern(rf'<also>\W+(?:\w+\W+){{0,4}}?((?-i:[A-Z]).*)').findall(chunk)
         yield from pattern(rf"<contrasts>.*?<corrects>\W+(?:<function_words> )*(\w.*)").findall(chunk)
-        yield from pattern(rf'<contrasts>[^.]*?<names>:? "?((?-i:[A-Z]).*)').findall(chunk)
+        yield from pattern(rf'<contrasts>[^.]*?<names>:? "?(?:(?!<indefinite>)<function_words> )*((?-i:[A-Z]).*)').findall(chunk)
