@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 
 from helpers.data.example import Check
-from helpers.data.folding import fold, is_acronym, pattern_of
-from helpers.data.statements import TERM, parts, pattern, plainly, refuses, rivals, says, sentences
+from helpers.data.reading.folding import fold, is_acronym, pattern_of
+from helpers.data.reading.rivals import rivals
+from helpers.data.reading.statements import TERM, pattern, plainly, refuses, verdict
 
 
 def contains(answer: str, expected: str, *, keep_case: bool = False) -> bool:
@@ -40,23 +41,24 @@ def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | Non
     text = pattern("<retracts>").split(plainly(text))[-1]
     if TERM not in text or rivals(text, expected):
         return False
-    said = [says(part, sentence) for sentence in sentences(text) for part in parts(sentence) if TERM in part]
-    return next((each for each in reversed(said) if each is not None), None)
+    return verdict(text)
 
 
 def _marked(text: str, wording: str, *, cased: bool) -> str:
-    """The text with `TERM` in place of a wording. An acronym of letters has to be meant as one: CARE is not "take care"."""
-    wanted, is_one = pattern_of(wording, cased=cased), is_acronym(wording) and fold(wording).isalpha()
-    if wanted is None:
-        return text
+    """The text with `TERM` in place of a wording.
+
+    Letters of an acronym have to be meant as one, by their capitals or their place: CARE is not "take care".
+    """
+    wanted = pattern_of(wording, cased=cased)
+    if wanted is None or cased or not (is_acronym(wording) and fold(wording).isalpha()):
+        return text if wanted is None else wanted.sub(TERM, text)
     shouted = text.isupper() and " " in text
 
     def mark(found: re.Match[str]) -> str:
-        capitals = not shouted and sum(map(str.isupper, found[0])) > 1
-        if not capitals and pattern("<pronouns>|<function_words>").fullmatch(found[0]) and not cased:
-            return found[0]
         before, behind = text[: found.start()], text[found.end() :]
-        alone = pattern(r'(?:^|<names>|[:"])[ "]*$').search(before) and re.match(r'"?(?:$|[.!?,;:\n)])', behind)
-        return TERM if cased or not is_one or capitals or alone else found[0]
+        named = pattern(r'(?:^|<names>|[:"])[ "]*$').search(before) and re.match(r'"?(?:$|[.!?,;:\n)])', behind)
+        in_capitals = sum(map(str.isupper, found[0])) > 1 and not shouted
+        small = pattern("<pronouns>|<function_words>").fullmatch(found[0])
+        return TERM if in_capitals or (named and not small) else found[0]
 
     return wanted.sub(mark, text)

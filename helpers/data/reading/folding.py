@@ -1,7 +1,7 @@
 """Fold away what does not change a text, and look for a term in it.
 
-Folding is the same for all languages. What a pack says of single words (plurals, spellings, function words) is tried on the
-term that is looked for, so that the text can still be read afterwards.
+Folding is the same for all languages. What a pack says of single words (plurals, spellings, function words) is tried on
+the term that is looked for, so that the text can still be read afterwards.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import re
 import unicodedata
 from functools import cache
 
-from helpers.data.reading import any_of, load_reading, unaccented
+from helpers.data.reading.packs import any_of, load_reading, unaccented
 
 _STRAIGHT = str.maketrans(
-    "‘’‚‛ʼ´“”„‟«»‐‑‒–—−•|=→。、[]{}\u00a0\u202f", "''''''\"\"\"\"\"\"-------;::.,      ", "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+    "‘’‚‛ʼ´“”„‟«»‐‑‒–—−•|=→。、[]{}\u00a0\u202f",
+    "''''''\"\"\"\"\"\"-------;::.,      ",
+    "\u00ad\u200b\u200c\u200d\u2060\ufeff",
 )
 # Scripts written without spaces between words, and Hangul, whose particles are attached to the word: every
 # character counts as a word there, so that a term is found inside a sentence.
@@ -30,6 +32,7 @@ _MARKUP = (
     (r"(?<!\S)\*(?=\s)|(?<=\d)\*(?=\d)", "-"),
     (r"\*+|(?<![^\W_])_+|_+(?![^\W_])|-{3,}", ""),
     (r"\((\w)\)(?=\w)", r"\1"),  # (D)rug
+    (r"(?<!\w)(\w)\((\w+)\)", r"\1\2"),  # D(rug)
 )
 _NUMBERS = (
     (r"(?<![\d.,])([1-9]\d{0,2})((?:[ ,.']\d{3})+)(?!\d)", lambda found: found[1] + re.sub(r"\D", "", found[2])),
@@ -47,15 +50,20 @@ _INITIALS = (
 def fold(text: str) -> str:
     """A text as it is compared and read: case and the marks of sentences stay.
 
-    Unicode forms, accents, markup, dotted and spaced initials, elided articles, and the ways to write a number become one.
+    Unicode forms, accents, markup, dotted and spaced initials, elided articles and ways to write a number become one.
     """
     reading = load_reading()
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\w)`(?=\w)", "'", text).translate(_STRAIGHT))
     text = unaccented(text.translate(_STRAIGHT))
     for pattern, plain in _MARKUP:
         text = re.sub(pattern, plain, text, flags=re.IGNORECASE | re.MULTILINE)
-    text = re.sub(rf"(?im)(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - | (?:{'|'.join(reading.spells)}) )(?=\1)", "", text)  # D: Drug
-    kept = (c if unicodedata.category(c)[0] in "LNM" or c in _KEPT + _CARRIES_MEANING else " " for c in text.replace("&", " and "))
+    text = re.sub(
+        rf"(?im)(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - | (?:{'|'.join(reading.spells)}) )(?=\1)", "", text
+    )  # D: Drug
+    kept = (
+        c if unicodedata.category(c)[0] in "LNM" or c in _KEPT + _CARRIES_MEANING else " "
+        for c in text.replace("&", " and ").replace("≠", " not ")
+    )
     text = re.sub(r"[^\S\n]+", " ", "".join(kept))
     for name, sign in reading.signs:
         text = re.sub(any_of([name]), sign, text, flags=re.IGNORECASE)
@@ -79,20 +87,29 @@ def is_acronym(term: str) -> bool:
 @cache
 def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
     """A pattern that finds a term in a folded text; `cased`: in the same capitals. None where the term has no word."""
-    function_words, text = load_reading().function_words, _UNSPACED.sub(r" \g<0> ", fold(term))
+    reading = load_reading()
+    function_words, text = reading.function_words, _UNSPACED.sub(r" \g<0> ", fold(term))
     told = [found for found in re.finditer(rf"{_W}+", text) if text[found.start() - 1 : found.end()] != "'s"]
     # At the end of a term they are more than that: plan A, hepatitis A, 1 an.
-    idle = [found[0].lower() in function_words and "-" not in text[max(found.start() - 1, 0) : found.end() + 1] for found in told]
+    idle = [
+        found[0].lower() in function_words and "-" not in text[max(found.start() - 1, 0) : found.end() + 1]
+        for found in told
+    ]
     kept = [found[0] for place, found in enumerate(told) if not idle[place] or all(idle[place:])]
     if not kept:
         return None
     between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
     if is_acronym(term):
-        body = between.join(("[- ]?" if word[0].islower() else "-?").join([word[0], "-?".join(word[1:])]) for word in kept)
+        body = between.join(
+            ("[- ]?" if word[0].islower() else "-?").join([word[0], "-?".join(word[1:])]) for word in kept
+        )
         edges = (rf"(?<!{_W})(?<!{_W}-)", rf"s?(?!{_W})(?!-[A-Z\d])")  # C-ZUF is not ZUF
     else:
         body = between.join(_any_form(word) for word in kept)
-        edges = (rf"(?<!{_W})(?<!\d\.)", rf"(?!{_W})(?!\.\d)")
+        one = (
+            r"(?<![02-9] )(?<!\d\d )" if reading.numbers.get(told[0][0].lower()) == 1 else ""
+        )  # two months are not "un mois"
+        edges = (rf"(?<!{_W})(?<!\d\.){one}", rf"(?!{_W})(?!\.\d)")
     return re.compile((body if cased else f"(?i:{body})").join(edges))
 
 
@@ -100,12 +117,18 @@ def _any_form(word: str) -> str:
     """Singular, plural and both spellings of a word, each in one piece or with a hyphen."""
     reading, forms = load_reading(), {word}
     if word.isdigit():
-        return word
+        return (
+            "|".join(["(?:1", *(name for name, value in reading.numbers.items() if value == 1)]) + ")"
+            if word == "1"
+            else word
+        )
     for one, other in reading.spellings:
         forms |= {form.replace(a, b) for form in forms for a, b in ((one, other), (other, one))}
     for singular, plural in reading.endings:
         for end, instead in ((singular, plural), (plural, singular)):
-            forms |= {word[: len(word) - len(end)] + instead for word in tuple(forms) if word.endswith(end) and len(word) > 2}
+            forms |= {
+                word[: len(word) - len(end)] + instead for word in tuple(forms) if word.endswith(end) and len(word) > 2
+            }
     joint = "[-' ]?" if len(word) >= _LONG else "[-']?"
     return f"(?:{'|'.join(joint.join(map(re.escape, form)) for form in sorted(forms))})"
 
@@ -130,7 +153,7 @@ def _digits(found: re.Match[str]) -> str:
         below = next((size for size in (100, 20, 10) if current and current % size == 0), 1)
         if value >= 1000:
             total, current = total + (current or 1) * value, 0
-        elif value == 100 and current < 100 or (value, current) == (20, 4):
+        elif (value == 100 and current < 100) or (value, current) == (20, 4):
             current = (current or 1) * value
         elif value < below or not current:
             current += value

@@ -1,7 +1,7 @@
 """The words by which answers are read, from the packs of all languages together.
 
-An answer is read without knowing its language: models answer French questions in English, and terms of both stand in one
-sentence. Few words mean different things in two packs, and those are written out in longer patterns.
+An answer is read without knowing its language: models answer French questions in English, and terms of both stand in
+one sentence. Few words mean different things in two languages, and those stand in longer patterns, or are left out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from helpers.config_layers import explained, read_layer
 from helpers.errors import ConfigError
 
-PACKS = Path(__file__).parent / "languages"
-_LETTERS = str.maketrans({"œ": "oe", "Œ": "Oe", "æ": "ae", "Æ": "Ae", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
+PACKS = Path(__file__).parents[1] / "languages"
+_LETTERS = str.maketrans(
+    {"œ": "oe", "Œ": "Oe", "æ": "ae", "Æ": "Ae", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
 
 
 def unaccented(text: str) -> str:
@@ -47,15 +49,17 @@ Patterns = Annotated[list[str], BeforeValidator(_patterns)]
 class Reading(BaseModel):
     """The key `reading` of a pack, or of all of them.
 
-    Of words: `function_words` may be missing between two words of a term; `elided` stand before an apostrophe; `numbers`
-    are words of numbers, with `links` between them; `signs` are pairs of a word and the sign for it; `endings` are pairs of a singular and a
-    plural ending, `spellings` pairs of letters that are written either way.
+    Of words: `function_words` may be missing between two words of a term; `elided` stand before an apostrophe;
+    `numbers` are words of numbers, with `links` between them; `signs` are pairs of a word and its sign; `endings`
+    are pairs of a singular and a plural ending, `spellings` pairs of letters that are written either way; `spells`
+    stand between a letter and its word.
 
     Of sentences: `contractions` are pairs of a pattern and what it stands for; `refuses` say that one does not know;
     `denies` deny what follows, `unlike` what follows at once, `behind` what stands before; `no_denial` only look like
-    it; `turns` begin a new statement; `retracts` take back all before; `corrects`, `contrasts` and `also` bring a second
-    answer, `several` and `choices` join two of them, unless `no_rival` follows; `introduces` stand between a term and its
-    meaning, if `no_meaning` does not follow; `names` stand before an acronym; `guesses` introduce a guess, `suggests` ask back.
+    it; `turns` begin a new statement; `retracts` take back all before; `corrects`, `contrasts` and `also` bring a
+    second answer, `several` and `choices` join two of them, unless `no_rival` follows; `introduces` stand between a
+    term and its meaning, if `no_meaning` does not follow; `names` stand before an acronym or a name, `pronouns` for it;
+    `guesses` introduce a guess, `suggests` and `asks` a question; `indefinite` articles begin a description, no name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
