@@ -105,7 +105,7 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
         )
         edges = (rf"(?<!{_W})(?<!{_W}-)", rf"s?(?!{_W})(?!-[A-Z\d])")  # C-ZUF is not ZUF
     else:
-        body = between.join(_any_form(word) for word in kept)
+        body = between.join(_any_form(word if cased else word.lower()) for word in kept)
         one = (
             r"(?<![02-9] )(?<!\d\d )" if reading.numbers.get(told[0][0].lower()) == 1 else ""
         )  # two months are not "un mois"
@@ -115,20 +115,14 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
 
 def _any_form(word: str) -> str:
     """Singular, plural and both spellings of a word, each in one piece or with a hyphen."""
-    reading, forms = load_reading(), {word}
+    reading, spelt = load_reading(), {word}
     if word.isdigit():
-        return (
-            "|".join(["(?:1", *(name for name, value in reading.numbers.items() if value == 1)]) + ")"
-            if word == "1"
-            else word
-        )
+        named = [name for name, value in reading.numbers.items() if value == 1] if word == "1" else []
+        return f"(?:{'|'.join([word, *named])})"
     for one, other in reading.spellings:
-        forms |= {form.replace(a, b) for form in forms for a, b in ((one, other), (other, one))}
-    for singular, plural in reading.endings:
-        for end, instead in ((singular, plural), (plural, singular)):
-            forms |= {
-                word[: len(word) - len(end)] + instead for word in tuple(forms) if word.endswith(end) and len(word) > 2
-            }
+        spelt |= {form.replace(a, b) for form in spelt for a, b in ((one, other), (other, one))}
+    ends = [pair for singular, plural in reading.endings for pair in ((singular, plural), (plural, singular))]
+    forms = spelt | {form.removesuffix(old) + new for form in spelt for old, new in ends if form.endswith(old)}
     joint = "[-' ]?" if len(word) >= _LONG else "[-']?"
     return f"(?:{'|'.join(joint.join(map(re.escape, form)) for form in sorted(forms))})"
 
@@ -143,10 +137,10 @@ def _number_words() -> re.Pattern[str]:
 
 
 def _digits(found: re.Match[str]) -> str:
-    """Words of one or several numbers in digits; one alone is left, as it is an article or a pronoun too."""
+    """Words of one or several numbers in digits."""
     numbers = {unaccented(word): value for word, value in load_reading().numbers.items()}
     parts = [int(word) if word.isdigit() else numbers.get(word) for word in re.split("[ -]", found[0].lower())]
-    if parts == [1]:
+    if found[0].lower() in load_reading().not_alone:
         return found[0]
     told, total, current = [], 0, 0
     for value in (value for value in parts if value is not None):

@@ -50,7 +50,8 @@ class Reading(BaseModel):
     """The key `reading` of a pack, or of all of them.
 
     Of words: `function_words` may be missing between two words of a term; `elided` stand before an apostrophe;
-    `numbers` are words of numbers, with `links` between them; `signs` are pairs of a word and its sign; `endings`
+    `numbers` are words of numbers, with `links` between them, and `not_alone` are those that by themselves may mean
+    something else; `signs` are pairs of a word and its sign; `endings`
     are pairs of a singular and a plural ending, `spellings` pairs of letters that are written either way; `spells`
     stand between a letter and its word.
 
@@ -68,6 +69,7 @@ class Reading(BaseModel):
     elided: Patterns
     links: Patterns
     numbers: dict[str, int]
+    not_alone: Patterns
     signs: list[tuple[str, str]]
     endings: list[tuple[str, str]]
     spellings: list[tuple[str, str]]
