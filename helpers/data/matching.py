@@ -39,9 +39,10 @@ def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | Non
     for wording in expected:
         text = _marked(text, wording, cased=check == "contains_cased")
     text = pattern("<retracts>").split(plainly(text))[-1]
-    if TERM not in text or rivals(text, expected):
+    if TERM not in text or (second := rivals(text, expected)):
         return False
-    return verdict(text)
+    said = verdict(text)
+    return None if said and second is None else said
 
 
 def _marked(text: str, wording: str, *, cased: bool) -> str:

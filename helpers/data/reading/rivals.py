@@ -14,7 +14,9 @@ from helpers.data.reading.statements import ACRONYM, CAPITAL, SMALL, TERM, patte
 
 CLOSE = 60
 """Characters within a sentence between "several meanings" and one of them."""
-_CHOICE = r"[\"')]*,? ?\(?(?:<choices>|/)(?! ?<no_rival>)\W*(?:(?:<function_words>|<guesses>)\W+)*"
+SHORT = 4
+"""Words before the first of two offers in an answer that consists of them."""
+_CHOICE = r"[\"')]*[,.?!-]? ?-? ?\(?(?:<choices>|/)(?! ?<no_rival>)\W*(?:(?:<function_words>|<guesses>)\W+)*"
 _BEHIND = (
     rf"{TERM}{_CHOICE}(?!(?:[\w'-]+ ){{0,3}}{TERM})(\w.*)",  # X or Y
     rf"{TERM}[\"')]*,\s*\"?{SMALL}*(?={CAPITAL}|(?-i:[A-Z]{{2}}))([^.;\n]*?)\W<choices>",  # X, Y or Z
@@ -24,16 +26,26 @@ _APART = (
     r"<contrasts>.*?<corrects>\W+(?:<function_words> )*(\w.*)",  # but it is actually Y
     r"<contrasts>[^.]*?<names>:? \"?(?:(?!<indefinite>)<function_words> )*((?-i:[A-Z]).*)",  # However, the name is Y
 )
+_MEANING = r"(?:([\w-]+) )?<introduces>\W+(?:<function_words> )*((?-i:[A-Z]).*)"  # SHAP means Y
+_GUESS = r"<guesses>\W+(?:<function_words> )*((?-i:[A-Z]).*)"  # perhaps Y
 
 
-def rivals(text: str, expected: Sequence[str]) -> bool:
-    """Whether a second answer stands in the text beside the term, one of `expected`."""
-    acronym = any(map(is_acronym, expected))
-    if pattern(rf"<several>[^.;]{{0,{CLOSE}}}{TERM}|{TERM}[^.;]{{0,{CLOSE}}}<several>").search(text):
+def rivals(text: str, expected: Sequence[str]) -> bool | None:
+    """Whether a second answer stands in the text beside the term, one of `expected`; None where that is undecided."""
+    acronym, several = (
+        any(map(is_acronym, expected)),
+        rf"<several>[^.;]{{0,{CLOSE}}}{TERM}|{TERM}[^.;]{{0,{CLOSE}}}<several>",
+    )
+    others = [each for each in _others(text) if (pattern(rf"{ACRONYM}(?!\w)").match(each) is not None) == acronym]
+    if pattern(several).search(text) or _one_of_a_list(text):
         return True
-    if any((pattern(rf"{ACRONYM}(?!\w)").match(other) is not None) == acronym for other in _others(text)):
+    if any(_bare(text, term) or _namesake(text, term) for term in map(fold, expected)):
         return True
-    return _one_of_a_list(text) or any(_bare(text, term) or _namesake(text, term) for term in map(fold, expected))
+    if others and (
+        not all(each[0].islower() for each in others) or re.match(rf"\W*(?:\w+\W+){{0,{SHORT}}}{TERM}", text)
+    ):
+        return True
+    return None if others else False  # small words may be an answer, or say more of the first: a trip or a long walk
 
 
 def _others(text: str) -> Iterator[str]:
@@ -41,19 +53,17 @@ def _others(text: str) -> Iterator[str]:
     for each in _BEHIND:
         yield from pattern(each).findall(text)
     yield from pattern(rf"([^\s{TERM}\"'(),]+){_CHOICE}{TERM}").findall(text)
-    subjects = {"", *re.findall(r"[\w-]+", text[: text.index(TERM)].casefold())}
-    guessed = pattern("<guesses>").search(text[: text.index(TERM)]) is not None
-    meaning = pattern(r"(?:([\w-]+) )?<introduces>\W+(?:<function_words> )*((?-i:[A-Z]).*)")
-    for chunk in re.split(rf"{TERM}|(?<=[.!?;\n])", text):
-        if pattern("<denies>|<refuses>|<suggests>").search(chunk):
-            continue
-        for subject, other in meaning.findall(chunk):
-            if subject.casefold() in subjects or pattern("<pronouns>").fullmatch(subject):
-                yield other
-        if guessed:
-            yield from pattern(r"<guesses>\W+(?:<function_words> )*((?-i:[A-Z]).*)").findall(chunk)
-        for each in _APART:
-            yield from pattern(each).findall(chunk)
+    first = text[: text.index(TERM)]
+    subjects, guessed = {"", *re.findall(r"[\w-]+", first.casefold())}, pattern("<guesses>").search(first)
+    for sentence in re.split(r"(?<=[.!?;\n])", text):
+        for chunk in re.sub(rf"[^,;:.!?()]*{TERM}", TERM, sentence).split(TERM):  # without what belongs to the term
+            if pattern("<denies>|<refuses>|<suggests>").search(chunk):
+                continue
+            for subject, other in pattern(_MEANING).findall(chunk):
+                if subject.casefold() in subjects or pattern("<pronouns>").fullmatch(subject):
+                    yield other
+            for each in _APART + ((_GUESS,) if guessed else ()):
+                yield from pattern(each).findall(chunk)
 
 
 def _one_of_a_list(text: str) -> bool:
@@ -71,6 +81,7 @@ def _bare(text: str, term: str) -> bool:
     if " " in term and any(each.strip() == TERM for each in told):  # then names with small letters stand so too
         name = rf"{SMALL}*{CAPITAL}(?: [\w-]+){{2,7}}"
     found = [match[1].casefold() for each in told if (match := pattern(rf"^\W*({name})\W*$").match(each))]
+    found = [each for each in found if not pattern("<behind>|<denies>").search(each)]
     return any(each[0] == term[:1].casefold() and not term.casefold().startswith(each) for each in found)
 
 
@@ -83,7 +94,8 @@ def _namesake(text: str, term: str) -> bool:
         name = told[at : at + len(initials)]
         if [word[0][0].casefold() for word in name] == initials and name[0][0][0].isupper():
             before, behind = (each.replace(TERM, "\0") for each in (text[: name[0].start()], text[name[-1].end() :]))
-            corrected = "\0" in behind and pattern("<contrasts>").search(behind[: behind.index("\0")])
+            between = behind[: behind.find("\0") + 1]  # empty where the term stood before
+            corrected = between and pattern("<contrasts>|<concedes>").search(before[-CLOSE:] + between)
             if not corrected and verdict(before + TERM + behind):
                 return True
     return False

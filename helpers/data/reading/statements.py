@@ -20,7 +20,7 @@ NAME = rf"(?:{CAPITAL} {SMALL}*{CAPITAL}|{CAPITAL} {SMALL}+\w)"
 """The beginning of a name of several words: Zonal Query, Zone de transit."""
 GUESSES = (
     rf'<guesses>\W+(?:[\w-]+ ){{0,3}}?(?:"|{NAME})',  # it is perhaps a Zonal Query
-    rf"^\W*(?:\w+ )?<names> {SMALL}*{NAME}",  # it is the Zonal Query
+    rf"^\W*(?:[\w-]+ ){{0,3}}?<names> {SMALL}*{NAME}",  # it is the Zonal Query
     rf'^\W*{ACRONYM} ?[:-] ?"?{NAME}',  # ZZXQ: Zonal Query
     rf"^\W*{SMALL}*(?:{CAPITAL} {SMALL}*)+{CAPITAL}\W*$",  # Zonal Query
     rf"(?:^|, ?){SMALL}*{NAME}[\w -]*\?",  # Zone de transit?
