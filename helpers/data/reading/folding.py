@@ -71,12 +71,13 @@ def fold(text: str) -> str:
     for pattern, joined in _NUMBERS:
         text = re.sub(pattern, joined, text)
     text = re.sub(_INITIALS, lambda found: re.sub(r"[ .,-]", "", found[0]), text)
-    return re.sub(rf"(?<![\w'])(?:{'|'.join(reading.elided)})' ?(?=\w)", "", text, flags=re.IGNORECASE).strip()
+    text = re.sub(rf"(?<![\w'])(?:{'|'.join(reading.elided)})' ?(?=\w)", "", text, flags=re.IGNORECASE)
+    return _UNSPACED.sub(r" \g<0> ", text).strip()
 
 
 def words(text: str) -> list[str]:
     """Split a text into comparable words; scripts without spaces give one word a character."""
-    return re.findall(rf"\d+\.\d+|{_W}+", _UNSPACED.sub(r" \g<0> ", fold(text).casefold()))
+    return re.findall(rf"\d+\.\d+|{_W}+", fold(text).casefold())
 
 
 def is_acronym(term: str) -> bool:
@@ -88,7 +89,7 @@ def is_acronym(term: str) -> bool:
 def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
     """A pattern that finds a term in a folded text; `cased`: in the same capitals. None where the term has no word."""
     reading = load_reading()
-    function_words, text = reading.function_words, _UNSPACED.sub(r" \g<0> ", fold(term))
+    function_words, text = reading.function_words, fold(term)
     told = [found for found in re.finditer(rf"{_W}+", text) if text[found.start() - 1 : found.end()] != "'s"]
     # At the end of a term they are more than that: plan A, hepatitis A, 1 an.
     idle = [

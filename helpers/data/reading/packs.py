@@ -58,7 +58,7 @@ class Reading(BaseModel):
     Of sentences: `contractions` are pairs of a pattern and what it stands for; `refuses` say that one does not know;
     `denies` deny what follows, `unlike` what follows at once, `behind` what stands before; `no_denial` only look like
     it; `turns` begin a new statement; `retracts` take back all before; `corrects`, `contrasts` and `also` bring a
-    second answer, `concedes` one that is not meant; `several` and `choices` join two of them, unless `no_rival` follows;
+    second answer, `concedes` one that is not meant; `several` and `choices` join two, unless `no_rival` follows;
     `introduces` stand between a term and its meaning, if `no_meaning` does not follow; `names` stand before an acronym
     or a name, `pronouns` for it; `guesses` introduce a guess, `suggests` and `asks` a question; `indefinite` articles
     begin a description, no name.
