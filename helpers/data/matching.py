@@ -59,7 +59,7 @@ def _marked(text: str, wording: str, *, cased: bool) -> str:
         before, behind = text[: found.start()], text[found.end() :]
         named = pattern(r'(?:^|<names>|[:"])[ "]*$').search(before) and re.match(r'"?(?:$|[.!?,;:\n)])', behind)
         in_capitals = sum(map(str.isupper, found[0])) > 1 and not shouted
-        small = pattern("<pronouns>|<function_words>").fullmatch(found[0])
+        small = pattern("<pronouns>|<function_words>|<no_meaning>").fullmatch(found[0])
         return TERM if in_capitals or (named and not small) else found[0]
 
     return wanted.sub(mark, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from helpers.data.reading.packs import any_of, load_reading, unaccented
 
@@ -46,7 +46,7 @@ _INITIALS = (
 )
 
 
-@cache
+@lru_cache(4096)
 def fold(text: str) -> str:
     """A text as it is compared and read: case and the marks of sentences stay.
 

@@ -108,7 +108,7 @@ def load_reading() -> Reading:
         try:
             packs.append(Reading.model_validate(read_layer(path).get("reading")))
         except ValidationError as error:
-            raise ConfigError(explained(error, f"reading, in the language pack {path.name}")) from None
+            raise ConfigError(explained(error, f"The key reading of the language pack {path.name}")) from None
     together: dict[str, Any] = {}
     for key in Reading.model_fields:
         values = [getattr(pack, key) for pack in packs]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from helpers.data.reading.folding import fold, is_acronym
+from helpers.data.reading.folding import fold, is_acronym, words
 from helpers.data.reading.packs import load_reading
 from helpers.data.reading.statements import ACRONYM, CAPITAL, SMALL, TERM, pattern, verdict
 
@@ -16,6 +16,7 @@ CLOSE = 60
 """Characters within a sentence between "several meanings" and one of them."""
 SHORT = 4
 """Words before the first of two offers in an answer that consists of them."""
+_SEVERAL = rf"<several>[^.;]{{0,{CLOSE}}}{TERM}|{TERM}[^.;]{{0,{CLOSE}}}<several>"
 _CHOICE = r"[\"')]*[,.?!-]? ?-? ?\(?(?:<choices>|/)(?! ?<no_rival>)\W*(?:(?:<function_words>|<guesses>)\W+)*"
 _BEHIND = (
     rf"{TERM}{_CHOICE}(?!(?:[\w'-]+ ){{0,3}}{TERM})(\w.*)",  # X or Y
@@ -32,20 +33,21 @@ _GUESS = r"<guesses>\W+(?:<function_words> )*((?-i:[A-Z]).*)"  # perhaps Y
 
 def rivals(text: str, expected: Sequence[str]) -> bool | None:
     """Whether a second answer stands in the text beside the term, one of `expected`; None where that is undecided."""
-    acronym, several = (
-        any(map(is_acronym, expected)),
-        rf"<several>[^.;]{{0,{CLOSE}}}{TERM}|{TERM}[^.;]{{0,{CLOSE}}}<several>",
-    )
-    others = [each for each in _others(text) if (pattern(rf"{ACRONYM}(?!\w)").match(each) is not None) == acronym]
-    if pattern(several).search(text) or _one_of_a_list(text):
+    if pattern(_SEVERAL).search(text) or _one_of_a_list(text):
         return True
     if any(_bare(text, term) or _namesake(text, term) for term in map(fold, expected)):
         return True
-    if others and (
-        not all(each[0].islower() for each in others) or re.match(rf"\W*(?:\w+\W+){{0,{SHORT}}}{TERM}", text)
-    ):
+    others = [each for each in _others(text) if _rivals(each, expected)]
+    early = re.match(rf"\W*(?:\w+\W+){{0,{SHORT}}}{TERM}", text)
+    if any(early or not each[0].islower() for each in others):
         return True
     return None if others else False  # small words may be an answer, or say more of the first: a trip or a long walk
+
+
+def _rivals(other: str, expected: Sequence[str]) -> bool:
+    """Whether it is of the kind of the term, and no short form of it."""
+    own, like = {*words(re.split("[\"',.;()]", other)[0])}, pattern(rf"{ACRONYM}(?!\w)").match(other) is not None
+    return like == any(map(is_acronym, expected)) and not any(own <= {*words(term)} for term in expected)
 
 
 def _others(text: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ GUESSES = (
     rf"^\W*(?:[\w-]+ ){{0,3}}?<names> {SMALL}*{NAME}",  # it is the Zonal Query
     rf'^\W*{ACRONYM} ?[:-] ?"?{NAME}',  # ZZXQ: Zonal Query
     rf"^\W*{SMALL}*(?:{CAPITAL} {SMALL}*)+{CAPITAL}\W*$",  # Zonal Query
-    rf"(?:^|, ?){SMALL}*{NAME}[\w -]*\?",  # Zone de transit?
+    rf"(?:^|,)\W*{SMALL}*{NAME}[\w -]*(?:\?|<guesses>\W*$)",  # Zone de transit?
 )
 
 
