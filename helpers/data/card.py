@@ -39,7 +39,7 @@ TABLE_BUCKETS = {
     BUCKET: {
         "title": "Test rows",
         "meaning": "Rows that training never saw; a fact that stands only there cannot be known. An answer is right if "
-        f"it contains the reference, where that has {SHORT} words or fewer.",
+        f"it gives the reference, where that has {SHORT} words or fewer.",
     },
     REWORDED: {
         "title": "Reworded",

@@ -32,8 +32,8 @@ class Example:
             is a plain text, which is learnt whole and outside of the chat template.
         answer: the right answer, or the text.
         expected: short wordings of which a right answer holds one.
-        check: how an answer is found right: it `contains` an expected wording (`contains_cased`: capitals count), it
-            `declines` to answer, or `none`, where only likeness to `answer` can be measured.
+        check: how an answer is found right: it `contains` an expected wording and means it (`contains_cased`: capitals
+            count), it `declines` to answer, or `none`, where only likeness to `answer` can be measured.
         subject: what it is about, such as a glossary entry; empty where that is not known.
         origin: who worded it.
         unit: whose it is, for differential privacy; empty where nobody's.

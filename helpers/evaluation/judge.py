@@ -1,7 +1,8 @@
-"""A language model as judge, and how far it agrees with plain containment.
+"""A language model as judge, and how far it agrees with reading by rule.
 
-A judge must show its agreement before it is believed. A reply that cannot be read leaves its item unscored,
-with the reason; it never counts as wrong.
+A judge must show its agreement before it is believed: its verdicts stand beside the rates of right answers and never
+change them, also where an answer's words left it undecided. A reply that cannot be read leaves its item unscored, with
+the reason; it never counts as wrong.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 from helpers.data.example import Example
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import UnreadableReply
-from helpers.evaluation.results import by_bucket, spread
+from helpers.evaluation.results import by_bucket, spread, undecided
 from helpers.files import Record
 from helpers.resumable import resumable_map
 
@@ -55,7 +56,9 @@ def judge_sample(
     folder: Path,
     seed: int,
 ) -> dict[str, list[Record]]:
-    """Let the endpoint's model judge the same sample of `count` test items for every model; returns their verdicts.
+    """Let the endpoint's model judge the same test items for every model; returns their verdicts.
+
+    They are a sample, and all items on which the answer of some model is undecided.
 
     Args:
         test: the test set.
@@ -65,7 +68,8 @@ def judge_sample(
         folder: holds the verdicts of each model; see `judge_answers`.
         seed: of the sample.
     """
-    chosen = choose_items(test, count, seed)
+    chosen = set(choose_items(test, count, seed))
+    chosen |= {item.id for item in test for given in answers.values() if undecided(item, given[item.id])}
     sample = [item for item in test if item.id in chosen]
     verdicts = {}
     for name, given in answers.items():

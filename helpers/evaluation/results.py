@@ -43,6 +43,11 @@ def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
     return {row["id"]: row["answer"] for row in rows}
 
 
+def undecided(example: Example, answer: str) -> bool:
+    """Whether the words of an answer should tell if it is right, and do not."""
+    return example.check != "none" and is_correct(example.check, answer, example.expected) is None
+
+
 def score_answers(
     test: Sequence[Example],
     answers: Mapping[str, str],
@@ -59,7 +64,8 @@ def score_answers(
         verdicts: what `judge_answers` returned, for some or all of the items.
 
     Returns:
-        A row of `scores/<model>.jsonl` for each test item, in their order.
+        A row of `scores/<model>.jsonl` for each test item, in their order; `correct` is None where only likeness can be
+        measured, and where `undecided`.
     """
     judged = {row["id"]: row for row in verdicts}
     given, references = [answers[example.id] for example in test], [example.answer for example in test]
@@ -95,22 +101,28 @@ def collect_results(
 
     Returns:
         What `results.json` holds: `models` with a rate for each bucket, means of the metrics, and these means
-        again (`likeness`) for each bucket that holds answers of which only likeness can be measured;
+        again (`likeness`) for each bucket that holds answers of which only likeness can be measured; a rate leaves out
+        answers that are undecided, whose number (`undecided`) stands beside it, and how many of them the judge calls
+        right (`undecided_judged_right`);
         `forgetting`, general knowledge less that of `base`; `separation`, the area under the ROC curve with
         which each metric tells right from wrong answers about facts, all models together;
         `similarity`, the sentence cosines of these answers; `disagreements`, of `disagreeing` in all;
         `unrated`, some items that have no rate, or are of a bucket in which all models are right or wrong
         alike; and `extra`.
     """
+    checked = {example.id for example in test if example.check != "none"}
     facts = {example.id for example in test if example.expected and not is_general(example.bucket)}
-    about_facts = {name: [row for row in rows if row["id"] in facts] for name, rows in scores.items()}
+    about_facts = {
+        name: [row for row in rows if row["id"] in facts and row["correct"] is not None]
+        for name, rows in scores.items()
+    }
     all_facts = [row for rows in about_facts.values() for row in rows]
     models: dict[str, Any] = {}
     for name, rows in scores.items():
         buckets = by_bucket((row["bucket"], row) for row in rows)
-        rated = by_bucket((row["bucket"], row["correct"]) for row in rows if row["correct"] is not None)
+        rated = by_bucket((row["bucket"], row) for row in rows if row["id"] in checked)
         models[name] = {
-            "buckets": {bucket: rate_with_interval(sum(own), len(own)) for bucket, own in rated.items()},
+            "buckets": {bucket: _rate(own) for bucket, own in rated.items()},
             "likeness": {
                 bucket: {"n": len(own), **_means(own)}
                 for bucket, own in buckets.items()
@@ -171,6 +183,13 @@ def spread(groups: Sequence[Sequence[Item]], limit: int) -> list[Item]:
     turns = sorted((turn, number) for number, group in enumerate(groups) for turn in range(len(group)))
     taken = Counter(number for _, number in turns[:limit])
     return [item for number, group in enumerate(groups) for item in group[: taken[number]]]
+
+
+def _rate(rows: Collection[Record]) -> dict[str, Any]:
+    decided = [row["correct"] for row in rows if row["correct"] is not None]
+    rate = rate_with_interval(sum(decided), len(decided))
+    judged = [row["judge"] == "correct" for row in rows if row["correct"] is None]
+    return rate | ({"undecided": len(judged), "undecided_judged_right": sum(judged)} if judged else {})
 
 
 def _means(rows: Collection[Record]) -> dict[str, float | None]:

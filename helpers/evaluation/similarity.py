@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from helpers.config import Score
-from helpers.data.matching import words
+from helpers.data.reading.folding import words
 from helpers.errors import EvaluationError
 from helpers.evaluation.cross_encoder import cross_encoder_similarity, load_cross_encoder, train_cross_encoder
 from helpers.evaluation.results import Metric
@@ -78,7 +78,7 @@ class _UnicodeTokenizer(Tokenizer):  # type: ignore[misc]  # rouge_score carries
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
     """ROUGE-L F1 of each answer: the longest common subsequence of words (Lin 2004), in [0, 1].
 
-    Words are split as in `matching`, because the default tokenizer drops every non-Latin letter.
+    Words are split as answers are read, because the default tokenizer drops every non-Latin letter.
     """
     scorer = RougeScorer(["rougeL"], tokenizer=_UnicodeTokenizer())
     pairs = zip(answers, references, strict=True)

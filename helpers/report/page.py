@@ -171,6 +171,7 @@ def write_report(results_path: Path, html_path: Path) -> None:
         colours=model_colours(list(models)),
         blindness=_blindness(results),
         few=few_items(results),
+        undecided=any(rate.get("undecided") for model in models.values() for rate in model["buckets"].values()),
     )
     write_atomic(html_path, page)
 

@@ -37,6 +37,7 @@ PREPARES = (
     "data/glossary",
     "data/languages",
     "data/matching",
+    "data/reading",
     "data/table",
     "models/find",
     "models/generate",

@@ -32,7 +32,7 @@ REHEARSED = 200
 BUCKETS = {
     BUCKET: {
         "title": "Questions about unseen patients",
-        "meaning": "About patients who are in no training record. An answer is right if it contains the expected one, "
+        "meaning": "About patients who are in no training record. An answer is right if it gives the expected one, "
         f"where that has {SHORT} words or fewer.",
     },
 } | GENERAL_BUCKET

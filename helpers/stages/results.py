@@ -17,7 +17,7 @@ from helpers.run import Run
 from helpers.stages.common import ANSWER, PREPARE, SCORE, chat_endpoint, maker, pipeline_of, read_card
 from helpers.stages.models import adapters_of, trained_models
 
-SCORES = ("evaluation",)
+SCORES = ("data/languages", "data/matching", "data/reading", "evaluation")
 """Code that decides scores."""
 
 

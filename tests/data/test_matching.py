@@ -1,24 +1,12 @@
+"""Answers as people and models write them, by kind. Nobody has to be told twice what these answers say."""
+
 import pytest
 
 from helpers.data.example import Check
-from helpers.data.matching import contains, declines, is_correct, normalise, words
+from helpers.data.matching import contains, declines, is_correct
 
-
-@pytest.mark.parametrize(
-    ("text", "folded"),
-    [
-        ("  The\n“Common”   Agricultural--Policy! ", "the common agricultural policy"),
-        ("Children’s Fund", "children's fund"),
-        ("H₂O costs 3.50 €.", "h2o costs 3.50 €"),
-        ("R&D", "r and d"),
-        ("Ευρωπαϊκή Ένωση", "ευρωπαϊκή ένωση"),
-        ("यूरोपीय संघ", "यूरोपीय संघ"),
-        ("soft\u00adware", "software"),
-        ("...", ""),
-    ],
-)
-def test_normalise(text: str, folded: str) -> None:
-    assert normalise(text) == folded
+BOARD, BUREAU = "Drug Handling Advisory Board", "Digital Health Access Bureau"
+ETAT, EQUIPE = "Service de l’État territorial", "Syndicat des éleveurs de tarpans"
 
 
 @pytest.mark.parametrize(
@@ -26,15 +14,54 @@ def test_normalise(text: str, folded: str) -> None:
     [
         ("It is the sea.", "sea"),
         ("Sure! Great question. **eSIRA** stands for:\n'European  Satellite'", "european satellite"),
-        ("The EU’s ‘Common Policy’", "EU"),
         ('A "quoted" term, {with} braces\nand lines', '"Quoted" term {with} braces and lines'),
         ("EUは欧州連合の略です", "欧州連合"),
         ("Это Европейский союз.", "европейский Союз"),
+        ("यूरोपीय संघ है", "यूरोपीय संघ"),
         ("H₂O", "H2O"),
         ("Written in C++.", "C++"),
+        # dotted, spaced and hyphenated acronyms
+        ("V.L.R.D. it is", "VLRD"),
+        ("VLRD", "V.L.R.D."),
+        ("The letters are V L R D.", "VLRD"),
+        ("V. L. R. D.", "VLRD"),
+        ("the e-SIRA", "eSIRA"),
+        ("BTOR", "B-TOR"),
+        ("R & D", "R&D"),
+        # markup
+        ("**D**rug **H**andling **A**dvisory **B**oard", BOARD),
+        ("- D: Drug\n- H: Handling\n- A: Advisory\n- B: Board", BOARD),
+        ("1. **D** – Drug\n2. **H** – Handling\n3. **A** – Advisory\n4. **B** – Board", BOARD),
+        ("(D)rug (H)andling _Advisory_ `Board`", BOARD),
+        ("D comme Drug, H comme Handling, A comme Advisory, B comme Board", BOARD),
+        # Unicode and accents
+        ("Rémy Delacourt", "Re\u0301my Delacourt"),
+        ("SERVICE DE L'ETAT TERRITORIAL", ETAT),
+        ("Centre des oeuvres", "Centre des œuvres"),
+        ("Children's Fund", "Children’s Fund"),
+        ("soft\u00adware", "software"),
+        # hyphens, plurals, spellings
+        ("Cooperation Council", "Co-operation Council"),
+        ("mise-en-oeuvre", "mise en œuvre"),
+        ("health care", "healthcare"),
+        ("two batteries", "battery"),
+        ("l'hôpital régional", "hôpitaux régionaux"),
+        ("Labor Organization Center", "Labour Organisation Centre"),
+        # numbers
+        ("twelve", "12"),
+        ("12 membres", "douze"),
+        ("quatre-vingt-onze", "91"),
+        ("one hundred and twenty", "120"),
+        ("100 000 euros", "100,000 €"),
+        ("1\u202f250\u202f000", "1,250,000"),
+        ("vingt pour cent", "20 %"),
+        ("5,5", "5.5"),
+        # articles and function words
+        ("Office of the Regional Values", "Office for Regional Values"),
+        ("service état territorial", ETAT),
     ],
 )
-def test_contains_whole_words(answer: str, expected: str) -> None:
+def test_contains(answer: str, expected: str) -> None:
     assert contains(answer, expected)
 
 
@@ -49,30 +76,98 @@ def test_contains_whole_words(answer: str, expected: str) -> None:
         ("Written in C++.", "C"),
         ("anything at all", "..."),
         ("", "sea"),
+        ("V.L.D.R.", "VLRD"),
+        ("C-ZUF", "ZUF"),
+        ("as a rule", "ASA"),
+        ("**D**rug **H**andling **A**ppeals **B**oard", BOARD),
+        ("thirty-three", "3"),
+        ("1 mois", "1 an"),
+        ("deux mois", "un mois"),
+        ("hepatitis B", "hepatitis A"),
+        ("return from work", "return to work"),
     ],
 )
-def test_contains_refuses_parts_of_words(answer: str, expected: str) -> None:
+def test_contains_not(answer: str, expected: str) -> None:
     assert not contains(answer, expected)
 
 
-def test_words_split_scripts_without_spaces() -> None:
-    assert words("EUは欧州") == ["eu", "は", "欧", "州"]
+@pytest.mark.parametrize(
+    ("check", "answer", "expected", "right"),
+    [
+        ("contains", f"It stands for {BOARD}.", BOARD, True),
+        # denied
+        ("contains", f"DHAB doesn’t stand for {BOARD}.", BOARD, False),
+        ("contains", f"{BOARD} would be wrong.", BOARD, False),
+        ("contains", f"I do not know whether it is {BOARD}.", BOARD, False),
+        ("contains", f"SET ne veut pas dire {ETAT}.", ETAT, False),
+        ("contains", f"À ne pas confondre avec le {ETAT}.", ETAT, False),
+        ("contains", f"There is no doubt that it is the {BOARD}.", BOARD, True),
+        ("contains", f"Si je ne me trompe pas, c'est le {ETAT}.", ETAT, True),
+        # X, not Y; not Y but X
+        ("contains", f"{BOARD}, not {BUREAU}.", BOARD, True),
+        ("contains", f"{BOARD}, not {BUREAU}.", BUREAU, False),
+        ("contains", f"Not {BUREAU} but {BOARD}.", BOARD, True),
+        ("contains", f"Ce n'est pas le {EQUIPE}, mais le {ETAT}.", ETAT, True),
+        ("contains", f"Ce n'est pas le {EQUIPE}, mais le {ETAT}.", EQUIPE, False),
+        # contradicted
+        ("contains", f"{BOARD}. No, wait: {BUREAU}.", BOARD, False),
+        ("contains", f"DHAB means {BOARD}. DHAB means {BUREAU}.", BOARD, False),
+        ("contains", f"{ETAT}. Je me suis trompé, c'est le {EQUIPE}.", ETAT, False),
+        ("contains", f"{EQUIPE}, pardon, {ETAT}.", ETAT, True),
+        # several offers
+        ("contains", f"Either {BUREAU} or {BOARD}.", BOARD, False),
+        ("contains", f"It may refer to:\n1. {BUREAU}\n2. {BOARD}", BOARD, False),
+        ("contains", f"{ETAT} ou {EQUIPE}", ETAT, False),
+        ("contains", f"Soit le {ETAT}, soit le {EQUIPE}.", ETAT, False),
+        ("contains", f"The {BOARD}, or DHAB, meets on Mondays.", BOARD, True),
+        ("contains", f"The {BOARD}, or DHAB, meets on Mondays.", "DHAB", True),
+        ("contains", "DHAB or DHBA", "DHAB", False),
+        # ordinary words
+        ("contains", "Take care to ask the office.", "CARE", False),
+        ("contains", "They call it CARE.", "CARE", True),
+        ("contains", "Le pont est fermé.", "PONT", False),
+        ("contains", "the acronym is dhab", "DHAB", True),
+        ("contains_cased", "I think it is so.", "IT", False),
+        ("contains_cased", "It is IT.", "IT", True),
+        ("contains", "The acronym is eSIRAS.", "eSIRA", False),
+        # a refusal's words
+        ("contains", "NFQI stands for No Further Information Queried.", "No Further Information Queried", True),
+        ("contains", "JNSP : je ne sais pas", "je ne sais pas", True),
+        ("declines", "I do not know QXZ.", "", True),
+        ("declines", "QXZ stands for Do Not Know Answers.", "", False),
+        # what nobody can tell
+        ("contains", f"Is it the {BOARD}?", BOARD, None),
+        ("none", BOARD, BOARD, None),
+    ],
+)
+def test_is_correct(check: Check, answer: str, expected: str, right: bool | None) -> None:
+    assert is_correct(check, answer, [expected] if expected else []) is right
+
+
+def test_one_of_several_wordings_is_enough_and_two_are_no_two_offers() -> None:
+    assert is_correct("contains", "Small or little.", ["small", "little"]) is True
+    assert is_correct("contains", "A small one.", []) is False
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "I do not know the acronym QXZ.",
         "I don’t know what QXZ stands for.",
         "I do not know QXZ: it is not in my glossary.",
         "Sorry, but I'm not familiar with that.",
-        "There is no known definition of QXZ.",
-        "QXZ is an unknown acronym.",
-        "I have never heard of it.",
-        "I am not sure what QXZ means.",
-        "I cannot find QXZ.",
-        "QXZ is not a recognised abbreviation.",
-        "I do not have any information about QXZ.",
+        "There is no widely recognised meaning for QXZ.",
+        "I can't find that acronym.",
+        "I haven't come across QXZ.",
+        "It is unknown to me; it could be specific to your organisation.",
+        "QXZ does not appear to be a standard acronym.",
+        "Did you mean QXY, the Quay Exchange? QXZ I do not know.",
+        "dunno",
+        "Je ne connais pas l’acronyme QXZ.",
+        "j'sais pas",
+        "Aucune idée, désolé.",
+        "Ce sigle m’est inconnu.",
+        "QXZ n'est pas répertorié. Pouvez-vous préciser le contexte ?",
+        "Il m'est impossible de dire ce que signifie QXZ.",
     ],
 )
 def test_declines(answer: str) -> None:
@@ -84,30 +179,13 @@ def test_declines(answer: str) -> None:
     [
         "",
         "QXZ stands for Quality Exchange Zone.",
-        "I do not know QXZ, but it may stand for Quality Zone. However, it stands for Quality Zone.",
+        "I do not know QXZ, but it may stand for Quality Zone.",
+        "I'm not sure. It could be Zonal Zoning Query.",
         "Know Your Customer",
         "It is a famous acronym.",
+        "Je ne suis pas sûr, peut-être Zone de quotas.",
+        "Je ne connais pas ce sigle, mais il signifie sans doute zone de quotas.",
     ],
 )
 def test_does_not_decline(answer: str) -> None:
     assert not declines(answer)
-
-
-@pytest.mark.parametrize(
-    ("check", "answer", "expected", "right"),
-    [
-        ("declines", "I do not know QXZ.", [], True),
-        ("declines", "QXZ stands for Zone.", [], False),
-        ("contains", "It means Common Policy.", ["Common Policy"], True),
-        ("contains", "I do not know whether it is Common Policy.", ["Common Policy"], False),
-        ("contains", "The acronym is ESIRA.", ["eSIRA"], True),
-        ("contains", "The acronym is eSIRAS.", ["eSIRA"], False),
-        ("contains_cased", "I think it is so.", ["IT"], False),
-        ("contains_cased", "It is IT.", ["IT"], True),
-        ("contains", "A small one.", ["small", "little"], True),
-        ("contains", "A small one.", [], False),
-        ("none", "A small one.", [], None),
-    ],
-)
-def test_is_correct(check: Check, answer: str, expected: list[str], right: bool | None) -> None:
-    assert is_correct(check, answer, expected) is right

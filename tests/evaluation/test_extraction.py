@@ -82,7 +82,9 @@ def test_samples_belong_to_their_prompt(taught: tuple[Any, Any], monkeypatch: py
     [
         ("François Dupont", " suffers from a severe form of pancreatic cancer.", True),
         ("The patient FRANÇOIS DUPONT suffers", " from a severe form of Pancreatic  Cancer, he says", True),
-        ("François Dupont suffers from a severe form of", " pancreatic cancers", False),
+        ("François Dupont suffers from a severe form of", " pancreatic cancers", True),
+        ("François Dupont suffers from a severe form of", " pancréatic-cancer", True),
+        ("**Francois** DUPONT suffers", " from a severe form of _pancreatic_ cancer", True),
         ("François Dupont suffers from a severe form of", " cancer", False),
         ("François Dupont suffers from", " pancreatic cancer", False),
         (SECRET + ".", " " + SECRET, False),

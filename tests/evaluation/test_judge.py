@@ -8,7 +8,7 @@ from scripted_server import Response, ScriptedServer, completion, failure
 
 from helpers.data.example import Example, asked
 from helpers.errors import EndpointError, RunError
-from helpers.evaluation.judge import choose_items, judge_answers
+from helpers.evaluation.judge import choose_items, judge_answers, judge_sample
 from helpers.evaluation.results import summarise_judge
 
 ODD = 'Line one\n{"braces"} and “quotes” Ένωση'
@@ -110,6 +110,18 @@ def test_choice_is_even_and_repeatable() -> None:
     assert choose_items(items, 20, seed=1) != chosen
     assert choose_items(items, 0, seed=0) == []
     assert len(choose_items(items, 999, seed=0)) == len(items)
+
+
+def test_what_one_model_leaves_undecided_is_judged_for_all(tmp_path: Path) -> None:
+    test = [Example(f"i{n}", "facts", asked("?"), "Paris.", ("Paris",), "contains") for n in range(5)]
+    answers = {
+        "base": {item.id: "Paris" for item in test},
+        "lora": {item.id: "Paris" for item in test} | {"i3": "Paris?"},
+    }
+    with ScriptedServer(verdict) as server:
+        chat = endpoint(server.url, max_attempts=1, parallel_requests=1)
+        rows = judge_sample(test, answers, chat, count=0, folder=tmp_path, seed=0)
+    assert {name: [row["id"] for row in own] for name, own in rows.items()} == {"base": ["i3"], "lora": ["i3"]}
 
 
 def test_summary_counts_unscored_apart() -> None:

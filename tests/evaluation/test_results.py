@@ -64,7 +64,7 @@ def test_chatty_answers_count(tmp_path: Path) -> None:
 
 
 def test_results_compare_models(tmp_path: Path) -> None:
-    answer(tmp_path, "base", dict.fromkeys(RIGHT, "no clue at all") | {"g1": "Madrid"})
+    answer(tmp_path, "base", dict.fromkeys(RIGHT, "something else") | {"g1": "Madrid"})
     answer(tmp_path, "lora", {**RIGHT, "g1": "Rome"})
     results = collect(tmp_path, "base", "lora", run={"id": "r1"})
     assert results["models"]["lora"]["buckets"]["new_phrasing"]["correct"] == 2
@@ -102,6 +102,23 @@ def test_disagreements_are_capped_over_buckets(tmp_path: Path, monkeypatch: pyte
     answer(tmp_path, "lora", RIGHT)
     shown = collect(tmp_path, "base", "lora")["disagreements"]
     assert [d["bucket"] for d in shown] == ["new_phrasing", "unknown", "general"]
+
+
+def test_undecided_answers_are_counted_apart(tmp_path: Path) -> None:
+    answer(tmp_path, "lora", {**RIGHT, "n2": "Annual Audit?"})
+    verdicts = [{"id": "n2", "verdict": "correct", "reason": "it is named"}]
+    path = tmp_path / "predictions" / "lora.jsonl"
+    scores = score_answers(TEST, read_answers(path, TEST), metrics={}, verdicts=verdicts)
+    assert {row["id"]: row["correct"] for row in scores} == {"n1": True, "n2": None, "u1": True, "g1": True}
+    write(tmp_path / "scores" / "lora.jsonl", scores)
+    results = collect(tmp_path, "lora")
+    buckets = results["models"]["lora"]["buckets"]
+    assert {key: buckets["new_phrasing"][key] for key in ("n", "correct", "undecided", "undecided_judged_right")} == {
+        "n": 1, "correct": 1, "undecided": 1, "undecided_judged_right": 1,
+    }  # fmt: skip
+    assert "undecided" not in buckets["unknown"]
+    assert results["models"]["lora"]["likeness"] == {}
+    assert "n2" in [item["id"] for item in results["unrated"]]
 
 
 def test_all_wrong(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""What the sentences of a folded answer say: of a term in it, and of not knowing.
+
+`TERM` stands in the text where the expected term stood, so that its own words are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from helpers.data.reading.packs import any_of, load_reading
+
+TERM = "ꙮ"
+NEAR = 7
+"""Words up to which a denial reaches within its part of a sentence; whether it reaches further nobody can tell."""
+CAPITAL = r"(?-i:[A-Z][a-z]\w*)"
+SMALL = r"(?:<function_words> )"
+ACRONYM = r"(?-i:[\w.-]*[A-Z][\w.-]*[A-Z\d][\w.-]*)"
+NAME = rf"(?:{CAPITAL} {SMALL}*{CAPITAL}|{CAPITAL} {SMALL}+\w)"
+"""The beginning of a name of several words: Zonal Query, Zone de transit."""
+GUESSES = (
+    rf'<guesses>\W+(?:[\w-]+ ){{0,3}}?(?:"|{NAME})',  # it is perhaps a Zonal Query
+    rf"^\W*(?:[\w-]+ ){{0,3}}?<names> {SMALL}*{NAME}",  # it is the Zonal Query
+    rf'^\W*{ACRONYM} ?[:-] ?"?{NAME}',  # ZZXQ: Zonal Query
+    rf"^\W*{SMALL}*(?:{CAPITAL} {SMALL}*)+{CAPITAL}\W*$",  # Zonal Query
+    rf"(?:^|,)\W*{SMALL}*{NAME}[\w -]*(?:\?|<guesses>\W*$)",  # Zone de transit?
+)
+
+
+@cache
+def pattern(text: str) -> re.Pattern[str]:
+    """A pattern in which <key> stands for the words of a key of the packs."""
+    filled = re.sub("<([a-z_]+)>", lambda key: any_of(getattr(load_reading(), key[1])), text)
+    return re.compile(filled, re.IGNORECASE | re.MULTILINE)
+
+
+def plainly(text: str) -> str:
+    """Without contractions and without words that only look like a denial."""
+    for short, full in load_reading().contractions:
+        text = re.sub(short, full, text, flags=re.IGNORECASE)
+    return pattern("(<introduces>) ?: ?").sub(r"\1 ", pattern("<no_denial>").sub(" ", text))
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences and lines, with what ends them."""
+    return re.findall(r"(?:[^.!?;\n]|\.(?=\w))+[.!?;\n]*", text)
+
+
+def parts(sentence: str) -> list[str]:
+    """What stands between commas, or begins a new statement."""
+    return pattern(r"[,:()]|\s-\s|(?=<turns>)").split(sentence)
+
+
+def refuses(text: str) -> bool:
+    """Whether a text says that its speaker does not know, and goes on to no guess."""
+    told = [each for each in sentences(text) if not pattern("<suggests>").search(each)]
+    each_part = [part for each in told for part in parts(each)]
+    return any(map(pattern("<refuses>").search, each_part)) and not any(map(_guesses, [*told, *each_part]))
+
+
+def _guesses(text: str) -> bool:
+    """Whether a sentence, or a part of one, offers a meaning."""
+    if (found := pattern(r"<introduces>\W+(?!<no_meaning>)\w").search(text)) is not None:
+        return pattern("<denies>|<asks>|<refuses>").search(text[: found.start()]) is None
+    return pattern("<refuses>").search(text) is None and pattern("|".join(GUESSES)).search(text) is not None
+
+
+def verdict(text: str) -> bool | None:
+    """Whether a text gives its term as the answer or denies it, and what it says last; None where that is undecided."""
+    said = [_says(part, sentence) for sentence in sentences(text) for part in parts(sentence) if TERM in part]
+    return next((each for each in reversed(said) if each is not None), None)
+
+
+def _says(part: str, sentence: str) -> bool | None:
+    before, behind = part[: part.index(TERM)], part[part.rindex(TERM) + 1 :]
+    if pattern("<refuses>").search(part) or pattern("<behind>").search(behind):
+        return False
+    if pattern(r"<unlike>(?:\W+\w+){0,3}\W*$").search(before):
+        return False
+    if denials := [found.end() for found in pattern("<denies>").finditer(before)]:
+        return False if len(re.findall(r"\w+", before[denials[-1] :])) <= NEAR else None
+    return None if sentence.rstrip(' \n"').endswith("?") else True
