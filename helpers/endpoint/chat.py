@@ -6,11 +6,10 @@ or a link to an exception of the library that sends requests: its request header
 
 import json
 import os
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +17,16 @@ from helpers.config import Endpoint
 from helpers.endpoint.accepted import Messages
 from helpers.endpoint.embedded_server import embedded_server
 from helpers.endpoint.failures import Refusal
+from helpers.endpoint.offered import find_model
 from helpers.endpoint.replies import Reply, find_object, read_reply
 from helpers.endpoint.transport import Transport
-from helpers.errors import EndpointError, RequestRejected, UnreadableReply
+from helpers.errors import RequestRejected, UnreadableReply
 from helpers.files import Record
 from helpers.installed import embedded_gguf
-from helpers.server import Server, addresses, resolve_endpoint
+from helpers.server import Server, resolve_endpoint
 
 FIRST = 12
 """Replies of which one at least has to be of use."""
-_NO_CHAT = re.compile(r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|\bbge\b|\be5\b", re.IGNORECASE)
-_CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
-_HELLO = [{"role": "user", "content": "Hello"}]
 Result = TypeVar("Result")
 
 
@@ -64,26 +61,8 @@ class ChatEndpoint:
         Raises:
             EndpointError: the server cannot be used, or does not offer the model.
         """
-        items = self._listed()
-        offered = [str(item["id"]) for item in items]
-        chatting = [name for name in offered if not _NO_CHAT.search(name)] or offered
-        wanted = self.model
-        alike = [name for name in offered if wanted and (name.endswith(f"/{wanted}") or name.startswith(f"{wanted}:"))]
-        if wanted is None:
-            if not offered:
-                raise self._failures.no_model()
-            self.model = chatting[0]
-        elif wanted not in offered and alike:
-            self.model = alike[0]
-        elif wanted not in offered and offered and not self._answers_for(wanted):
-            raise self._failures.error(
-                f"does not offer the model {wanted!r}; set endpoint.model to one it offers, such as "
-                f"{', '.join(chatting[:5])}"
-            )
-        about = next((item for item in items if item["id"] == self.model), {})
-        numbers = [of.get(name) for of in (about, about.get("meta")) if isinstance(of, dict) for name in _CONTEXT]
-        self._context = next((number for number in numbers if isinstance(number, int)), None)
-        return str(self.model)
+        self.model, self._context = find_model(self._transport, self.model)
+        return self.model
 
     def probe(self) -> Record:
         """Ask for a word and for a JSON object, so that what the server refuses is known before many requests are sent.
@@ -231,36 +210,6 @@ class ChatEndpoint:
             reply = ask(json_format)
         self._json_format = json_format
         return reply
-
-    def _listed(self) -> list[Record]:
-        """The models that the server lists; its address becomes the first below which it lists any.
-
-        Where it lists none, but answers for the configured model, the list is empty.
-        """
-        transport, failure = self._transport, None
-        places = addresses(transport.base_url)
-        for transport.base_url in places:
-            body = transport.models()
-            if isinstance(body, Refusal):
-                if body.status not in (404, 405, 501):
-                    raise self._failures.explain(body)
-                failure = failure or self._failures.explain(body)
-            elif isinstance(body, UnreadableReply):
-                failure = failure or body
-            elif isinstance(data := body.get("data"), list):
-                return [item for item in data if isinstance(item, dict) and "id" in item]
-        for transport.base_url in places if self.model else []:
-            body = transport.chat(self.accepted.fields(_HELLO, {"max_tokens": 8}) | {"model": self.model})
-            if isinstance(body, dict) or (isinstance(body, Refusal) and body.status not in (404, 405)):
-                return []
-        transport.base_url = places[0]
-        raise failure or self._failures.no_model()
-
-    def _answers_for(self, model: str) -> bool:
-        self.model = model
-        with suppress(EndpointError):
-            return bool(self._complete(_HELLO, {"max_tokens": 8}))
-        return False
 
     def _counted(self, ask: Callable[[], Result]) -> Result:
         """What `ask` gives; EndpointError in place of the last of `FIRST` replies of which none was of use."""

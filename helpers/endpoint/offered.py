@@ -1,0 +1,75 @@
+"""What a server offers: the address of its methods, and the model that is asked."""
+
+from __future__ import annotations
+
+import re
+
+from helpers.endpoint.failures import Refusal
+from helpers.endpoint.transport import Answer, Transport
+from helpers.errors import UnreadableReply
+from helpers.files import Record
+from helpers.server import addresses
+
+_NO_CHAT = re.compile(r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|\bbge\b|\be5\b", re.IGNORECASE)
+_CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
+
+
+def find_model(transport: Transport, wanted: str | None) -> tuple[str, int | None]:
+    """The model to ask, and its context in tokens where the server tells; the transport's address is set.
+
+    Without a `wanted` one it is the first that chats. That one may be listed with a tag or a prefix, or not at all if
+    the server answers for it. Raises EndpointError where the server cannot be used, or does not offer the model.
+    """
+    items = _listed(transport, wanted)
+    offered = [str(item["id"]) for item in items]
+    chatting = [name for name in offered if not _NO_CHAT.search(name)] or offered
+    alike = [name for name in offered if wanted and (name.endswith(f"/{wanted}") or name.startswith(f"{wanted}:"))]
+    if wanted is None and not offered:
+        raise transport.failures.no_model()
+    model = wanted or chatting[0]
+    if offered and model not in offered:
+        model = alike[0] if alike else model
+        if not alike and not isinstance(_hello(transport, model), dict):
+            raise transport.failures.error(
+                f"does not offer the model {wanted!r}; set endpoint.model to one it offers, such as "
+                f"{', '.join(chatting[:5])}"
+            )
+    about = next((item for item in items if item["id"] == model), {})
+    numbers = [of.get(name) for of in (about, about.get("meta")) if isinstance(of, dict) for name in _CONTEXT]
+    return model, next((number for number in numbers if isinstance(number, int)), None)
+
+
+def _listed(transport: Transport, wanted: str | None) -> list[Record]:
+    """The models that the server lists; its address becomes the first below which it lists any.
+
+    Where it lists none, but answers for the `wanted` model, the list is empty.
+    """
+    places, failure = addresses(transport.base_url), None
+    for transport.base_url in places:
+        body = transport.models()
+        if isinstance(body, Refusal):
+            if body.status not in (404, 405, 501):
+                raise transport.failures.explain(body)
+            failure = failure or transport.failures.explain(body)
+        elif isinstance(body, UnreadableReply):
+            failure = failure or body
+        elif isinstance(data := body.get("data"), list):
+            return [item for item in data if isinstance(item, dict) and "id" in item]
+    for transport.base_url in places if wanted else []:
+        body = _hello(transport, str(wanted))
+        if isinstance(body, dict) or (isinstance(body, Refusal) and body.status not in (404, 405)):
+            return []
+    transport.base_url = places[0]
+    raise failure or transport.failures.no_model()
+
+
+def _hello(transport: Transport, model: str) -> Answer:
+    """What a model says to a greeting, or why it says nothing."""
+    hello = [{"role": "user", "content": "Hello"}]
+    body: Answer = {}
+    for _ in range(4):  # as many fields may be refused first
+        sent = transport.accepted.fields(hello, {"max_tokens": 8}) | {"model": model}
+        body = transport.chat(sent)
+        if not isinstance(body, Refusal) or not transport.accepted.learn(body.text, sent):
+            break
+    return body if not isinstance(body, dict) or body.get("choices") else UnreadableReply("no reply")
