@@ -19,7 +19,7 @@ from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.preview import a_few, forecast, told
 from helpers.data.glossary.structured import ENOUGH, share_accepted
 from helpers.data.glossary.writer import Way, write_conversations
-from helpers.data.languages.pack import recognise
+from helpers.data.languages.pack import DEFAULT, recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
@@ -66,9 +66,7 @@ def create(run: Run) -> list[Record]:
         print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
-            print(f"Conversations are written by {endpoint.name}.", flush=True)
-            way = _way(run, entries, endpoint, path)
-            conversations = write_conversations(entries, endpoint, config.dataset, path=path, seed=config.seed, way=way)
+            conversations = _write(run, entries, endpoint, path)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
     return read_jsonl(path)
 
@@ -84,6 +82,21 @@ def _language(run: Run, entries: list[Entry]) -> str:
         f"The glossary is in no language that the course knows: questions are asked in {language}. dataset.language "
         "sets another; 01-create_dataset/README.md says how to add one."
     )
+
+
+def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> list[Record]:
+    """Have conversations about `entries` written in the way that suits the writer."""
+    settings, pack, seed = run.config.dataset, entries[0].pack, run.config.seed
+    if endpoint.embedded and pack.name != DEFAULT:
+        print(f"The embedded model writes English alone: all questions are the phrasing bank's, in {pack.language}.")
+        bank = {f"{kind}_by_bank": getattr(settings, f"{kind}_by_model") for kind in ("forward", "reverse")}
+        bank = {name: count + getattr(settings, name) for name, count in bank.items()}
+        settings = settings.model_copy(update={**bank, "forward_by_model": 0, "reverse_by_model": 0})
+    else:
+        print(f"Conversations are written by {endpoint.name}.", flush=True)
+    way = _way(run, entries, endpoint, path)
+    endpoint.usage.clear()  # of probe and trial
+    return write_conversations(entries, endpoint, settings, path=path, seed=seed, way=way)
 
 
 def _way(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Way:
@@ -112,10 +125,8 @@ def preview(run: Run, count: int = 3) -> None:
     print(_language(run, entries))
     with chat_endpoint(run) as endpoint:
         _refuse_other_server(run, path, endpoint.name)
-        shown, way = a_few(entries, count), _way(run, entries, endpoint, path)
-        endpoint.usage.clear()
-        started = time.monotonic()
-        written = write_conversations(shown, endpoint, config.dataset, path=path, seed=config.seed, way=way)
+        shown, started = a_few(entries, count), time.monotonic()
+        written = _write(run, shown, endpoint, path)
         took_s = time.monotonic() - started
     print(f"{told(written)}\n")
     if endpoint.usage["requests"]:
