@@ -40,7 +40,7 @@ class Section(BaseModel):
 
 
 class Prices(Section):
-    """Money for a million tokens."""
+    """Price per million tokens."""
 
     prompt: Annotated[float, Field(ge=0)]
     completion: Annotated[float, Field(ge=0)]

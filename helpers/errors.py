@@ -22,7 +22,7 @@ class EndpointError(HelpersError):
 
 
 class UnreadableReply(EndpointError):
-    """One attempt brought no usable answer; the message says why, and the item can be marked unscored."""
+    """One request brought no usable reply; the message says why, and the caller may go on."""
 
 
 class RequestRejected(UnreadableReply):

@@ -264,7 +264,7 @@ def _refuse_other(path: Path, config: Config) -> None:
     ]
     if not differing and read_json(path / "manifest.json")["fingerprint"] != config.fingerprint():
         names = ", ".join(path.name for path in config.files)
-        differing = [f"glossary, table or pipeline was of other contents, is {names}"]
+        differing = [f"glossary, table or pipeline had other contents, is {names}"]
     if differing:
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise RunError(

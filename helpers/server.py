@@ -73,7 +73,7 @@ def read_env(path: Path) -> None:
 
 
 def tidied(address: str) -> str:
-    """An address as people paste it, as the address of a server: no quotes, page or method, and with a scheme."""
+    """Clean up a pasted address: no quotation marks, no page or method at its end, and with a scheme."""
     text = address.strip().strip("\"'<>").strip()
     if not re.match(r"[a-z]+://", text, re.IGNORECASE):
         host = re.split(r"[/:?]", text.rpartition("@")[2].lstrip("["))[0]
@@ -87,7 +87,7 @@ def tidied(address: str) -> str:
 
 
 def addresses(base_url: str) -> list[str]:
-    """Where a server's methods may lie: at the given address, or below what is left without its usual ends."""
+    """Where a server's API may lie: at the given address, or below what is left without its usual ends."""
     base, mark, query = base_url.partition("?")
     root = _ROOT_ENDS.sub("", base)
     found = [base, *([] if base.endswith("/v1") else [f"{base}/v1"])]
@@ -143,7 +143,8 @@ def _refuse_misspelt(env: Mapping[str, str]) -> None:
     for name in sorted(env.keys() - NAMES):
         meant = ""
         if re.match(r"OWUI|OPEN_?WEB_?UI", name, re.IGNORECASE):
-            meant = process.extractOne(name.upper(), NAMES[3:])[0]
+            found = process.extractOne(name.upper(), NAMES[3:], scorer=fuzz.ratio, score_cutoff=72)
+            meant = found[0] if found else ""
         elif name == "OPENAI_API_BASE" or fuzz.ratio(name.upper(), "OPENAI_BASE_URL") >= 80:
             meant = "OPENAI_BASE_URL"
         if meant and meant not in env:

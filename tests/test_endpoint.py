@@ -162,14 +162,14 @@ def test_a_web_page_names_the_paths_to_try(status: int) -> None:
     with ScriptedServer(web_page(status), script_models=True) as server:
         message = message_of(endpoint(server.url).check)
     tried = [f"{server.url}{end}" for end in ("/api", "/api/v1", "/openai/v1")]
-    assert "web page" in message and f"no other address below it answers either: {', '.join(tried)};" in message
+    assert "web page" in message and f"No other address answers either ({', '.join(tried)}); copy it again" in message
     assert "<" not in message
 
 
 def test_a_reply_without_text_can_be_marked_unscored() -> None:
     with ScriptedServer(completion(None, "content_filter")) as server:
         chat = endpoint(server.url)
-        assert "filter held the text back" in message_of(lambda: chat.complete(ASK, **OPTIONS), kind=UnreadableReply)
+        assert "filter blocked the text" in message_of(lambda: chat.complete(ASK, **OPTIONS), kind=UnreadableReply)
 
 
 def formats_asked(server: ScriptedServer) -> list[str]:
@@ -286,7 +286,7 @@ def test_settings_come_from_configuration_then_environment() -> None:
 def test_an_address_or_key_that_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="expected one such as http"):
         ChatEndpoint(Server("ftp://localhost:8080/v1", None, None), configured())
-    with pytest.raises(ConfigError, match="copy it again") as caught:
+    with pytest.raises(ConfigError, match="copy it into .env again") as caught:
         ChatEndpoint(Server("http://localhost/v1", None, SecretStr(f"{KEY}\u201d")), configured())
     assert KEY not in str(caught.value)
 

@@ -102,7 +102,7 @@ def glossary_card(
 
 def _own_general(pack: Pack) -> dict[str, dict[str, str]]:
     """What the report says about general knowledge in the glossary's own language, if that has a bucket."""
-    told = {"title": f"General knowledge ({pack.name})", "meaning": f"The same, asked in {pack.language}."}
+    told = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
     return {bucket: told for bucket in general_packs(pack) if bucket != GENERAL}
 
 

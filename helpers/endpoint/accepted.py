@@ -7,19 +7,23 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from helpers.endpoint.failures import Refusal
+
 Messages = Sequence[Mapping[str, str]]
 
 OPTIONAL = ("temperature", "seed", "stop", "stream")
 """Fields that a request can do without; replies are cut at `stop` here as well."""
-SYSTEM, THOUGHTS = "system message", "thoughts"
+SYSTEM = "system message"
+INSTEAD = {SYSTEM: "; its words stand before the first question", "max_tokens": "; max_completion_tokens is sent"}
 THINKING_TOKENS = 2048  # room for thoughts before an answer
 
 _TOO_LONG = re.compile(r"context (length|window|size)|too (long|large|many)|exceed", re.IGNORECASE)
+_REFUSES = re.compile(r"support|permitted|allowed|unknown|unrecogni|unexpected|invalid|roles? must", re.IGNORECASE)
 _NO_SYSTEM = re.compile(r"system\W+(role|message|prompt|turn)|roles? (must|\w+ not)|only user and", re.IGNORECASE)
 
 
 class Accepted:
-    """The fields of requests to one server. `extra`: further ones of the reader's, always sent. Safe between threads.
+    """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent. Safe between threads.
 
     `refused` names what is not sent any more, in the order in which that was found out; `thinks` says whether the model
     thinks before it writes, so that it gets room for that.
@@ -42,19 +46,22 @@ class Accepted:
         kept = {name: value for name, value in fields.items() if name not in self.refused}
         return kept | ({"extra_body": self.extra} if self.extra else {})
 
-    def names(self, said: str, sent: Mapping[str, Any]) -> str:
-        """Which of the fields `sent`, that a request can do without, a refusal `said` names; empty where it is none."""
-        if _TOO_LONG.search(said):
+    def refused_field(self, refusal: Refusal, sent: Mapping[str, Any]) -> str:
+        """The optional one of the fields `sent` that a refusal names; empty where it names none."""
+        said = refusal.detail
+        if refusal.status not in (400, 422, 500, 501) or _TOO_LONG.search(said):
+            return ""
+        if refusal.status >= 500 and not _REFUSES.search(said):  # such as "error while reading the stream"
             return ""
         for name in ("max_tokens", "max_completion_tokens", *OPTIONAL):
             if name in sent and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
                 return name
         return SYSTEM if sent["messages"][0]["role"] == "system" and _NO_SYSTEM.search(said) else ""
 
-    def learn(self, said: str, sent: Mapping[str, Any]) -> bool:
-        """Whether the next request is another one after a refusal `said` of the fields `sent`."""
-        if name := self.names(said, sent):
-            self.refuse(name, "the server refuses it")
+    def learn(self, refusal: Refusal, sent: Mapping[str, Any]) -> bool:
+        """Send the optional field no more that a refusal names; returns whether it names one."""
+        if name := self.refused_field(refusal, sent):
+            self.refuse(name, f"the server refuses it{INSTEAD.get(name, '')}")
         return bool(name)
 
     def refuse(self, name: str, why: str) -> None:

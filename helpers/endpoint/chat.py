@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from helpers.config import Endpoint
 from helpers.endpoint.accepted import Messages
@@ -24,10 +24,6 @@ from helpers.errors import RequestRejected, UnreadableReply
 from helpers.files import Record
 from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
-
-FIRST = 12
-"""Replies of which one at least has to be of use."""
-Result = TypeVar("Result")
 
 
 class ChatEndpoint:
@@ -50,7 +46,6 @@ class ChatEndpoint:
         self._probing, self._counting = threading.Lock(), threading.Lock()
         self._json_format: str | None = None
         self._context: int | None = None
-        self._of_use, self._faults = 0, Counter[str]()
         self.usage = Counter[str]()  # requests, prompt_tokens, completion_tokens, as far as the server tells
 
     def check(self) -> str:
@@ -109,11 +104,11 @@ class ChatEndpoint:
             stop: strings that end the reply.
 
         Raises:
-            EndpointError: the server cannot be used, every attempt failed, or none of the first replies was of use.
+            EndpointError: the server cannot be used, or every attempt failed.
             UnreadableReply: the server answered, but with no text.
         """
         wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | ({"stop": stop} if stop else {})
-        return self._counted(lambda: self._complete(messages, wanted))
+        return self._complete(messages, wanted)
 
     def complete_json(self, messages: Messages, *, schema: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Ask for one JSON object that fits a JSON schema, in the strictest way this server supports.
@@ -126,7 +121,7 @@ class ChatEndpoint:
             EndpointError: as in `complete`.
             UnreadableReply: the reply holds no object that fits the schema.
         """
-        return self._counted(lambda: self._complete_json(messages, schema, options))
+        return self._complete_json(messages, schema, options)
 
     def _complete(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
         reply = self._reply(messages, wanted)
@@ -151,7 +146,7 @@ class ChatEndpoint:
             body = self._transport.chat(sent)
             if not isinstance(body, Refusal):
                 break
-            if self.accepted.learn(body.text, sent):
+            if self.accepted.learn(body, sent):
                 continue
             failure = self._failures.explain(body)
             if body.status >= 500 and "response_format" in wanted:  # a server may fail at a format it does not know
@@ -210,26 +205,6 @@ class ChatEndpoint:
             reply = ask(json_format)
         self._json_format = json_format
         return reply
-
-    def _counted(self, ask: Callable[[], Result]) -> Result:
-        """What `ask` gives; EndpointError in place of the last of `FIRST` replies of which none was of use."""
-        try:
-            found = ask()
-        except UnreadableReply as error:
-            with self._counting:
-                self._faults[str(error)] += 1
-                hopeless = not self._of_use and self._faults.total() >= FIRST
-            if not hopeless:
-                raise
-        else:
-            self._of_use += 1
-            return found
-        faults = "; ".join(f"{times} times: {fault.rstrip('.')}" for fault, times in self._faults.most_common(2))
-        raise self._failures.error(
-            f"gave no usable reply to {FIRST} requests ({self._failures.shorten(faults)}). Choose another model in "
-            "endpoint.model; or, where it thinks too long, stop that by endpoint.extra, as {reasoning_effort: low} or "
-            "{chat_template_kwargs: {enable_thinking: false}}"
-        )
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import openai
 
 from helpers.config import Endpoint
 from helpers.errors import EndpointError, RequestRejected, UnreadableReply
-from helpers.server import addresses
 
 
 class Refusal(Exception):
@@ -40,10 +39,19 @@ class Refusal(Exception):
         )
 
     @property
+    def out_of_credit(self) -> bool:
+        """Whether the account, and not the pace of requests, is the matter."""
+        return self.status in (402, 403, 429) and re.search(_NO_CREDIT, self.detail, re.I) is not None
+
+    @property
     def may_pass(self) -> bool:
         """Whether the same request may succeed later; a format that is not implemented (501) will not."""
         told, status = self.headers.get("x-should-retry"), self.status  # what OpenAI's servers know of it
-        return status != 501 and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
+        return (
+            status != 501
+            and not self.out_of_credit
+            and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
+        )
 
     @property
     def wait_s(self) -> float:
@@ -66,11 +74,11 @@ class Failures:
 
     def error(self, predicate: str, kind: type[EndpointError] = EndpointError) -> EndpointError:
         """The error "The chat endpoint <address> <predicate>."."""
-        return kind(self._redact(f"The chat endpoint {self.place} {predicate}."))
+        return kind(f"The chat endpoint {self.place} {predicate}.")
 
     def shorten(self, text: str) -> str:
         """The start of a text of the server, on one line and without the key."""
-        text = " ".join(self._redact(text).split())  # Redact first: half a key is a leak too.
+        text = " ".join(self.redact(text).split())  # Redact first: half a key is a leak too.
         return text if len(text) <= 200 else f"{text[:200]}..."
 
     def explain(self, error: Exception) -> EndpointError:
@@ -100,7 +108,7 @@ class Failures:
         """Describe a successful answer that is no JSON object: an attempt that came to nothing."""
         said = f"something that is no whole JSON object: {self.shorten(text)!r}; check endpoint.base_url if it persists"
         if _is_web_page(text):
-            said = f"a web page (HTML) where JSON was expected; {self._paths()}"
+            said = "a web page (HTML) where JSON was expected; check endpoint.base_url"
         return UnreadableReply(str(self.error(f"answered with {said}")))
 
     def no_model(self) -> EndpointError:
@@ -118,7 +126,7 @@ class Failures:
             if status in statuses and re.search(pattern, detail, re.IGNORECASE):
                 return self.error(f"{said}: {cure}", kind)
         if status in (404, 405):
-            return self.error(f"{said}: nothing is served at this path; {self._paths()}")
+            return self.error(f"{said}: nothing is served at this path; check endpoint.base_url")
         if status == 429:
             wait = f", asks to wait {refusal.wait_s:.0f} s" if 0 < refusal.wait_s < float("inf") else ""
             return self.error(
@@ -137,13 +145,12 @@ class Failures:
             return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
         return self.error(f"{said}; check the endpoint settings")
 
-    def _paths(self) -> str:
-        return f"no other address below it answers either: {', '.join(addresses(self.place)[1:])}; copy it anew"
-
-    def _redact(self, text: str) -> str:
-        return text.replace(self.key, "[API key]") if self.key else text
+    def redact(self, text: str) -> str:
+        """A text of the server without the key, which some servers repeat."""
+        return re.sub(rf"(?<!\w){re.escape(self.key)}(?!\w)", "[API key]", text) if self.key else text
 
 
+_NO_CREDIT = r"quota|billing|credit|insufficient (funds|balance)|payment"
 _ADMINISTRATOR = "ask its administrator to"
 _CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...] = (
     (
@@ -151,6 +158,12 @@ _CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...
         (400, 403, 422),
         "its filter held the request back",
         RequestRejected,
+    ),
+    (
+        _NO_CREDIT,
+        (402, 403, 429),
+        "the account has no credit left; top it up, or choose another server",
+        EndpointError,
     ),
     (
         r"connection error|connection refused|cannot connect|upstream|bad gateway|backend",
@@ -165,15 +178,21 @@ _CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...
         EndpointError,
     ),
     (
-        r"endpoint|path|route",
-        (403,),
+        r"\bapi.?key.*\b(endpoint|path|route)",
+        (401, 403),
         f"the API key is restricted to other paths; {_ADMINISTRATOR} allow it /api/models and /api/chat/completions",
         EndpointError,
     ),
     (
-        r"permission|access|forbidden|administrator",
+        r"permission to access|administrator",
         (401, 403),
         f"the account may not use this; {_ADMINISTRATOR} approve it and give it access to the model",
+        EndpointError,
+    ),
+    (
+        r"permission|access|forbidden",
+        (403,),
+        f"the account may not use this; {_ADMINISTRATOR} give it access to the model",
         EndpointError,
     ),
     (

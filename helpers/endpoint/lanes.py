@@ -30,7 +30,7 @@ class Lanes:
     ) -> None:
         with self._changed:
             self._busy -= 1
-            self._well += 1
+            self._well += kind is None
             if self._well >= UP_AFTER and self.open < self._most:
                 self.open, self._well = self.open + 1, 0
             self._changed.notify_all()

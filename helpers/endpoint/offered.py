@@ -60,7 +60,10 @@ def _listed(transport: Transport, wanted: str | None) -> list[Record]:
         if isinstance(body, dict) or (isinstance(body, Refusal) and body.status not in (404, 405)):
             return []
     transport.base_url = places[0]
-    raise failure or transport.failures.no_model()
+    if failure is None:
+        raise transport.failures.no_model()
+    others = ", ".join(addresses(transport.failures.place)[1:])
+    raise type(failure)(f"{str(failure).rstrip('.')}. No other address answers either ({others}); copy it again.")
 
 
 def _hello(transport: Transport, model: str) -> Answer:
@@ -70,6 +73,6 @@ def _hello(transport: Transport, model: str) -> Answer:
     for _ in range(4):  # as many fields may be refused first
         sent = transport.accepted.fields(hello, {"max_tokens": 8}) | {"model": model}
         body = transport.chat(sent)
-        if not isinstance(body, Refusal) or not transport.accepted.learn(body.text, sent):
+        if not isinstance(body, Refusal) or not transport.accepted.learn(body, sent):
             break
     return body if not isinstance(body, dict) or body.get("choices") else UnreadableReply("no reply")

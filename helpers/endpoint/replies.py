@@ -23,7 +23,7 @@ class Reply:
 
     `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or another
     word of the server. `thinks`: thoughts came first.
-    `late`: blank lines or thoughts did, so that a server cuts the reply at a `stop` before its first word. `fault`: why
+    `late`: blank lines or thoughts did, so that a `stop` may end the reply before its first word. `fault`: why
     there is no text.
     """
 
@@ -73,7 +73,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     """The reply in the body of a chat completion; None where the body is none."""
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return Reply("", "stop", fault="the server sent no choice") if "choices" in body else None
+        return Reply("", "stop", fault="the reply has no choices") if "choices" in body else None
     choice: dict[str, Any] = choices[0]
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
@@ -94,7 +94,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     if message.get("tool_calls"):
         fault = "the model called a tool in place of writing"
     elif reason == "content_filter" or message.get("refusal"):
-        fault = "the server's filter held the text back"
+        fault = "the server's filter blocked the text"
     elif reply.thinks and reason == "length":
         fault = "the model was still thinking when it was cut off at max_tokens"
     else:

@@ -40,12 +40,13 @@ class Transport:
             host = None
         if host is None:
             raise ConfigError(
-                f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1."
+                f"The endpoint's address is {server.place!r}; expected one such as http://127.0.0.1:8080/v1. Correct "
+                "endpoint.base_url, or OPENAI_BASE_URL or OWUI_URL in .env."
             )
         key = server.api_key.get_secret_value() if server.api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it again.")
-        self.name, self.settings = server.name(), settings
+            raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it into .env again.")
+        self.name, self.settings, self._told = server.name(), settings, set[str]()
         self.accepted = Accepted(settings.extra, self.tell)
         self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
         try:
@@ -67,8 +68,10 @@ class Transport:
         )
 
     def tell(self, news: str) -> None:
-        """Say what was found out about the server, beside any progress bar."""
-        tqdm.write(f"{self.name}: {news}.")
+        """Say once what was found out about the server, above any progress bar."""
+        if news not in self._told:
+            self._told.add(news)
+            tqdm.write(f"{self.name}: {news}.")
 
     @property
     def base_url(self) -> str:
@@ -89,32 +92,32 @@ class Transport:
 
     def _sent(self, send: Callable[[], Any], sent: Mapping[str, Any]) -> Answer:
         def attempt() -> str:
-            with self.lanes:
-                try:
-                    text = str(send().text)
-                except openai.APIStatusError as error:
-                    refusal = Refusal(error.status_code, error.response.text, error.response.headers)
-                else:
-                    body = decoded(text)
-                    told = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
-                    if not told:
-                        return text
-                    code = told.get("code") if isinstance(told, dict) else None
-                    refusal = Refusal(code if isinstance(code, int) and code >= 400 else 500, text)
-                if refusal.status == 429:
-                    self.lanes.slow_down()
-                raise refusal
+            try:
+                text = str(send().text)
+            except openai.APIStatusError as error:
+                refusal = Refusal(error.status_code, error.response.text, error.response.headers)
+            else:
+                body = decoded(text)
+                told = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
+                if not told:
+                    return text
+                code = told.get("code") if isinstance(told, dict) else None
+                refusal = Refusal(code if isinstance(code, int) and code >= 400 else 500, text)
+            if refusal.status == 429:
+                self.lanes.slow_down()
+            raise refusal
 
         def may_pass(error: BaseException) -> bool:
             if isinstance(error, Refusal):
-                return error.may_pass and not (sent and self.accepted.names(error.text, sent))
+                return error.may_pass and not (sent and self.accepted.refused_field(error, sent))
             return isinstance(error, openai.APIConnectionError)  # a timeout is one too
 
         retry = tenacity.retry_if_exception(may_pass)
         retrying = tenacity.Retrying(retry=retry, wait=_wait_s, stop=self._given_up, reraise=True)
         # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
         try:
-            text = retrying(attempt)
+            with self.lanes:
+                text = retrying(attempt)
         except Refusal as refusal:
             return refusal
         except openai.OpenAIError as error:
@@ -128,7 +131,7 @@ class Transport:
         """Whether a request is not sent again: one clock counts attempts and waiting."""
         error = state.outcome.exception() if state.outcome else None
         loading = isinstance(error, Refusal) and error.loading
-        if loading and state.attempt_number == 1:
+        if loading:
             self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if loading:

@@ -13,6 +13,7 @@ from typing import Any
 
 from helpers.data.example import Example
 from helpers.endpoint.chat import ChatEndpoint
+from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.evaluation.results import by_bucket, spread, undecided
 from helpers.files import Record
@@ -98,9 +99,10 @@ def judge_answers(items: Sequence[Mapping[str, str]], endpoint: ChatEndpoint, *,
         EndpointError: the server failed; finished verdicts stay in the file.
         RunError: the file holds a broken line before its last.
     """
+    tally = Tally(endpoint.name, "Choose another model in endpoint.model as judge, or set score.judge_items to 0.")
     return resumable_map(
         items,
-        lambda item, _: [_judge_one(item, endpoint, seed)],
+        lambda item, _: [_judge_one(item, endpoint, seed, tally)],
         path=path,
         keys=lambda item: [(item["id"], _digest(item))],
         key=lambda row: (row["id"], row.get("case")),
@@ -119,11 +121,13 @@ def _digest(item: Mapping[str, str]) -> str:
     return hashlib.sha256(f"{RUBRIC}\n{_case(item)}".encode()).hexdigest()[:12]
 
 
-def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int) -> dict[str, Any]:
+def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int, tally: Tally) -> dict[str, Any]:
+    tally.stop()
     messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
     except UnreadableReply as error:
         reply = {"verdict": None, "reason": str(error)}
+    tally.add(reply["reason"] if reply["verdict"] is None else None)
     told = {"id": item["id"], "case": _digest(item), "answer": item["answer"], "judge": endpoint.name}
     return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}

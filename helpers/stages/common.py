@@ -83,8 +83,8 @@ def read_card(run: Run) -> dict[str, Any]:
 def rehearsed_examples(run: Run, count: int, path: Path, pack: Pack | None = None) -> list[Example]:
     """Training examples of general knowledge: the base model's right answers to `count` questions, in its own words.
 
-    As many are asked in the language of `pack`. Rehearsing the answers keeps the model from forgetting. They are kept
-    in `path`, and not asked for again.
+    Beside them up to `count` are asked in the language of `pack`. Rehearsing the answers keeps the model from
+    forgetting. They are kept in `path`, and not asked for again.
     """
     from helpers.models.find import load_tokenizer
     from helpers.models.generate import generate_answers

@@ -15,7 +15,7 @@ from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.coverage import coverage
-from helpers.data.glossary.entries import Entry
+from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.preview import a_few, forecast, told
 from helpers.data.glossary.structured import ENOUGH, share_accepted
 from helpers.data.glossary.writer import Way, write_conversations
@@ -76,11 +76,12 @@ def _language(run: Run, entries: list[Entry]) -> str:
     language = entries[0].pack.language
     if run.config.dataset.language:
         return f"Questions are asked in {language}, as dataset.language says."
-    if recognise(f"{entry.definition} {entry.verbose_def}" for entry in entries):
+    whole = load_glossary(run.config.glossary)  # as where the language was chosen
+    if recognise(f"{entry.definition} {entry.verbose_def}" for entry in whole):
         return f"Questions are asked in {language}, the language of the glossary; dataset.language sets another."
     return (
-        f"The glossary is in no language that the course knows: questions are asked in {language}. dataset.language "
-        "sets another; 01-create_dataset/README.md says how to add one."
+        f"The language of the glossary was not recognised: questions are asked in {language}. dataset.language sets "
+        "another; 01-create_dataset/README.md says how to add one."
     )
 
 
@@ -100,7 +101,7 @@ def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -
 
 
 def _way(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Way:
-    """How conversations are written: as configured or as those before; else as a trial on three entries suggests."""
+    """How conversations are written: as configured, else as those in `path` were, else as a trial shows."""
     settings, before = run.config.dataset, read_jsonl(path) if path.exists() else []
     by_model = [row for row in before if row["origin"] == "model"]
     if settings.way or by_model:
@@ -129,7 +130,9 @@ def preview(run: Run, count: int = 3) -> None:
         written = _write(run, shown, endpoint, path)
         took_s = time.monotonic() - started
     print(f"{told(written)}\n")
-    if endpoint.usage["requests"]:
+    if not endpoint.usage["requests"]:
+        print("They were written before, so that their cost is not measured again.")
+    else:
         print(forecast(len(shown), len(entries), took_s, endpoint.usage, config.endpoint.prices))
 
 
@@ -172,7 +175,7 @@ def export(run: Run) -> Path:
     from helpers.data.export import export as write
 
     if run.config.pipeline:
-        raise ConfigError("Holders' records are not exported: they stay on the machine of whom the holders trust.")
+        raise ConfigError("Holders' records cannot be exported. Export the dataset of a glossary or a table.")
     made, folder = run.path / "dataset", run.path / "dataset" / "export"
     if not (made / "card.json").exists():
         raise RunError(f"{run.path} has no dataset yet. Run the command prepare first.")

@@ -21,11 +21,13 @@ def test_what_was_planned_is_found_again_in_every_column(tmp_path: Path) -> None
     train, validation = training_records(made, entries, settings, general=[], test=test, seed=0)
     splits = {"train": train, "validation": validation, "test": test}
     rows = coverage(made, splits)
-    asked = sum(1 + len(record["rejected"]) for record in made)
-    assert sum(row["asked"] for row in rows) == asked > len(made)
+    by_model = sum(record["origin"] == "model" for record in made)
+    attempts = sum(len(record["rejected"]) for record in made) + by_model
+    assert sum(row["attempts"] for row in rows) == attempts > by_model
     assert sum(row["train"] + row["validation"] for row in rows) == len(made)
     assert sum(row["test"] for row in rows) == 5 * (settings.test_new_phrasings + settings.test_reverse)
     assert {row["form"] for row in rows} >= {"in_use", "wrong_guess", "fields", "held out", ""}
 
-    with pytest.raises(KeyError):
-        coverage([{**made[0], "id": "nowhere"}], splits)
+    for wrong in ({**splits, "train": []}, {**splits, "validation": [*validation, train[0]]}):
+        with pytest.raises(AssertionError, match="in no split or in two"):
+            coverage([record for record in made if record["id"] == train[0].id], wrong)

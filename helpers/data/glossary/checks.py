@@ -19,6 +19,7 @@ MAX_FREE_WORDS = 25
 """The same for a capable model, which is asked for natural sentences of at most 25 words."""
 ALIKE = 92.0
 """Similarity, 0 to 100, from which two questions about an entry are worded alike."""
+MOST_TURNS = 3
 GUESS = "wrong_guess"
 """The form in which a person says what the acronym means, wrongly, and is put right."""
 _NAMED = "\ufffc"
@@ -118,6 +119,8 @@ def check_conversation(
     """
     if not turns or not all(text for turn in turns for text in turn):
         return "conversation missing or with an empty message"
+    if len(turns) > MOST_TURNS:
+        return "conversation too long"
     named, told = NAMES[kind]
     question, answer = turns[-1]
     said = " ".join(text for text, _ in turns)

@@ -17,7 +17,7 @@ def a_few(entries: Sequence[Entry], count: int) -> list[Entry]:
     """`count` entries spread over the glossary, from the first to the last."""
     if len(entries) <= count:
         return list(entries)
-    return [entries[round(number * (len(entries) - 1) / (count - 1))] for number in range(count)]
+    return [entries[round(number * (len(entries) - 1) / max(1, count - 1))] for number in range(count)]
 
 
 def told(conversations: Sequence[Record]) -> str:
@@ -27,12 +27,8 @@ def told(conversations: Sequence[Record]) -> str:
     for record in conversations:
         seen[record["entry"], record["kind"]] += 1
         if record["origin"] == "model" and seen[record["entry"], record["kind"]] <= SHOWN:
-            lines += [
-                "",
-                f"{record['entry']}, {record['kind']}",
-                f"  - {record['question']}",
-                f"  - {record['answer']}",
-            ]
+            turns = [turn["content"] for turn in record.get("earlier", ())] + [record["question"], record["answer"]]
+            lines += ["", f"{record['entry']}, {record['kind']}", *(f"  - {turn}" for turn in turns)]
     by_model = sum(record["origin"] == "model" for record in conversations)
     reasons = Counter(attempt["reason"] for record in conversations for attempt in record["rejected"])
     lines += ["", f"{by_model} of {len(conversations)} conversations are the model's, the others the phrasing bank's."]

@@ -20,13 +20,10 @@ from helpers.files import Record
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
-REQUESTS = 3
-"""At most, for the conversations of one kind about an entry."""
 TRIED = 4
 """Conversations that a trial asks for, about each of a few entries."""
 ENOUGH = 0.6
 """Share of a trial's conversations that have to pass the checks, for a model to write in this way."""
-MOST_TURNS = 3
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -57,15 +54,24 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_about(
-    kind: str, entry: Entry, slots: Sequence[str], endpoint: ChatEndpoint, settings: Dataset, seed: int
+    kind: str,
+    entry: Entry,
+    slots: Sequence[str],
+    endpoint: ChatEndpoint,
+    settings: Dataset,
+    seed: int,
+    *,
+    known: Sequence[str] = (),
 ) -> dict[str, Record]:
     """For each slot its conversation, where one passes the checks, and the attempts that did not.
+
+    `settings.attempts` requests are sent at most. `known`: questions about the entry that there are already.
 
     Returns for each slot `{"rejected": [{"question", "answer", "reason"}]}` and, where it is filled, `{"form",
     "question", "answer", "earlier"}`; `earlier` holds the messages before the last question.
     """
     made: dict[str, Record] = {slot: {"rejected": []} for slot in slots}
-    for attempt in range(REQUESTS):
+    for attempt in range(settings.attempts):
         left = [slot for slot in slots if "question" not in made[slot]]
         if not left:
             break
@@ -84,17 +90,17 @@ def write_about(
                 made[slot]["rejected"].append({"question": None, "answer": None, "reason": str(error).rstrip(".")})
             continue
         written = {each["number"]: each["turns"] for each in reply["conversations"]}
-        asked = [made[slot]["question"] for slot in slots if "question" in made[slot]]
+        asked = [*known, *(made[slot]["question"] for slot in slots if "question" in made[slot])]
         for number, (slot, form) in enumerate(zip(left, forms, strict=True), start=1):
             turns = [
                 (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
                 for turn in written.get(number, [])
             ]
-            if reason := check_conversation(kind, form, turns[:MOST_TURNS], entry, asked):
+            if reason := check_conversation(kind, form, turns, entry, asked):
                 question, answer = turns[-1] if turns else (None, None)
                 made[slot]["rejected"].append({"question": question, "answer": answer, "reason": reason})
                 continue
-            *before, (question, answer) = [(said, as_in_glossary(told, entry)) for said, told in turns[:MOST_TURNS]]
+            *before, (question, answer) = [(said, as_in_glossary(told, entry)) for said, told in turns]
             made[slot] |= {"form": form, "question": question, "answer": answer, "earlier": dialogue(before)}
             asked.append(question)
     return made
@@ -102,11 +108,9 @@ def write_about(
 
 def share_accepted(entries: Sequence[Entry], endpoint: ChatEndpoint, settings: Dataset, seed: int) -> float:
     """Share of a few conversations about each of `entries` that pass the checks at the first request, 0 to 1."""
-    kept = 0
-    for entry in entries:
-        made = write_about("forward", entry, [f"trial/{n}" for n in range(TRIED)], endpoint, settings, seed)
-        kept += sum("question" in record and not record["rejected"] for record in made.values())
-    return kept / (TRIED * len(entries))
+    once, slots = settings.model_copy(update={"attempts": 1}), [f"trial/{number}" for number in range(TRIED)]
+    made = [write_about("forward", entry, slots, endpoint, once, seed) for entry in entries]
+    return sum("question" in record for of in made for record in of.values()) / (TRIED * len(entries))
 
 
 def _form(kind: str, entry: Entry, number: int) -> str:

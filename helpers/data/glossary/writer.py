@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from tqdm import tqdm
 
 from helpers.config import Dataset
 from helpers.data.example import Message, few_shot, tidy
@@ -24,7 +20,8 @@ from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
 from helpers.data.glossary.structured import write_about
 from helpers.data.languages.pack import Pack
-from helpers.errors import EndpointError, UnreadableReply
+from helpers.endpoint.tally import Tally
+from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
 
@@ -33,7 +30,11 @@ if TYPE_CHECKING:
 
 Way = Literal["two_requests", "structured"]
 ANSWER_ATTEMPTS = 2
-FIRST = 12
+USELESS = (
+    "Name a more capable model in endpoint.model; or, where it thinks too long, stop that by endpoint.extra, as "
+    "{reasoning_effort: low} or {chat_template_kwargs: {enable_thinking: false}}; or set dataset.forward_by_model and "
+    "dataset.reverse_by_model to 0 to write with the phrasing bank alone."
+)
 STOP = "?"
 """One question is enough: after it a small model would answer, or ask again."""
 
@@ -68,7 +69,7 @@ def write_conversations(
         "reverse": (settings.reverse_by_model, settings.reverse_by_bank),
     }
 
-    tally = Tally(endpoint)
+    tally = Tally(endpoint.name, USELESS)
 
     def slots(of: tuple[str, Entry]) -> list[str]:
         kind, entry = of
@@ -80,8 +81,9 @@ def write_conversations(
         bank = [fill_entry(phrasing, entry) for phrasing in entry.pack.train[kind]]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
         left = [slot for slot in slots(of)[: wanted[kind][0]] if slot not in done]
-        at_once = way == "structured" and bool(left) and not tally.hopeless
-        made = write_about(kind, entry, left, endpoint, settings, seed) if at_once else {}
+        at_once = way == "structured" and bool(left) and not _hopeless(tally, endpoint)
+        known = [done[slot]["question"] for slot in slots(of) if slot in done]
+        made = write_about(kind, entry, left, endpoint, settings, seed, known=known) if at_once else {}
         for each in made.values():
             tally.add(*(attempt["reason"] for attempt in each["rejected"]), *([None] if "form" in each else []))
         for number, slot in enumerate(slots(of)):
@@ -117,7 +119,7 @@ def _from_model(
 ) -> bool:
     """Fill a slot with the model's words and note what was refused; False where every attempt was."""
     for attempt in range(settings.attempts):
-        if tally.hopeless:
+        if _hopeless(tally, endpoint):
             break
         question, answer, reason = None, None, None
         number = _number(seed, record["id"], attempt)
@@ -169,34 +171,11 @@ def _answer(kind: str, entry: Entry, question: str, endpoint: ChatEndpoint, sett
     return tidy(reply.text)
 
 
-class Tally:
-    """Whether the model's words are of use: one of the first `FIRST` attempts at least has to pass the checks."""
-
-    def __init__(self, endpoint: ChatEndpoint) -> None:
-        self._endpoint, self._lock, self._told = endpoint, threading.Lock(), ""
-        self._reasons = Counter[str | None]()
-
-    def add(self, *reasons: str | None) -> None:
-        """Count attempts by why they were refused, None for one that is kept."""
-        with self._lock:
-            self._reasons.update(reasons)
-            if self._told or self._reasons[None] or self._reasons.total() < FIRST:
-                return
-            found = ", ".join(f"{reason} ({times} times)" for reason, times in self._reasons.most_common(3))
-            attempts = f"None of the first {self._reasons.total()} attempts of {self._endpoint.name}"
-            self._told = f"{attempts} passed the checks: {found}."
-        if self._endpoint.embedded:
-            tqdm.write(f"{self._told} The phrasing bank goes on alone.")
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether the bank goes on alone, for the embedded model; for another one EndpointError is raised."""
-        if self._told and not self._endpoint.embedded:
-            raise EndpointError(
-                f"{self._told} Name a more capable model in endpoint.model, or set dataset.forward_by_model and "
-                "dataset.reverse_by_model to 0 to write with the phrasing bank alone."
-            )
-        return bool(self._told)
+def _hopeless(tally: Tally, endpoint: ChatEndpoint) -> bool:
+    """Whether the bank goes on alone, after useless attempts of the embedded model; of another one EndpointError."""
+    if not endpoint.embedded:
+        tally.stop()
+    return bool(tally.told)
 
 
 def _from_bank(record: Record, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:

@@ -14,6 +14,7 @@ from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
+from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Done, resumable_map
@@ -46,6 +47,7 @@ def reword(
     `path` keeps results as they come: JSON lines `{"question", "writer", "wordings", "rejected": [reasons]}`.
     `temperature` and `seed` are for sampling. Returns each row's wordings, and reason to number of refused wordings.
     """
+    tally = Tally(endpoint.name, "Name a more capable model in endpoint.model, or set data.rewordings to 0.")
 
     def write(row: Row, _done: Done) -> Iterator[Record]:
         question, wordings, rejected = row.asked.question, list[str](), list[str]()
@@ -53,6 +55,7 @@ def reword(
         for _ in range(wanted * ATTEMPTS):
             if len(wordings) == wanted:
                 break
+            tally.stop()
             try:
                 reply = endpoint.complete(
                     few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
@@ -63,9 +66,11 @@ def reword(
                 )
             except UnreadableReply as error:
                 rejected.append(str(error).rstrip("."))
+                tally.add(rejected[-1])
                 continue
             wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
+            tally.add(reason)
             (rejected if reason else wordings).append(reason or wording)
         yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
