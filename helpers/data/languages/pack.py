@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.config_layers import explained, read_layer
+from helpers.data.reading.packs import Reading
 from helpers.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -58,11 +59,11 @@ Item = TypeVar("Item")
 Some = Annotated[list[Item], Field(min_length=1)]
 Filled = Annotated[str, Field(min_length=1)]
 Words = Some[Annotated[Filled, AfterValidator(_pattern)]]
-"""Words and regular expressions, of which a text holds one, whole and in any case."""
+"""Regular expressions; a text matches if one of them occurs as whole words, in any case."""
 
 
 class Part(BaseModel):
-    """A part of a pack; what there is for each kind of question is also found under the kind's name."""
+    """A part of a pack; `part["forward"]` is `part.forward`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -185,8 +186,8 @@ class Pack(Part):
     asserting: Asserting
     in_context: InContext
     general: General = General(test=[], train=[])
-    reading: Any = None
-    """How answers are read; checked where that is done."""
+    reading: Reading | None = None
+    """How answers are read; used of the packs in this folder."""
 
 
 def shipped() -> list[str]:
