@@ -18,7 +18,7 @@ Done = Mapping[Hashable, Record]
 
 def resumable_map(
     items: Sequence[Item],
-    work: Callable[[Item, Done], Iterable[Record]],
+    work: Callable[[Item, Done], Iterable[Record | list[Record]]],
     *,
     path: Path,
     keys: Callable[[Item], Sequence[Hashable]],
@@ -29,10 +29,10 @@ def resumable_map(
 ) -> list[Record]:
     """Do `work` for every item that misses a result in `path`; a killed call goes on where it stopped.
 
-    `work` is called in threads with an item and all results so far, and gives the results that the item misses one
-    after the other; each is appended to the JSON lines of `path` at once. If it raises, no further result is begun, and
-    those being made are still kept. `keys` are those of an item's results, `key` is that of a result: items with the
-    same key share one result. `keep` says whether a result of an earlier call counts.
+    `work` is called in threads with an item and all results so far. It gives the results that the item misses one after
+    the other, or a list of several that belong together; each is appended to the JSON lines of `path` at once. If it
+    raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
+    `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
 
     Returns the results of each item, in the order of items and their keys.
     """
@@ -49,13 +49,14 @@ def resumable_map(
         def finish(item: Item) -> None:
             rows = iter(work(item, done))
             while not stop.is_set():
-                row = next(rows, None)
-                if row is None:
+                found = next(rows, None)
+                if found is None:
                     return
                 with lock:
-                    append(row)
-                    done[key(row)] = row
-                    bar.update()
+                    for row in found if isinstance(found, list) else [found]:
+                        append(row)
+                        bar.update(key(row) not in done)
+                        done[key(row)] = row
 
         futures = [pool.submit(finish, item) for item in left]
         try:

@@ -41,7 +41,10 @@ class Server(NamedTuple):
         if self.base_url is None:
             return "embedded"
         scheme, found, address = self.base_url.partition("://")
-        shown = (address if found else scheme).partition("?")[0].rpartition("@")[2].rstrip("/")
+        address = address if found else scheme
+        if "@" in address.partition("?")[2]:  # a password with a question mark, or a query with a secret
+            return "an address with ? and @"
+        shown = address.partition("?")[0].rpartition("@")[2].rstrip("/")
         return f"{scheme}://{shown}" if found else shown
 
     def name(self, model: str | None = None) -> str:
@@ -81,7 +84,7 @@ def tidied(address: str) -> str:
         with suppress(ValueError):
             near = bool(ipaddress.ip_address(host)) or near
         text = f"{'http' if near else 'https'}://{text}"
-    address, _, query = text.partition("#")[0].strip().partition("?")
+    address, _, query = re.split(r"\s#|/#", text)[0].strip().partition("?")
     query = "" if re.match(r"models?=", query) else query  # of a page that a browser shows
     return _ENDS.sub("", address.rstrip("/")).rstrip("/") + (f"?{query}" if query else "")
 
@@ -115,8 +118,9 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
             _refuse_misspelt(env)
     if provider == "embedded":
         if base_url:
+            place = Server(base_url, None, None).place
             raise ConfigError(
-                f"endpoint.base_url is {base_url!r}, but endpoint.provider is 'embedded', which has its own "
+                f"endpoint.base_url is {place!r}, but endpoint.provider is 'embedded', which has its own "
                 "address; set endpoint.base_url to null, or endpoint.provider to 'openai'."
             )
         return Server(None, model, None)

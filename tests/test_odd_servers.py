@@ -1,13 +1,14 @@
 """Conversations and verdicts from servers that answer in odd ways: kept, or refused with a reason and a remedy."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_client import ASK, OPTIONS, SCHEMA, VERDICT, endpoint, message_of
-from odd_servers import USABLE, USELESS, Oddity, listing, mixed, said
-from scripted_server import MODEL, Response, Script, ScriptedServer, failure
+from chat_client import ASK, KEY, OPTIONS, SCHEMA, VERDICT, endpoint, message_of
+from odd_servers import USABLE, USELESS, Oddity, good, listing, mixed, said
+from scripted_server import MODEL, Response, Script, ScriptedServer, completion, failure, models
 
 from helpers.config import load_config
 from helpers.data.glossary.entries import Entry
@@ -154,3 +155,139 @@ def test_a_server_that_fails_at_formats_is_asked_in_words() -> None:
 def test_each_refusal_has_its_own_remedy(status: int, detail: str, remedy: str) -> None:
     with ScriptedServer(Response(status, body=json.dumps({"detail": detail})), script_models=True) as server:
         assert remedy in message_of(endpoint(server.url).check, within_s=6, kind=EndpointError)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        failure(400, "Your credit balance is too low"),
+        failure(400, "No models loaded"),
+        Response(headers={"Content-Type": "text/html"}, body="<html>Sign in</html>"),
+        completion(""),
+    ],
+)
+def test_a_server_that_turns_useless_half_way_is_left(later: Response, tmp_path: Path) -> None:
+    with ScriptedServer(lambda number, path, body: said(good(body), body) if number < 25 else later) as server:
+        message = message_of(lambda: write(server, tmp_path / "c.jsonl", TWELVE), within_s=20)
+    assert "None of the last" in message and len(server.requests) < 25 + 60
+    kept = read_jsonl(tmp_path / "c.jsonl")
+    assert sum(row["origin"] == "model" for row in kept) >= 5
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "field"),
+    [
+        (503, "GPU temperature too high", ""),
+        (500, "stream error: stream ID 5", ""),
+        (401, "came to a stop", ""),
+        (400, "Bad. Received params={'max_tokens': 60, 'seed': 1}", ""),
+        (422, [{"type": "extra_forbidden", "loc": ["body", "seed"], "input": {"temperature": 0}}], "seed"),
+        (400, "Temperature must be 1", "temperature"),
+        (500, "unsupported parameter: seed", "seed"),
+    ],
+)
+def test_a_word_in_another_sense_costs_no_field(status: int, detail: Any, field: str) -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        return Response(status, body=json.dumps({"detail": detail})) if number == 0 else said("yes", body)
+
+    with ScriptedServer(script) as server:
+        chat = endpoint(server.url)
+        with suppress(EndpointError):
+            chat.complete(ASK, **OPTIONS)
+    assert chat.accepted.refused == ([field] if field else [])
+
+
+def test_thoughts_get_no_more_room_than_there_is() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        if body["max_tokens"] > 1000:
+            return failure(400, "'max_tokens' is too large: 2108. This model's maximum context length is 1024 tokens")
+        return said("yes", body, reasoning_content="Hm.")
+
+    with ScriptedServer(script) as server:
+        chat = endpoint(server.url)
+        assert [chat.complete(ASK, **OPTIONS).text for _ in range(2)] == ["yes", "yes"]
+    assert server.requests[-1].body["max_tokens"] == 60 + 512
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        said("cut \ud83d", {}),
+        Response(body=json.dumps({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "12"}})),
+        Response(body="\ufeff" + said("a", {}).body),
+        *(
+            Response(headers={"Content-Type": "text/event-stream"}, body=f"data: {event}\n\ndata: [DONE]\n\n")
+            for event in ('{"choices":[null]}', '{"choices":{"a":1}}', '{"choices":[{"delta":"Hi"}]}', "1")
+        ),
+        Response(headers={"Content-Type": "application/json; charset=hex"}, body=said("a", {}).body),
+        failure(429, Retry_After="Fri, 31 Dec 9999 23:59:59 -1200"),
+    ],
+)
+def test_odd_bodies_and_headers_end_in_a_reply_or_one_sentence(response: Response, tmp_path: Path) -> None:
+    with ScriptedServer(response) as server:
+        chat = endpoint(server.url, max_attempts=1)
+        try:
+            text = chat.complete(ASK, **OPTIONS).text
+        except EndpointError as error:
+            text = str(error)
+    assert text and chat.usage["prompt_tokens"] == 0
+    (tmp_path / "text").write_text(text, "utf-8")
+
+
+def test_a_stream_without_its_end_is_cut() -> None:
+    event = json.dumps({"choices": [{"delta": {"content": "Could you\u2028spell"}}]}, ensure_ascii=False)
+    with ScriptedServer(Response(headers={"Content-Type": "text/event-stream"}, body=f"data: {event}\n\n")) as server:
+        reply = endpoint(server.url).complete(ASK, **OPTIONS)
+    assert (reply.text, reply.finish_reason) == ("Could you\u2028spell", "length")
+
+
+def test_a_key_in_a_reply_is_not_kept() -> None:
+    with ScriptedServer(lambda number, path, body: said(f"Incorrect API key {KEY}.", body)) as server:
+        assert endpoint(server.url).complete(ASK, **OPTIONS).text == "Incorrect API key [API key]."
+
+
+def listing_only(names: list[str], refusal: Response | None) -> Script:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        if path == "/v1/models":
+            return models(*names) if names else failure(403, "Missing scopes: api.model.read")
+        return refusal or said("hello", body)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "model", "expected"),
+    [
+        (listing_only(["llama3:70b", "llama3:latest"], None), "llama3", "llama3:latest"),
+        (
+            listing_only(["evil/gpt", "openai/gpt"], failure(404, "model gpt not found")),
+            "gpt",
+            "such as evil/gpt, openai",
+        ),
+        (listing_only([], None), MODEL, MODEL),
+        (listing_only(["other"], failure(402, "Insufficient credits")), "auto", "no credit left"),
+        (listing_only(["other"], failure(401, "wrong key")), "auto", "refuses the API key"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_model_is_named(script: Script, model: str, expected: str) -> None:
+    with ScriptedServer(script, script_models=True) as server:
+        chat = endpoint(server.url, model=model)
+        try:
+            found = chat.check()
+        except EndpointError as error:
+            found = str(error)
+    assert expected in found
+
+
+def test_an_address_with_a_query_and_a_redirect() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        if path.startswith("/old"):
+            return Response(301, {"Location": "https://new.example/v1/models?key=s"}, "")
+        return models() if path.startswith("/v1/models?") else said("hello", body)
+
+    with ScriptedServer(script, script_models=True) as server:
+        chat = endpoint(server.url, address=f"{server.url}/v1?api-version=1")
+        assert chat.check() == MODEL and chat.complete(ASK, **OPTIONS).text == "hello"
+        assert server.requests[-1].path == "/v1/chat/completions?api-version=1"
+        moved = endpoint(server.url, address=f"{server.url}/old", model=None)
+        assert "moved to https://new.example/v1/models; write that address" in message_of(moved.check)

@@ -17,7 +17,11 @@ SYSTEM = "system message"
 INSTEAD = {SYSTEM: "; its words stand before the first question", "max_tokens": "; max_completion_tokens is sent"}
 THINKING_TOKENS = 2048  # room for thoughts before an answer
 
-_TOO_LONG = re.compile(r"context (length|window|size)|too (long|large|many)|exceed", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|(prompt|input|max_tokens\W*) is too (long|large)|too many tokens|"
+    r"exceeds?\b.*\b(token|context)|max\w*_tokens\W+(must be )?(at most|less than)",
+    re.IGNORECASE,
+)
 _REFUSES = re.compile(r"support|permitted|allowed|unknown|unrecogni|unexpected|invalid|roles? must", re.IGNORECASE)
 _NO_SYSTEM = re.compile(r"system\W+(role|message|prompt|turn)|roles? (must|\w+ not)|only user and", re.IGNORECASE)
 
@@ -26,18 +30,18 @@ class Accepted:
     """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent. Safe between threads.
 
     `refused` names what is not sent any more, in the order in which that was found out; `thinks` says whether the model
-    thinks before it writes, so that it gets room for that.
+    thinks before it writes; then it gets `room` for that, in tokens.
     """
 
     def __init__(self, extra: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        self.extra, self.refused, self.thinks = dict(extra), list[str](), False
+        self.extra, self.refused, self.thinks, self.room = dict(extra), list[str](), False, 0
         self._tell, self._lock = tell, threading.Lock()
 
     def fields(self, messages: Messages, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request for a reply to `messages`, as far as the server accepts what is `wanted`."""
         fields = {"messages": [dict(message) for message in messages], "stream": False, **wanted}
         if self.thinks:
-            fields["max_tokens"] += THINKING_TOKENS
+            fields["max_tokens"] += self.room
         if "max_tokens" in self.refused:
             fields["max_completion_tokens"] = fields.pop("max_tokens")
         if SYSTEM in self.refused and fields["messages"][0]["role"] == "system":
@@ -48,18 +52,22 @@ class Accepted:
 
     def refused_field(self, refusal: Refusal, sent: Mapping[str, Any]) -> str:
         """The optional one of the fields `sent` that a refusal names; empty where it names none."""
-        said = refusal.detail
-        if refusal.status not in (400, 422, 500, 501) or _TOO_LONG.search(said):
+        said = refusal.named
+        if refusal.status not in (400, 422, 500, 501) or _TOO_LONG.search(refusal.detail):
             return ""
         if refusal.status >= 500 and not _REFUSES.search(said):  # such as "error while reading the stream"
             return ""
         for name in ("max_tokens", "max_completion_tokens", *OPTIONAL):
-            if name in sent and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
+            if name in sent and re.search(rf"(?<![\w-]){name}(?![\w-])", said, re.IGNORECASE):
                 return name
         return SYSTEM if sent["messages"][0]["role"] == "system" and _NO_SYSTEM.search(said) else ""
 
     def learn(self, refusal: Refusal, sent: Mapping[str, Any]) -> bool:
-        """Send the optional field no more that a refusal names; returns whether it names one."""
+        """Send the optional field no more that a refusal names, or ask for fewer tokens; whether anything changes."""
+        if self.room and _TOO_LONG.search(refusal.detail):
+            with self._lock:
+                self.room //= 2
+            return True
         if name := self.refused_field(refusal, sent):
             self.refuse(name, f"the server refuses it{INSTEAD.get(name, '')}")
         return bool(name)
@@ -77,5 +85,5 @@ class Accepted:
         with self._lock:
             if self.thinks:
                 return
-            self.thinks = True
+            self.thinks, self.room = True, THINKING_TOKENS
         self._tell(f"the model thinks before it writes: every reply has {THINKING_TOKENS} more tokens for that")

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class ChatEndpoint:
         options: dict[str, Any] = {"max_tokens": 24, "temperature": 0.2, "seed": 1}
         for ask in (
             lambda: self._complete(told, options | {"stop": ["\n"]}),
-            lambda: self._complete_json(told, schema, options),
+            lambda: self._complete_json(told, schema, options, schema),
         ):
             try:
                 ask()
@@ -110,18 +111,20 @@ class ChatEndpoint:
         wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | ({"stop": stop} if stop else {})
         return self._complete(messages, wanted)
 
-    def complete_json(self, messages: Messages, *, schema: dict[str, Any], **options: Any) -> dict[str, Any]:
+    def complete_json(
+        self, messages: Messages, *, schema: dict[str, Any], accept: dict[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
         """Ask for one JSON object that fits a JSON schema, in the strictest way this server supports.
 
         The first request finds that way out: a JSON schema, else JSON mode, else words in the prompt. Some
         servers reject a format they do not know, others silently ignore it; both lead to the next one.
-        The options are those of `complete`.
+        The options are those of `complete`. `accept`: a looser schema that the reply has to fit; null = the same.
 
         Raises:
             EndpointError: as in `complete`.
             UnreadableReply: the reply holds no object that fits the schema.
         """
-        return self._complete_json(messages, schema, options)
+        return self._complete_json(messages, schema, options, accept or schema)
 
     def _complete(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
         reply = self._reply(messages, wanted)
@@ -149,7 +152,7 @@ class ChatEndpoint:
             if self.accepted.learn(body, sent):
                 continue
             failure = self._failures.explain(body)
-            if body.status >= 500 and "response_format" in wanted:  # a server may fail at a format it does not know
+            if body.status >= 500 and "response_format" in wanted and not self._json_format:  # it fails at the format
                 failure = RequestRejected(str(failure))
             raise failure
         if isinstance(body, UnreadableReply):
@@ -158,16 +161,19 @@ class ChatEndpoint:
         usage = body.get("usage")
         with self._counting:
             told = usage if isinstance(usage, dict) else {}
-            self.usage.update({name: told.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")})
+            for name in ("prompt_tokens", "completion_tokens"):
+                self.usage[name] += told[name] if isinstance(told.get(name), int) else 0
             self.usage["requests"] += 1
         if reply is not None:
-            return reply
+            return replace(reply, text=self._failures.redact(reply.text))
         start = self._failures.shorten(json.dumps(body))
         raise self._failures.error(
             f"answered with JSON that is no chat completion ({start}); check its address", UnreadableReply
         )
 
-    def _complete_json(self, messages: Messages, schema: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    def _complete_json(
+        self, messages: Messages, schema: dict[str, Any], options: Mapping[str, Any], accept: dict[str, Any]
+    ) -> dict[str, Any]:
         def ask(json_format: str) -> Reply:
             if json_format == "json_schema":
                 form = {"type": json_format, "json_schema": {"name": "reply", "schema": schema, "strict": True}}
@@ -182,7 +188,7 @@ class ChatEndpoint:
             known = self._json_format
             reply = None if known else self._probe_json(ask, schema)
         reply = reply or ask(str(known))
-        found, fault = find_object(reply.text, schema)
+        found, fault = find_object(reply.text, accept)
         if found is None:
             cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
             fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)

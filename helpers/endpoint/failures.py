@@ -34,9 +34,22 @@ class Refusal(Exception):
     @property
     def loading(self) -> bool:
         """Whether the server is up and its model not yet."""
-        return (
-            self.status == 503 and re.search(r"\b(un)?load|warming|starting|not ready", self.detail, re.I) is not None
-        )
+        said = r"\b(loading|warming up|starting up|being loaded|not (yet )?(loaded|ready))\b"
+        busy = re.search(r"overload|heavy|upstream", self.detail, re.I)
+        return self.status == 503 and not busy and re.search(said, self.detail, re.I) is not None
+
+    @property
+    def named(self) -> str:
+        """What the refusal is about: the field that it names apart, else its words without what they repeat of ours."""
+        found = None
+        with suppress(ValueError, RecursionError):
+            found = json.loads(self.text)
+        while isinstance(found, dict):
+            if isinstance(param := found.get("param"), str):
+                return param
+            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
+        places = [item.get("loc") for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+        return str(places) if any(places) else re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
 
     @property
     def out_of_credit(self) -> bool:
@@ -59,7 +72,7 @@ class Refusal(Exception):
         asked = self.headers.get("retry-after", "")
         with suppress(ValueError):
             return float(asked)
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, TypeError, OverflowError):
             return max(0.0, (parsedate_to_datetime(asked).astimezone(UTC) - datetime.now(UTC)).total_seconds())
         return 0.0
 
@@ -102,7 +115,8 @@ class Failures:
                     f"cannot be reached, or broke off its answer ({cause}); check that it runs, that endpoint.base_url "
                     "is right, and the proxy if one is set"
                 )
-        return self.error(f"could not be used: {self.shorten(str(error))}; check the endpoint settings")
+        # What other errors say may hold parts of the address or of a proxy's, with their passwords.
+        return self.error(f"could not be asked ({type(error).__name__}); check its address and the proxy's")
 
     def not_json(self, text: str) -> UnreadableReply:
         """Describe a successful answer that is no JSON object: an attempt that came to nothing."""
@@ -125,6 +139,9 @@ class Failures:
         for pattern, statuses, cure, kind in _CURES:
             if status in statuses and re.search(pattern, detail, re.IGNORECASE):
                 return self.error(f"{said}: {cure}", kind)
+        if 300 <= status < 400:
+            place = self.shorten(refusal.headers.get("location", "").partition("?")[0])
+            return self.error(f"{said}: it has moved to {place}; write that address in place of its own")
         if status in (404, 405):
             return self.error(f"{said}: nothing is served at this path; check endpoint.base_url")
         if status == 429:
@@ -146,7 +163,8 @@ class Failures:
         return self.error(f"{said}; check the endpoint settings")
 
     def redact(self, text: str) -> str:
-        """A text of the server without the key, which some servers repeat."""
+        """A text of the server without the key, which some servers repeat, and without half characters."""
+        text = text.encode("utf-8", "replace").decode()
         return re.sub(rf"(?<!\w){re.escape(self.key)}(?!\w)", "[API key]", text) if self.key else text
 
 

@@ -28,11 +28,17 @@ def find_model(transport: Transport, wanted: str | None) -> tuple[str, int | Non
         raise transport.failures.no_model()
     model = wanted or chatting[0]
     if offered and model not in offered:
-        model = alike[0] if alike else model
-        if not alike and not isinstance(_hello(transport, model), dict):
+        same = [name for name in alike if name == f"{wanted}:latest"] or alike
+        said = None if len(same) == 1 else _hello(transport, model)
+        if len(same) == 1:
+            model = same[0]
+            transport.tell(f"{wanted} is called {model} there")
+        elif isinstance(said, Refusal) and said.status not in (400, 404, 422):
+            raise transport.failures.explain(said)
+        elif not isinstance(said, dict):
             raise transport.failures.error(
                 f"does not offer the model {wanted!r}; set endpoint.model to one it offers, such as "
-                f"{', '.join(chatting[:5])}"
+                f"{', '.join((same or chatting)[:5])}"
             )
     about = next((item for item in items if item["id"] == model), {})
     numbers = [of.get(name) for of in (about, about.get("meta")) if isinstance(of, dict) for name in _CONTEXT]
@@ -48,17 +54,22 @@ def _listed(transport: Transport, wanted: str | None) -> list[Record]:
     for transport.base_url in places:
         body = transport.models()
         if isinstance(body, Refusal):
-            if body.status not in (404, 405, 501):
-                raise transport.failures.explain(body)
             failure = failure or transport.failures.explain(body)
+            if body.status not in (404, 405, 501):
+                if body.status == 401 or not wanted:
+                    raise failure
+                places = [transport.base_url]  # a key may be good for chat alone
+                break
         elif isinstance(body, UnreadableReply):
             failure = failure or body
         elif isinstance(data := body.get("data"), list):
             return [item for item in data if isinstance(item, dict) and "id" in item]
     for transport.base_url in places if wanted else []:
         body = _hello(transport, str(wanted))
-        if isinstance(body, dict) or (isinstance(body, Refusal) and body.status not in (404, 405)):
+        if isinstance(body, dict):
             return []
+        if isinstance(body, Refusal) and body.status not in (404, 405):
+            raise transport.failures.explain(body)
     transport.base_url = places[0]
     if failure is None:
         raise transport.failures.no_model()

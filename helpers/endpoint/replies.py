@@ -14,15 +14,16 @@ import jsonschema  # type: ignore[import-untyped]
 _OPENS = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis)")
 _CLOSES = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
 _ESCAPE = re.compile(r"\\(?:([\"\\/bfnrt]|u[0-9a-fA-F]{4}))?")
-_AT_LENGTH = ("length", "max_tokens", "model_length")
+_AT_LENGTH = ("length", "max_tokens", "model_length", "max_output_tokens")
+_OTHER_ENDS = ("content_filter", "tool_calls", "function_call", "error")
 
 
 @dataclass(frozen=True)
 class Reply:
     """What the model wrote, without its thoughts.
 
-    `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or another
-    word of the server. `thinks`: thoughts came first.
+    `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or why there
+    is no text. `thinks`: thoughts came first.
     `late`: blank lines or thoughts did, so that a `stop` may end the reply before its first word. `fault`: why
     there is no text.
     """
@@ -44,29 +45,29 @@ class Reply:
 
 def decoded(text: str) -> Any:
     """The JSON of a response, or what a stream of events amounts to; None where it is neither."""
+    text = text.lstrip("\ufeff")
     with suppress(ValueError, RecursionError):
         return json.loads(text)
+    lines = [line.removeprefix("data:").strip() for line in text.split("\n") if line.startswith("data:")]
     events = []
-    for line in text.splitlines():
+    for line in lines:
         with suppress(ValueError, RecursionError):
-            if line.startswith("data:"):
-                events.append(json.loads(line.removeprefix("data:")))
-    return _gathered([event for event in events if isinstance(event, dict)]) if events else None
+            events.append(json.loads(line))
+    return _gathered([event for event in events if isinstance(event, dict)], "[DONE]" in lines) if events else None
 
 
-def _gathered(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One completion out of the pieces of a stream."""
-    message: dict[str, Any] = {}
-    whole: dict[str, Any] = {}
-    reason = None
+def _gathered(events: Sequence[dict[str, Any]], whole: bool) -> dict[str, Any]:
+    """One completion out of the pieces of a stream; without its end it counts as cut off."""
+    text, reason = "", None
     for event in events:
-        whole |= {name: value for name, value in event.items() if name in ("error", "usage", "model") and value}
-        choices = event.get("choices") or [{}]
-        reason = choices[0].get("finish_reason") or reason
-        for name, piece in (choices[0].get("delta") or choices[0].get("message") or {}).items():
-            if isinstance(piece, str) and name != "role":
-                message[name] = message.get(name, "") + piece
-    return whole | {"choices": [{"message": message, "finish_reason": reason}]} if message or reason else whole
+        if event.get("error"):
+            return event
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        piece = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+        text += _text(piece.get("content")) if isinstance(piece, dict) else ""
+        reason = choice.get("finish_reason") or reason
+    return {"choices": [{"message": {"content": text}, "finish_reason": reason or ("stop" if whole else "length")}]}
 
 
 def read_reply(body: Mapping[str, Any]) -> Reply | None:
@@ -78,7 +79,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
     said = str(choice.get("finish_reason") or "stop")
-    reason = "length" if said in _AT_LENGTH else "stop" if re.match("eos|end_turn|stop", said) else said
+    reason = "length" if said.lower() in _AT_LENGTH else said.lower() if said.lower() in _OTHER_ENDS else "stop"
     raw = _text(message.get("content"))
     apart = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
     *thoughts, text = _CLOSES.split(raw)
@@ -105,10 +106,15 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
 def _text(content: Any) -> str:
     """A message's text, which some servers send in parts; those of a thought are no text."""
     if isinstance(content, str):
-        return content
+        return _whole(content)
     parts = content if isinstance(content, list) else [content]
     texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | dict)]
-    return "".join(text for text in texts if isinstance(text, str))
+    return _whole("".join(text for text in texts if isinstance(text, str)))
+
+
+def _whole(text: str) -> str:
+    """Half a character, as of an emoji that was cut off, cannot be written into a file."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def find_object(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -126,6 +132,7 @@ def find_object(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | 
             found, end = json.JSONDecoder(strict=False).raw_decode(text, brace.start())
         except (ValueError, RecursionError):
             continue
+        found = json.loads(_whole(json.dumps(found, ensure_ascii=False)))
         for name, rule in schema.get("properties", {}).items():
             if isinstance(found.get(name), str):
                 words = {word.casefold(): word for word in rule.get("enum", ())}

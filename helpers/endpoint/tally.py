@@ -19,18 +19,26 @@ class Tally:
 
     def __init__(self, name: str, remedy: str) -> None:
         self._name, self._remedy, self._lock = name, remedy, threading.Lock()
-        self._reasons = Counter[str | None]()
+        self._reasons, self._row = Counter[str | None](), list[tuple[str, str]]()
         self.told = ""
         """Why the model is of no use; empty as long as that is open."""
 
-    def add(self, *reasons: str | None) -> None:
-        """Count attempts by why they were refused, None for one that is kept."""
+    def add(self, *reasons: str | None, about: str = "", unreadable: bool = False) -> None:
+        """Count attempts by why they were refused, None for one that is kept.
+
+        `unreadable`: no usable reply came. Where that happens `FIRST` times in a row, `about` three things or more, a
+        server has turned useless half way.
+        """
         with self._lock:
             self._reasons.update(reasons)
-            if self.told or self._reasons[None] or (total := self._reasons.total()) < FIRST:
+            self._row = [*self._row, (about, str(reasons[-1]))] if unreadable else []
+            worst, which = self._reasons, f"the first {self._reasons.total()}"
+            if len(self._row) >= FIRST and len({about for about, _ in self._row}) > 2:
+                worst, which = Counter(reason for _, reason in self._row), f"the last {len(self._row)}"
+            elif self._reasons[None] or self._reasons.total() < FIRST:
                 return
-            found = ", ".join(f"{reason} ({times} times)" for reason, times in self._reasons.most_common(3))
-            self.told = f"None of the first {total} attempts of {self._name} was of use: {found}."
+            found = ", ".join(f"{reason} ({times} times)" for reason, times in worst.most_common(3))
+            self.told = self.told or f"None of {which} attempts of {self._name} was of use: {found}."
 
     def stop(self) -> None:
         """Raise EndpointError where the model is of no use."""

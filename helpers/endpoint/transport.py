@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import openai
 import tenacity
@@ -50,16 +50,21 @@ class Transport:
         self.accepted = Accepted(settings.extra, self.tell)
         self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
         try:
+            base_url, _, query = str(server.base_url).partition("?")
             self._client = openai.OpenAI(
-                base_url=str(server.base_url),
+                base_url=base_url,
+                default_query=dict(parse_qsl(query)),
+                default_headers={"api-key": key} if key and host.endswith(".azure.com") else None,
                 api_key=key or "none",  # The library insists on one.
                 timeout=openai.Timeout(settings.timeout_s, connect=min(settings.timeout_s, 10)),
                 max_retries=0,
                 # A proxy cannot reach this machine's loopback.
-                http_client=openai.DefaultHttpxClient(trust_env=host not in _LOOPBACK, verify=_trusted()),
+                http_client=openai.DefaultHttpxClient(
+                    trust_env=host not in _LOOPBACK, verify=_trusted(), follow_redirects=False
+                ),
             )
-        except (ValueError, ImportError, OSError) as error:
-            fault = self.failures.shorten(str(error))
+        except Exception as error:  # of several libraries; their texts may hold a proxy's password
+            fault = type(error).__name__
         else:
             return
         raise ConfigError(
@@ -120,7 +125,7 @@ class Transport:
                 text = retrying(attempt)
         except Refusal as refusal:
             return refusal
-        except openai.OpenAIError as error:
+        except Exception as error:  # an odd address or header ends in errors of other libraries too
             failure = self.failures.explain(error)
         else:
             body = decoded(text)

@@ -16,7 +16,7 @@ from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.coverage import coverage
 from helpers.data.glossary.entries import Entry, load_glossary
-from helpers.data.glossary.preview import a_few, forecast, told
+from helpers.data.glossary.preview import a_few, forecast, summary, told
 from helpers.data.glossary.structured import ENOUGH, share_accepted
 from helpers.data.glossary.writer import Way, write_conversations
 from helpers.data.languages.pack import DEFAULT, recognise
@@ -68,6 +68,7 @@ def create(run: Run) -> list[Record]:
             _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             conversations = _write(run, entries, endpoint, path)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
+            print(summary(conversations))
     return read_jsonl(path)
 
 
@@ -124,14 +125,15 @@ def preview(run: Run, count: int = 3) -> None:
     _refuse_other_server(run, path)
     entries = glossary_entries(run)
     print(_language(run, entries))
+    before = path.exists()
     with chat_endpoint(run) as endpoint:
         _refuse_other_server(run, path, endpoint.name)
         shown, started = a_few(entries, count), time.monotonic()
         written = _write(run, shown, endpoint, path)
         took_s = time.monotonic() - started
     print(f"{told(written)}\n")
-    if not endpoint.usage["requests"]:
-        print("They were written before, so that their cost is not measured again.")
+    if before or not endpoint.usage["requests"]:
+        print("Some or all were written before, so that their cost is not measured again.")
     else:
         print(forecast(len(shown), len(entries), took_s, endpoint.usage, config.endpoint.prices))
 

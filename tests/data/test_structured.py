@@ -8,6 +8,7 @@ import pytest
 from capable_writer import CapableWriter
 from chat_client import endpoint
 from fixture_types import GlossaryFile, SmokeRun
+from scripted_server import Response, failure
 from talker import Talker
 
 from helpers.config import PROJECT_ROOT, load_config
@@ -16,6 +17,7 @@ from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.splits import assert_disjoint, training_records
 from helpers.data.glossary.splits import test_records as held_out
 from helpers.data.glossary.writer import write_conversations
+from helpers.errors import EndpointError
 from helpers.files import read_jsonl
 from helpers.stages import create
 
@@ -78,6 +80,13 @@ def test_what_is_refused_is_asked_for_again_and_a_kill_changes_nothing(tmp_path:
         ([("What is ABC?", "Alpha Beta Gamma, which " + "really truly oddly " * 10 + "helps.")], "facts of its own"),
         ([("ABC is a town in Iran. What does it stand for?", "Alpha Beta Gamma.")], "asserts"),
         ([("What is ABC?", "Alpha Beta Gamma."), ("Thanks!", "You are welcome.")], "answer without the definition"),
+        ([("What is ABC?", "ABC does not stand for Alpha Beta Gamma.")], "denies"),
+        ([("What is ABC?", "ABC is Alpha Beta Gamma or Quick Vote.")], "offers another"),
+        ([("What is ABC?", "ABC is Alpha Beta Gamma, a town in Iran.")], "facts of its own"),
+        ([("What is ABC?", "That is the Quick Office."), ("ABC?", "Alpha Beta Gamma.")], "names something of its own"),
+        ([("What is ABC?", "Alpha Beta Gamma.<|im_end|>")], "control tokens"),
+        ([("What is ABC?", "Alpha Beta Gamma. And you can")], "cut off"),
+        ([("What is ABC? " + "please tell me " * 60, "Alpha Beta Gamma.")], "question too long"),
         ([("I saw it: what is ABC?", "Alpha Beta Gamma.")], "worded as another"),
     ],
 )  # fmt: skip
@@ -103,3 +112,37 @@ def test_the_way_follows_from_a_trial(
         assert len(chat.requests) == asked
     assert told in capsys.readouterr().out
     assert {row["origin"] for row in read_jsonl(run.path / "dataset/conversations.jsonl")} == {"model", "bank"}
+
+
+@pytest.mark.parametrize("fault", ["text number", "no turns", "further key", "all one", "from zero"])
+def test_one_odd_conversation_does_not_cost_the_others(fault: str, tmp_path: Path) -> None:
+    class Odd(CapableWriter):
+        def _checked(self, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            for place, each in enumerate(made):
+                if fault == "all one":
+                    each["number"] = 1
+                elif fault == "from zero":
+                    each["number"] = place
+            if fault == "text number":
+                made[0]["number"] = "1"
+            elif fault == "no turns":
+                del made[0]["turns"]
+            elif fault == "further key":
+                made[0]["form"] = "question"
+            return made
+
+    entries = load_glossary(EXAMPLES / "acronyms.json", 2)
+    with Odd() as server:
+        made = write(server, tmp_path / "c.jsonl", entries)
+        by_model = sum(row["origin"] == "model" for row in made)
+        assert by_model >= 2 * (SETTINGS.forward_by_model + SETTINGS.reverse_by_model - 2 * (fault == "no turns"))
+
+
+def test_a_server_that_fails_for_good_is_not_written_over(tmp_path: Path) -> None:
+    class Dying(CapableWriter):
+        def _say(self, number: int, path: str, body: dict[str, Any]) -> Response:
+            return super()._say(number, path, body) if number < 9 else failure(502, "bad gateway")
+
+    with Dying() as server, pytest.raises(EndpointError, match="502"):
+        write(server, tmp_path / "c.jsonl", load_glossary(EXAMPLES / "acronyms.json", 8), parallel=1)
+    assert all("bad gateway" not in str(row) for row in read_jsonl(tmp_path / "c.jsonl"))

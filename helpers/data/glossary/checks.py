@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from rapidfuzz import fuzz, process, utils
 
+from helpers.data.example import Check
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.glossary.phrasings import LEAK_RATIO, held_out_overlap, whole
+from helpers.data.matching import is_correct
 
 NAMES = {"forward": ("acronym", "definition"), "reverse": ("definition", "acronym")}
 """What a question of each kind names, and what its answer tells."""
@@ -22,14 +24,16 @@ ALIKE = 92.0
 MOST_TURNS = 3
 GUESS = "wrong_guess"
 """The form in which a person says what the acronym means, wrongly, and is put right."""
+ODD = re.compile(r"<\|.*?\|>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]|\ufffd")
+"""Control tokens of chat templates, and half characters."""
 _NAMED = "\ufffc"
 """Stands for the acronym while a question is read."""
 
 
 def check_question(kind: str, question: str, entry: Entry) -> str | None:
     """Why a question about an entry cannot be used, or None; `kind`: `forward` or `reverse`."""
-    if not question:
-        return "question empty"
+    if not question or ODD.search(question):
+        return "question with control tokens" if question else "question empty"
     if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
         return "question too long"
     if "\n" in question or question[-1] not in "?.!":
@@ -83,13 +87,15 @@ def asserts(question: str, entry: Entry) -> bool:
 
 def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
     """Why an answer cannot be used, or None; arguments as in `check_question`."""
+    if ODD.search(answer):
+        return "answer with control tokens"
     if not answer or "\n" in answer:
         return "answer empty" if not answer else "answer has several lines"
     if answer[-1] not in ".!":
         return "answer cut off"
     told, answer = NAMES[kind][1], plain_signs(answer)
-    if not _holds(answer, told, entry):
-        return f"answer without the {told}"
+    if reason := _unsaid(answer, told, entry):
+        return reason
     said_first = whole(entry.acronym, keep_case=True) if kind == "forward" else whole(entry.definition)
     if (said := said_first.match(answer)) is None:
         return "answer does not begin by reading back what was asked"
@@ -101,6 +107,27 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
     if len(_other_words(answer, entry)) > MAX_OTHER_WORDS:
         return "answer adds facts of its own"
     return None
+
+
+def _unsaid(answer: str, told: str, entry: Entry) -> str:
+    """Why an answer does not tell the acronym or definition, plainly and alone; empty if it does."""
+    if not _holds(answer, told, entry):
+        return f"answer without the {told}"
+    check: Check = "contains" if told == "definition" else "contains_cased"
+    if not is_correct(check, plain_signs(answer), [plain_signs(getattr(entry, told))]):
+        return f"answer denies the {told}, or offers another"
+    beside = rf"\s*,\s*(?:{'|'.join(entry.pack.asserting.articles)})(?!\w)"
+    found = re.search(whole(entry.definition).pattern + beside, plain_signs(answer), re.IGNORECASE)
+    return "answer adds facts of its own" if found and not entry.verbose_def else ""
+
+
+def _foreign_names(answer: str, entry: Entry) -> list[str]:
+    """Words with a capital inside of sentences that the entry does not hold."""
+    own = set(
+        re.findall(r"[\w/-]+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def} {entry.field}"))
+    )
+    rest = whole(entry.acronym, keep_case=True).sub(" ", whole(entry.definition).sub(" ", plain_signs(answer)))
+    return [word for word in re.findall(r"(?<=[\w,;:'] )[A-ZÀ-Ý][\w-]+", rest) if word not in own]
 
 
 def _other_words(answer: str, entry: Entry) -> list[str]:
@@ -119,6 +146,8 @@ def check_conversation(
     """
     if not turns or not all(text for turn in turns for text in turn):
         return "conversation missing or with an empty message"
+    if any(ODD.search(text) for turn in turns for text in turn):
+        return "conversation with control tokens"
     if len(turns) > MOST_TURNS:
         return "conversation too long"
     named, told = NAMES[kind]
@@ -136,9 +165,15 @@ def check_conversation(
         return "question worded as another"
     if any(held_out_overlap(text, entry, entry.pack.test[kind]) >= LEAK_RATIO for text, _ in turns):
         return "question is a held-out phrasing"
-    if not _holds(answer, told, entry):
-        return f"answer without the {told}"
-    for _, text in turns:
+    if answer[-1] not in ".!?…»)":
+        return "answer cut off"
+    if reason := _unsaid(answer, told, entry):
+        return reason
+    for person, text in turns:
+        if len(person.split()) > 2 * MAX_QUESTION_WORDS + len(entry.definition.split()):
+            return "question too long"
+        if _foreign_names(text, entry):
+            return "answer names something of its own"
         if re.search(r"\d", whole(entry.definition).sub("", whole(entry.acronym).sub("", plain_signs(text)))):
             return "answer names a number of its own"
         if len(_other_words(text, entry)) > MAX_FREE_WORDS:

@@ -21,7 +21,7 @@ def a_few(entries: Sequence[Entry], count: int) -> list[Entry]:
 
 
 def told(conversations: Sequence[Record]) -> str:
-    """The first conversations of each entry and kind, and why attempts were rejected."""
+    """The first conversations of each entry and kind, and `summary`."""
     lines: list[str] = []
     seen: Counter[tuple[str, str]] = Counter()
     for record in conversations:
@@ -29,9 +29,14 @@ def told(conversations: Sequence[Record]) -> str:
         if record["origin"] == "model" and seen[record["entry"], record["kind"]] <= SHOWN:
             turns = [turn["content"] for turn in record.get("earlier", ())] + [record["question"], record["answer"]]
             lines += ["", f"{record['entry']}, {record['kind']}", *(f"  - {turn}" for turn in turns)]
+    return "\n".join([*lines, "", summary(conversations)])
+
+
+def summary(conversations: Sequence[Record]) -> str:
+    """How many conversations are the model's, and why attempts were rejected."""
     by_model = sum(record["origin"] == "model" for record in conversations)
     reasons = Counter(attempt["reason"] for record in conversations for attempt in record["rejected"])
-    lines += ["", f"{by_model} of {len(conversations)} conversations are the model's, the others the phrasing bank's."]
+    lines = [f"{by_model} of {len(conversations)} conversations are the model's, the others the phrasing bank's."]
     lines += [f"  rejected {times} times: {reason}" for reason, times in reasons.most_common()]
     return "\n".join(lines)
 

@@ -51,21 +51,16 @@ SCHEMA: dict[str, Any] = {
     "required": ["conversations"],
     "additionalProperties": False,
 }
+ACCEPTED = {"type": "object", "properties": {"conversations": {"type": "array"}}, "required": ["conversations"]}
+"""What a reply has to fit: one odd conversation must not cost the others."""
 
 
 def write_about(
-    kind: str,
-    entry: Entry,
-    slots: Sequence[str],
-    endpoint: ChatEndpoint,
-    settings: Dataset,
-    seed: int,
-    *,
-    known: Sequence[str] = (),
+    kind: str, entry: Entry, slots: Sequence[str], endpoint: ChatEndpoint, settings: Dataset, seed: int
 ) -> dict[str, Record]:
     """For each slot its conversation, where one passes the checks, and the attempts that did not.
 
-    `settings.attempts` requests are sent at most. `known`: questions about the entry that there are already.
+    `settings.attempts` requests are sent at most.
 
     Returns for each slot `{"rejected": [{"question", "answer", "reason"}]}` and, where it is filled, `{"form",
     "question", "answer", "earlier"}`; `earlier` holds the messages before the last question.
@@ -81,6 +76,7 @@ def write_about(
             reply = endpoint.complete_json(
                 _prompt(kind, entry, forms, chooser),
                 schema=SCHEMA,
+                accept=ACCEPTED,
                 max_tokens=200 + len(left) * (120 + 2 * len(entry.definition)),
                 temperature=settings.temperature,
                 seed=chooser.randrange(2**31),
@@ -89,13 +85,10 @@ def write_about(
             for slot in left:
                 made[slot]["rejected"].append({"question": None, "answer": None, "reason": str(error).rstrip(".")})
             continue
-        written = {each["number"]: each["turns"] for each in reply["conversations"]}
-        asked = [*known, *(made[slot]["question"] for slot in slots if "question" in made[slot])]
+        written = _numbered(reply["conversations"], len(left))
+        asked = [made[slot]["question"] for slot in slots if "question" in made[slot]]
         for number, (slot, form) in enumerate(zip(left, forms, strict=True), start=1):
-            turns = [
-                (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
-                for turn in written.get(number, [])
-            ]
+            turns = written.get(number, [])
             if reason := check_conversation(kind, form, turns, entry, asked):
                 question, answer = turns[-1] if turns else (None, None)
                 made[slot]["rejected"].append({"question": question, "answer": answer, "reason": reason})
@@ -104,6 +97,23 @@ def write_about(
             made[slot] |= {"form": form, "question": question, "answer": answer, "earlier": dialogue(before)}
             asked.append(question)
     return made
+
+
+def _numbered(conversations: Sequence[Any], count: int) -> dict[int, list[tuple[str, str]]]:
+    """The turns of each conversation that can be read, under its number from 1; by place if numbers are no help."""
+    found: list[tuple[Any, list[tuple[str, str]]]] = []
+    for each in conversations:
+        turns = each.get("turns") if isinstance(each, dict) else None
+        pairs = [
+            (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
+            for turn in (turns if isinstance(turns, list) else [])
+            if isinstance(turn, dict) and all(isinstance(turn.get(who), str) for who in ("user", "assistant"))
+        ]
+        found.append((str(each.get("number")) if isinstance(each, dict) else "", pairs))
+    numbers = [int(number) if number.isdecimal() else 0 for number, _ in found]
+    if len({*numbers}) < len(numbers) or not all(1 <= number <= count for number in numbers):
+        numbers = [*range(1, len(found) + 1)]
+    return {number: pairs for number, (_, pairs) in zip(numbers, found, strict=True)}
 
 
 def share_accepted(entries: Sequence[Entry], endpoint: ChatEndpoint, settings: Dataset, seed: int) -> float:

@@ -75,18 +75,21 @@ def write_conversations(
         kind, entry = of
         return [f"{kind}/{entry.id}/{number:03d}" for number in range(sum(wanted[kind]))]
 
-    def write(of: tuple[str, Entry], done: Done) -> Iterator[Record]:
-        kind, entry = of
+    def write(of: tuple[str, Entry], done: Done) -> Iterator[list[Record]]:
+        (kind, entry), own = of, slots(of)
         asked: set[str] = set()
         bank = [fill_entry(phrasing, entry) for phrasing in entry.pack.train[kind]]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
-        left = [slot for slot in slots(of)[: wanted[kind][0]] if slot not in done]
-        at_once = way == "structured" and bool(left) and not _hopeless(tally, endpoint)
-        known = [done[slot]["question"] for slot in slots(of) if slot in done]
-        made = write_about(kind, entry, left, endpoint, settings, seed, known=known) if at_once else {}
-        for each in made.values():
-            tally.add(*(attempt["reason"] for attempt in each["rejected"]), *([None] if "form" in each else []))
-        for number, slot in enumerate(slots(of)):
+        made: dict[str, Record] = {}
+        if way == "structured":  # all conversations of an entry come from the same requests, and are kept together
+            done = {}
+            if wanted[kind][0] and not _hopeless(tally, endpoint):
+                made = write_about(kind, entry, own[: wanted[kind][0]], endpoint, settings, seed)
+            for each in made.values():
+                tally.add(*(attempt["reason"] for attempt in each["rejected"]), *([None] if "form" in each else []))
+            _hopeless(tally, endpoint)
+        together = []
+        for number, slot in enumerate(own):
             record = done.get(slot)
             if record is None:
                 record = {"id": slot, "entry": entry.id, "kind": kind, "origin": "bank", "writer": ""}
@@ -98,8 +101,12 @@ def write_conversations(
                     by_model = _from_model(record, entry, endpoint, asked, settings, seed, tally)
                 if not by_model:
                     _from_bank(record, entry, bank, asked, seed)
-                yield record
+                together.append(record)
             asked.add(_key(record["question"]))
+            if together and way == "two_requests":
+                yield [together.pop()]
+        if together:
+            yield together
 
     found = resumable_map(
         [(kind, entry) for kind in wanted for entry in entries],  # so a server reads the examples of a kind once
@@ -121,7 +128,7 @@ def _from_model(
     for attempt in range(settings.attempts):
         if _hopeless(tally, endpoint):
             break
-        question, answer, reason = None, None, None
+        question, answer, reason, unreadable = None, None, None, False
         number = _number(seed, record["id"], attempt)
         try:
             question = _question(record["kind"], entry, endpoint, settings, number)
@@ -134,12 +141,12 @@ def _from_model(
                     answer = as_in_glossary(answer, entry)
                     break
         except UnreadableReply as error:
-            reason = str(error).rstrip(".")
-        tally.add(reason)
+            reason, unreadable = str(error).rstrip("."), True
+        tally.add(reason, about=entry.id, unreadable=unreadable)
         if reason is None:
             record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
             return True
-        record["rejected"].append({"question": question, "answer": answer, "reason": reason})
+        record["rejected"].append({"question": _start(question), "answer": _start(answer), "reason": reason})
     return False
 
 
@@ -154,7 +161,7 @@ def _question(kind: str, entry: Entry, endpoint: ChatEndpoint, settings: Dataset
         stop=["\n"] if STOP in named else ["\n", STOP],
     )
     question = tidy(asked_for.text)
-    if question and question[-1] not in ".?!" and asked_for.finish_reason == "stop":
+    if question and question[-1] not in ".?!" and asked_for.finish_reason != "length":
         question += "?"  # the server keeps what it stopped at to itself
     return question
 
@@ -169,6 +176,11 @@ def _answer(kind: str, entry: Entry, question: str, endpoint: ChatEndpoint, sett
         stop=["\n"],
     )
     return tidy(reply.text)
+
+
+def _start(text: str | None) -> str | None:
+    """As much of a refused text as shows why."""
+    return text[:400] if text else text
 
 
 def _hopeless(tally: Tally, endpoint: ChatEndpoint) -> bool:
