@@ -44,7 +44,7 @@ def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: Gloss
     path = glossary_file([ENTRY])
     (smoke_run({"glossary": str(path)}).path / "dataset").mkdir()
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
-    with pytest.raises(RunError, match="glossary, table or pipeline was of other contents"):
+    with pytest.raises(RunError, match="glossary, table or pipeline had other contents"):
         smoke_run({"glossary": str(path)})
 
 

@@ -64,7 +64,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     """
     from helpers.endpoint.chat import open_endpoint
 
-    path = run.path / "servers.json"
+    path = run.home / "servers.json"
     with open_endpoint(run.config.endpoint) as endpoint:
         endpoint.probe()
         try:
