@@ -19,6 +19,11 @@ def reply(body: dict[str, Any]) -> str:
     if found := ANSWER.match(last):
         link = "is abbreviated" if "is abbreviated" in body["messages"][2]["content"] else "stands for"
         return f"{found[1]} {link} {found[2]}."
+    told = body["messages"][0]["content"]
+    if (found := QUESTION.fullmatch(last)) and "en français" in told:
+        if "ce que signifient" in told:
+            return f"Le ticket {body['seed']} parle de {found[1]}. Que signifie ce sigle ?"
+        return f"Le ticket {body['seed']} parle de {found[1]}. Quel est le sigle ?"
     if found := QUESTION.fullmatch(last):
         if "what acronyms mean" in body["messages"][0]["content"]:
             return f"Ticket {body['seed']} says {found[1]}. Could you spell out what is meant?"

@@ -18,7 +18,7 @@ import pytest
 from command_line import KEY, arguments, refused
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from few_patients import make_real, pipeline
-from scripted_server import Response, ScriptedServer, failure, web_page
+from scripted_server import Response, ScriptedServer, failure
 from talker import Talker
 
 from helpers.course import main
@@ -54,10 +54,8 @@ def test_a_faulty_glossary(tmp_path: Path, capsys: pytest.CaptureFixture[str], c
         (Response(429, {"Retry-After": "3600"}, "{}"), ["endpoint.max_wait_s=1"], "429"),
         (failure(500), ["endpoint.max_wait_s=1"], "500"),
         (Response(200, {}, "{}", 30.0), ["endpoint.timeout_s=0.3", "endpoint.max_attempts=1"], "0.3"),
-        (Response(200, {"Content-Type": "application/json"}, '{"choices": [{"mess', 0.0), [], "JSON"),
-        (web_page(), [], "HTML"),
     ],
-    ids=["401", "unknown model", "429 for ever", "500", "hang", "truncated JSON", "HTML"],
+    ids=["401", "unknown model", "429 for ever", "500", "hang"],
 )
 def test_an_endpoint_that_fails_midway_loses_nothing(
     tmp_path: Path,
@@ -69,7 +67,7 @@ def test_an_endpoint_that_fails_midway_loses_nothing(
     says: str,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    talker.fail_from, talker.fails_with = 5, response
+    talker.fail_from, talker.fails_with = 16, response  # behind the probe and the trial
     transport = ["endpoint.parallel_requests=1", "endpoint.max_attempts=2", *more]
     options = [part for setting in transport for part in ("--set", setting)]
     started = time.monotonic()
