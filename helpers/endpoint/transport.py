@@ -21,6 +21,8 @@ from helpers.server import Server
 
 Answer = dict[str, Any] | Refusal | UnreadableReply
 """A JSON object, or why none came."""
+UNREACHED = 4
+"""Tries of a request at most, where nobody answers: an address may be wrong, and a reader waits for it."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
@@ -141,7 +143,8 @@ class Transport:
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if loading:
             return passed_s >= self.settings.loading_s
-        return state.attempt_number >= self.settings.max_attempts or passed_s >= self.settings.max_wait_s
+        most = self.settings.max_attempts if isinstance(error, Refusal) else min(self.settings.max_attempts, UNREACHED)
+        return state.attempt_number >= most or passed_s >= self.settings.max_wait_s
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:
