@@ -22,8 +22,9 @@ test-open-webui: install ## go through a real Open WebUI, installed beside the c
 	@$(PY) tests/open_webui.py
 check: install ## check format, style and types, notebooks included
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
-bench: install ## measure what a private step and a busy core cost, into runs/
+bench: install ## measure what a private step, a busy core and writing cost, into runs/
 	@$(PY) tests/bench/private_step.py
 	@$(PY) tests/bench/busy_core.py
+	@$(PY) tests/bench/generation.py
 clean: ## delete caches; runs/ and .venv stay
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
