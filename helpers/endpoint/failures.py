@@ -21,15 +21,18 @@ class Refusal(Exception):
         super().__init__(status)
         self.status, self.text, self.headers = status, text, headers or {}
 
+        found, self._field = None, ""
+        with suppress(ValueError, RecursionError):
+            found = json.loads(text)
+        while isinstance(found, dict):
+            self._field = self._field or str(found.get("param") or "")
+            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
+        self._said = found
+
     @property
     def detail(self) -> str:
         """The server's own words."""
-        found = None
-        with suppress(ValueError, RecursionError):
-            found = json.loads(self.text)
-        while isinstance(found, dict):
-            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
-        return str(found or self.text or "no reason given")
+        return str(self._said or self.text or "no reason given")
 
     @property
     def loading(self) -> bool:
@@ -41,15 +44,10 @@ class Refusal(Exception):
     @property
     def named(self) -> str:
         """What the refusal is about: the field that it names apart, else its words without what they repeat of ours."""
-        found = None
-        with suppress(ValueError, RecursionError):
-            found = json.loads(self.text)
-        while isinstance(found, dict):
-            if isinstance(param := found.get("param"), str):
-                return param
-            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
-        places = [item.get("loc") for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-        return str(places) if any(places) else re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
+        items = self._said if isinstance(self._said, list) else []
+        places = [item["loc"] for item in items if isinstance(item, dict) and item.get("loc")]
+        named = self._field or (str(places) if places else "")
+        return named or re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
 
     @property
     def out_of_credit(self) -> bool:

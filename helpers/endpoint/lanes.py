@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 
 UP_AFTER = 20
-"""Requests in a row that end well before one more is under way at once."""
+"""Requests that end well, after a slow-down, before one more is under way at once."""
 
 
 class Lanes:

@@ -23,9 +23,8 @@ class Reply:
     """What the model wrote, without its thoughts.
 
     `finish_reason` is `length` when the reply was cut off at `max_tokens`, `stop` when it ended by itself, or why there
-    is no text. `thinks`: thoughts came first.
-    `late`: blank lines or thoughts did, so that a `stop` may end the reply before its first word. `fault`: why
-    there is no text.
+    is no text. `thinks`: thoughts came first. `late`: blank lines or thoughts did, so that a `stop` may end the reply
+    before its first word. `fault`: why there is no text, in a sentence.
     """
 
     text: str

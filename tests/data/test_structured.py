@@ -8,7 +8,7 @@ import pytest
 from capable_writer import CapableWriter
 from chat_client import endpoint
 from fixture_types import GlossaryFile, SmokeRun
-from scripted_server import Response, failure
+from scripted_server import Response, failure, web_page
 from talker import Talker
 
 from helpers.config import PROJECT_ROOT, load_config
@@ -138,11 +138,12 @@ def test_one_odd_conversation_does_not_cost_the_others(fault: str, tmp_path: Pat
         assert by_model >= 2 * (SETTINGS.forward_by_model + SETTINGS.reverse_by_model - 2 * (fault == "no turns"))
 
 
-def test_a_server_that_fails_for_good_is_not_written_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("later", "told"), [(failure(502, "bad gateway"), "502"), (web_page(), "None of the last")])
+def test_a_server_that_fails_for_good_is_not_written_over(later: Response, told: str, tmp_path: Path) -> None:
     class Dying(CapableWriter):
         def _say(self, number: int, path: str, body: dict[str, Any]) -> Response:
-            return super()._say(number, path, body) if number < 9 else failure(502, "bad gateway")
+            return super()._say(number, path, body) if number < 9 else later
 
-    with Dying() as server, pytest.raises(EndpointError, match="502"):
+    with Dying() as server, pytest.raises(EndpointError, match=told):
         write(server, tmp_path / "c.jsonl", load_glossary(EXAMPLES / "acronyms.json", 8), parallel=1)
     assert all("bad gateway" not in str(row) for row in read_jsonl(tmp_path / "c.jsonl"))

@@ -91,12 +91,18 @@ def write_about(
             turns = written.get(number, [])
             if reason := check_conversation(kind, form, turns, entry, asked):
                 question, answer = turns[-1] if turns else (None, None)
-                made[slot]["rejected"].append({"question": question, "answer": answer, "reason": reason})
+                refused = {"question": start_of(question), "answer": start_of(answer), "reason": reason}
+                made[slot]["rejected"].append(refused)
                 continue
             *before, (question, answer) = [(said, as_in_glossary(told, entry)) for said, told in turns]
             made[slot] |= {"form": form, "question": question, "answer": answer, "earlier": dialogue(before)}
             asked.append(question)
     return made
+
+
+def start_of(text: str | None) -> str | None:
+    """As much of a refused text as shows why."""
+    return text[:400] if text else text
 
 
 def _numbered(conversations: Sequence[Any], count: int) -> dict[int, list[tuple[str, str]]]:

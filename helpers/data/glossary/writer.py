@@ -18,7 +18,7 @@ from helpers.data.example import Message, few_shot, tidy
 from helpers.data.glossary.checks import as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
-from helpers.data.glossary.structured import write_about
+from helpers.data.glossary.structured import start_of, write_about
 from helpers.data.languages.pack import Pack
 from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
@@ -86,7 +86,9 @@ def write_conversations(
             if wanted[kind][0] and not _hopeless(tally, endpoint):
                 made = write_about(kind, entry, own[: wanted[kind][0]], endpoint, settings, seed)
             for each in made.values():
-                tally.add(*(attempt["reason"] for attempt in each["rejected"]), *([None] if "form" in each else []))
+                reasons = [attempt["reason"] for attempt in each["rejected"]]
+                nothing = "form" not in each and all(attempt["question"] is None for attempt in each["rejected"])
+                tally.add(*reasons, *([None] if "form" in each else []), about=entry.id, unreadable=nothing)
             _hopeless(tally, endpoint)
         together = []
         for number, slot in enumerate(own):
@@ -146,7 +148,7 @@ def _from_model(
         if reason is None:
             record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
             return True
-        record["rejected"].append({"question": _start(question), "answer": _start(answer), "reason": reason})
+        record["rejected"].append({"question": start_of(question), "answer": start_of(answer), "reason": reason})
     return False
 
 
@@ -176,11 +178,6 @@ def _answer(kind: str, entry: Entry, question: str, endpoint: ChatEndpoint, sett
         stop=["\n"],
     )
     return tidy(reply.text)
-
-
-def _start(text: str | None) -> str | None:
-    """As much of a refused text as shows why."""
-    return text[:400] if text else text
 
 
 def _hopeless(tally: Tally, endpoint: ChatEndpoint) -> bool:
