@@ -90,12 +90,10 @@ def tidied(address: str) -> str:
 
 
 def addresses(base_url: str) -> list[str]:
-    """Where a server's API may lie: at the given address, or below what is left without its usual ends."""
-    base, mark, query = base_url.partition("?")
-    root = _ROOT_ENDS.sub("", base)
-    found = [base, *([] if base.endswith("/v1") else [f"{base}/v1"])]
-    found += [root + end for end in ("/v1", "/api", "/api/v1", "/openai/v1")]
-    return [each + mark + query for each in dict.fromkeys(found)]
+    """Where a server's API may lie: at an address (without query), or below what is left without its usual ends."""
+    root = _ROOT_ENDS.sub("", base_url)
+    found = [base_url, *([] if base_url.endswith("/v1") else [f"{base_url}/v1"])]
+    return list(dict.fromkeys([*found, *(root + end for end in ("/v1", "/api", "/api/v1", "/openai/v1"))]))
 
 
 def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
