@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 NONE = {"n/a", "na", "nan", "null", "none", "nil"}
 GENERAL_BUCKET = {
-    GENERAL: {"title": "General knowledge", "meaning": "Common knowledge that fine-tuning should leave alone."}
+    GENERAL: {
+        "title": "General knowledge",
+        "meaning": "What fine-tuning should leave alone: sums, sayings, well-known acronyms and more.",
+    }
 }
 """What the report says about general knowledge, beside any source's own buckets."""
 GLOSSARY_BUCKETS = {
@@ -32,7 +35,7 @@ GLOSSARY_BUCKETS = {
     "reverse": {"title": "Reverse", "meaning": "Which acronym stands for this? Again in unseen words."},
     "unknown": {
         "title": "Unknown acronyms",
-        "meaning": "Acronyms that do not exist, half of them one letter from a real one. To say so is right.",
+        "meaning": "Acronyms that do not exist: misspelt ones, words, names, other scripts. To say so is right.",
     },
 } | GENERAL_BUCKET
 TABLE_BUCKETS = {

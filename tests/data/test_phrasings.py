@@ -31,7 +31,7 @@ def test_there_are_as_many_phrasings_as_in_english(pack: Pack, kind: str) -> Non
         found, english = (len(getattr(of, part)[kind]) for of in (pack, load_pack()))
         assert found >= english
     assert len(pack.openings) >= 30 and len(pack.scenes) >= 24
-    assert len(pack.general.test) >= 60 and len(pack.general.train) >= 60
+    assert sum(map(len, pack.general.test.values())) >= 60 and len(pack.general.train) >= 60
 
 
 def test_no_training_phrasing_resembles_a_held_out_one(pack: Pack, kind: str) -> None:
@@ -78,14 +78,15 @@ def test_hardly_any_phrasing_counts_as_asserting(pack: Pack) -> None:
 
 
 def test_general_questions_are_apart(pack: Pack) -> None:
-    train, test = ([fact.question for fact in facts] for facts in (pack.general.train, pack.general.test))
+    train = [fact.question for fact in pack.general.train]
+    test = [fact.question for facts in pack.general.test.values() for fact in facts]
     assert len(set(train)) == len(train) and len(set(test)) == len(test)
     assert not {(one, other) for one, other in product(train, test) if fuzz.ratio(one, other) >= LEAK_RATIO}
 
 
 def test_no_expected_word_stands_in_its_question(pack: Pack) -> None:
-    facts = [*pack.general.train, *pack.general.test]
-    assert not [fact for fact in facts if any(contains(fact.question, right) for right in fact.expected)]
+    # Of what is tested some do: is 7 odd or even?
+    assert not [fact for fact in pack.general.train if any(contains(fact.question, right) for right in fact.expected)]
 
 
 def test_french_needs_no_elision_and_no_gender() -> None:

@@ -3,6 +3,8 @@
 import time
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from fixture_types import GlossaryFile
 from helpers.config import load_config
 from helpers.data.example import Example, asked, read_examples, write_examples
 from helpers.data.glossary.entries import Entry, load_glossary
+from helpers.data.glossary.invented import Maker, held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import fill, fill_entry
-from helpers.data.glossary.splits import assert_disjoint, invent_acronyms, test_records, training_records
+from helpers.data.glossary.splits import assert_disjoint, test_records, training_records
 from helpers.data.glossary.writer import write_conversations
 from helpers.data.languages.pack import load_pack
 from helpers.errors import RunError
@@ -103,27 +106,57 @@ def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path
     assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
 
 
-def test_invented_acronyms_are_new_and_half_are_near() -> None:
-    entries = [Entry(a, a, "x") for a in ("ABCD", "Ef9-h", "ΑΒΓ")]
-    invented = invent_acronyms(entries, 100, avoid={"abce"}, seed=3)
+@pytest.mark.parametrize("makers", [training_makers, held_out_makers])
+def test_invented_acronyms_are_new_and_their_makers_take_turns(makers: Callable[..., list[Maker]]) -> None:
+    entries = [Entry(a, a, "x") for a in ("ABCD", "Ef9-h", "ΑΒΓ", "larch", "A")]
+    invented = invent_acronyms(makers(entries, 3), entries, 120, avoid={"abce", "ABC"})
     folded = {acronym.casefold() for acronym in invented}
-    assert len(folded) == 100
-    assert not folded & {"abcd", "ef9-h", "αβγ", "abce"}
-    near = [sum(a != b for a, b in zip(new, e.acronym, strict=True)) == 1 for new in invented for e in entries
-            if len(new) == len(e.acronym)]  # fmt: skip
-    assert sum(near) >= 50
+    assert len(folded) == 120
+    assert not folded & {"abcd", "ef9-h", "αβγ", "larch", "a", "abce", "abc"}
+    turns = Counter(name for name, _ in makers(entries, 3))
+    made = Counter(invented.values())
+    assert made.keys() == turns.keys()
+    assert all(abs(made[name] - 120 * of / turns.total()) < 2 for name, of in turns.items())
+    assert invented == invent_acronyms(makers(entries, 3), entries, 120, avoid={"abce", "ABC"})
+
+
+def test_one_letter_is_changed_and_another_one_is_moved() -> None:
+    entries = [Entry("ABCDE", "ABCDE", "x")]
+    one_letter, *_ = (invented for _, invented in training_makers(entries, 0))
+    moved, *_ = (invented for _, invented in held_out_makers(entries, 0))
+    for changed in islice(one_letter, 50):
+        assert len(changed) == 5 and sum(a != b for a, b in zip(changed, "ABCDE", strict=True)) <= 1
+    for near in islice(moved, 50):
+        assert sorted(near) == list("ABCDE") or (abs(len(near) - 5) == 1 and {*near} <= {*"ABCDE"})
+
+
+@pytest.mark.parametrize("name", ["en", "fr"])
+def test_training_and_test_of_unknown_acronyms_share_no_list(name: str) -> None:
+    invented = load_pack(name).invented
+    assert invented and len(invented.train) > 80 and sum(map(len, invented.test.values())) > 120
+    lists = [invented.train, *invented.test.values()]
+    words = [word.casefold() for of in lists for word in of]
+    assert len(words) == len({*words})
+
+
+def test_a_pack_without_lists_has_the_english_ones() -> None:
+    pack = BANK_FR.model_copy(update={"invented": None})
+    names = [[name for name, _ in held_out_makers([Entry("A", "A", "a", pack=of)], 0)] for of in (pack, BANK)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("makers", [training_makers, held_out_makers])
+def test_many_unknowns_for_few_and_short_acronyms(makers: Callable[..., list[Maker]]) -> None:
+    for acronym in ("-", "A", "央"):
+        entries = [Entry(acronym, acronym, "x")]
+        assert len(invent_acronyms(makers(entries, 0), entries, 2000)) == 2000
 
 
 def test_ten_thousand_entries_in_seconds() -> None:
     entries = [Entry(f"A{n}", f"A{n}", f"Definition {n}") for n in range(10_000)]
     started = time.process_time()
-    assert len(set(invent_acronyms(entries, 160, avoid=set(), seed=0))) == 160
-    assert time.process_time() - started < 3
-
-
-def test_too_many_unknowns_for_the_glossary() -> None:
-    with pytest.raises(RunError, match=r"Only \d+ of 720 unknown acronyms"):
-        invent_acronyms([Entry("-", "-", "minus")], 720, avoid=set(), seed=0)
+    assert len(invent_acronyms(training_makers(entries, 0), entries, 100_000)) == 100_000
+    assert time.process_time() - started < 10
 
 
 def test_an_acronym_is_replaced_as_a_whole_word_alone(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from itertools import chain, zip_longest
 
 from rapidfuzz import fuzz, utils
 
@@ -112,14 +113,21 @@ def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
     ]
 
 
-def general_examples(count: int, pack: Pack | None = None) -> list[Example]:
-    """Test examples of common knowledge, none of which is rehearsed: the first `count` of each bucket."""
-    return [
-        Example(f"{bucket}/{number:03d}", bucket, asked(fact.question), f"{right[0]}.", right, "contains")
-        for bucket, of in general_packs(pack).items()
-        for number, fact in enumerate(of.general.test[:count])
-        for right in [tuple(fact.expected)]
-    ]
+def general_examples(count: int, pack: Pack | None = None, *, acronyms: Collection[str] = ()) -> list[Example]:
+    """Test examples of common knowledge, of kinds that are not rehearsed: `count` of each bucket, the kinds in turns.
+
+    Left out is what asks for one of `acronyms`, which a glossary may explain in another way.
+    """
+    examples, known = [], {*acronyms}
+    for bucket, of in general_packs(pack).items():
+        kinds = zip_longest(*([(kind, fact) for fact in facts] for kind, facts in of.general.test.items()))
+        told = filter(None, chain(*kinds))
+        apart = [(kind, fact) for kind, fact in told if not known & {*re.findall(r"\w+", fact.question)}]
+        for number, (kind, fact) in enumerate(apart[:count]):
+            prompt, right = asked(fact.question), tuple(fact.expected)
+            name, answer = f"{bucket}/{number:03d}", f"{right[0]}."
+            examples.append(Example(name, bucket, prompt, answer, right, "contains", subject=kind))
+    return examples
 
 
 def _plain(text: str) -> str:

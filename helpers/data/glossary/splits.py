@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
+from helpers.data.glossary.invented import held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton, whole
 from helpers.errors import RunError
 from helpers.files import Record
@@ -39,7 +39,8 @@ def training_records(
         seed: of every draw.
     """
     avoid = {example.subject for example in test if example.bucket == "unknown"}
-    invented = invent_acronyms(entries, settings.unknown_train * len(entries), avoid=avoid, seed=seed, near_share=0.75)
+    number = settings.unknown_train * len(entries)
+    invented = invent_acronyms(training_makers(entries, seed), entries, number, avoid=avoid)
     chooser = random.Random(f"{seed}/train")
     by_id = {entry.id: entry for entry in entries}
     examples = []
@@ -69,9 +70,9 @@ def training_records(
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
     """Test examples in their buckets, as many as `settings`, the section `dataset`, says.
 
-    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere (half of
-    them one letter from a known one), `general` questions that have nothing to do with the glossary. They are
-    English; those of a glossary in another language stand beside them, in a bucket of their own.
+    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere and are of
+    other kinds than those of training, `general` questions of kinds that are not rehearsed. These are English; those of
+    a glossary in another language stand beside them, in a bucket of their own.
     """
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     examples = []
@@ -88,46 +89,12 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
                 question, name = asked(fill_entry(phrasing, entry)), f"{bucket}/{entry.id}/{number}"
                 examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
     forward = pack.test.forward
-    invented = invent_acronyms(entries, settings.test_unknown, avoid=set(), seed=seed + 1)
-    for number, acronym in enumerate(invented):
+    invented = invent_acronyms(held_out_makers(entries, seed), entries, settings.test_unknown)
+    for number, (acronym, maker) in enumerate(invented.items()):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
-        answer = fill(pack.answers.unknown[0], acronym=acronym)
-        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, check="declines", subject=acronym))
-    return [*examples, *general_examples(settings.test_general, pack)]
-
-
-def invent_acronyms(
-    entries: Sequence[Entry], count: int, *, avoid: set[str], seed: int, near_share: float = 0.5
-) -> list[str]:
-    """Invent `count` distinct acronyms that no entry has, `near_share` of them one letter from a known one.
-
-    The others take the shape (length, letter case, digits, hyphens) of a known one with all letters drawn anew.
-    Raises RunError where the glossary's acronyms are too short for so many.
-    """
-    chooser = random.Random(f"{seed}/unknown")
-    known = [entry.acronym for entry in entries]
-    taken = {acronym.casefold() for acronym in [*known, *avoid]}
-    invented: list[str] = []
-    for attempt in range(count * 200):
-        if len(invented) == count:
-            break
-        template, early = chooser.choice(known), attempt < count * 100
-        if not early:  # glossaries of one- and two-letter acronyms run out of neighbours: longer ones step in
-            template += "XX"
-        elif not any(map(str.isalnum, template)):
-            template += "X"
-        places = [place for place, character in enumerate(template) if character.isalnum()]
-        if early and len(invented) % 4 < 4 * near_share:
-            places = [chooser.choice(places)]
-        acronym = "".join(_like(each, chooser) if place in places else each for place, each in enumerate(template))
-        if acronym.casefold() not in taken:
-            taken.add(acronym.casefold())
-            invented.append(acronym)
-    if len(invented) < count:
-        raise RunError(
-            f"Only {len(invented)} of {count} unknown acronyms could be invented; lower dataset.unknown_train."
-        )
-    return invented
+        answer, about = fill(pack.answers.unknown[0], acronym=acronym), {"subject": acronym, "origin": maker}
+        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, check="declines", **about))
+    return examples + general_examples(settings.test_general, pack, acronyms=[entry.acronym for entry in entries])
 
 
 def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
@@ -155,12 +122,3 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
                 raise RunError(f"Training conversation {example.id} uses a held-out phrasing: {example.question!r}.")
             highest = max(highest, overlap)
     return {"highest_overlap": round(highest, 1)}
-
-
-def _like(character: str, chooser: random.Random) -> str:
-    """Another character of the same kind; letters outside ASCII become ASCII ones."""
-    if character.isdigit():
-        return chooser.choice(string.digits)
-    if not character.isalpha():
-        return character
-    return chooser.choice(string.ascii_lowercase if character.islower() else string.ascii_uppercase)

@@ -161,10 +161,17 @@ class Fact(Part):
 
 
 class General(Part):
-    """Common knowledge that is rehearsed, and other that is tested."""
+    """Common knowledge that is rehearsed, and other that is tested: of kinds that are not rehearsed, by their names."""
 
-    test: list[Fact]
+    test: dict[Filled, Some[Fact]]
     train: list[Fact]
+
+
+class Invented(Part):
+    """What passes for an acronym: words for training, and lists of other kinds, by their names, for the test."""
+
+    train: list[Filled] = []
+    test: dict[Filled, Some[Filled]] = {}
 
 
 class Pack(Part):
@@ -185,7 +192,9 @@ class Pack(Part):
     asks: Asks
     asserting: Asserting
     in_context: InContext
-    general: General = General(test=[], train=[])
+    general: General = General(test={}, train=[])
+    invented: Invented | None = None
+    """Where it is missing, the English one is used."""
     reading: Reading | None = None
     """How answers are read; used of the packs in this folder."""
 

@@ -1,0 +1,106 @@
+"""Acronyms that no entry has, to decline: those of the test are made in other ways than those of training.
+
+A model that has learnt to decline one kind of unknown acronym need not decline another: tested with the kind of its
+training alone, it looked better than it was (docs/decisions/0019).
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count
+
+from helpers.data.glossary.entries import Entry
+from helpers.data.languages.pack import Invented, load_pack
+
+Maker = tuple[str, Iterator[str]]
+"""A name, and what it makes."""
+TRIES = 2000
+"""Draws after which a maker lengthens the acronyms it starts from: short ones have few neighbours."""
+
+
+def invent_acronyms(
+    makers: Sequence[Maker], entries: Sequence[Entry], number: int, *, avoid: Collection[str] = ()
+) -> dict[str, str]:
+    """Invent `number` acronyms, whose makers take turns; one whose list is used up is left out.
+
+    None is an entry's, in `avoid` or there twice, whatever its case. Returns each with the name of its maker.
+    """
+    taken = {acronym.casefold() for acronym in (*(entry.acronym for entry in entries), *avoid)}
+    invented: dict[str, str] = {}
+    turns = deque(makers)
+    while len(invented) < number:
+        name, acronyms = turns.popleft()
+        for acronym in acronyms:
+            if acronym.casefold() not in taken and any(map(str.isalnum, acronym)):
+                taken.add(acronym.casefold())
+                invented[acronym] = name
+                turns.append((name, acronyms))
+                break
+    return invented
+
+
+def training_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
+    """Acronyms of the glossary with one letter changed or all of them, syllables and ordinary words."""
+    chooser = random.Random(f"{seed}/unknown/train")
+    one_off = ("one letter changed", _redrawn(entries, chooser, all_letters=False))
+    words = ("words", _listed(_lists(entries).train, chooser))
+    others = [("syllables", _syllables(chooser)), ("all letters changed", _redrawn(entries, chooser, all_letters=True))]
+    # Two turns in five: what looks most like the glossary is most easily taken for a part of it.
+    return [one_off, words, one_off, *others]
+
+
+def held_out_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
+    """Acronyms of the glossary with a letter more, fewer or elsewhere, and the pack's lists, of another hand."""
+    chooser = random.Random(f"{seed}/unknown/test")
+    lists = [(kind, _listed(acronyms, chooser)) for kind, acronyms in _lists(entries).test.items()]
+    return [("near misses", _near_misses(entries, chooser)), *lists]
+
+
+def _lists(entries: Sequence[Entry]) -> Invented:
+    return entries[0].pack.invented or load_pack().invented or Invented()
+
+
+def _listed(acronyms: Sequence[str], chooser: random.Random) -> Iterator[str]:
+    return iter(chooser.sample(acronyms, len(acronyms)))
+
+
+def _drawn(entries: Sequence[Entry], chooser: random.Random) -> Iterator[str]:
+    known = [entry.acronym for entry in entries]
+    for draw in count():
+        yield chooser.choice(known) + "X" * (draw // TRIES)
+
+
+def _redrawn(entries: Sequence[Entry], chooser: random.Random, *, all_letters: bool) -> Iterator[str]:
+    """Known acronyms, in their length, case, digits and hyphens, with one letter drawn anew or all of them."""
+    for acronym in _drawn(entries, chooser):
+        places = [place for place, character in enumerate(acronym) if character.isalnum()]
+        changed = places if all_letters else places and [chooser.choice(places)]
+        yield "".join(_like(each, chooser) if place in changed else each for place, each in enumerate(acronym))
+
+
+def _near_misses(entries: Sequence[Entry], chooser: random.Random) -> Iterator[str]:
+    """Known acronyms with one letter doubled, left out, or in the place of the next one."""
+    for acronym in _drawn(entries, chooser):
+        place = chooser.randrange(len(acronym))
+        before, letter, after = acronym[:place], acronym[place], acronym[place + 1 :]
+        yield before + chooser.choice([letter * 2 + after, after, after[:1] + letter + after[1:]])
+
+
+def _syllables(chooser: random.Random) -> Iterator[str]:
+    """Two or three syllables in capitals, with or without a last consonant."""
+    consonants, vowels = "BDFGKLMNPRSTVZ", "AEIOU"
+    while True:
+        spoken = "".join(chooser.choice(consonants) + chooser.choice(vowels) for _ in range(chooser.choice([2, 3])))
+        yield spoken + chooser.choice(["", chooser.choice(consonants)])
+
+
+def _like(character: str, chooser: random.Random) -> str:
+    """Another character of the same kind; letters outside ASCII become ASCII ones."""
+    if character.isdigit():
+        return chooser.choice(string.digits)
+    if not character.isalpha():
+        return character
+    return chooser.choice(string.ascii_lowercase if character.islower() else string.ascii_uppercase)
