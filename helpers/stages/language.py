@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from helpers.config import PROJECT_ROOT
-from helpers.config_layers import read_yaml
+from helpers.config_layers import explained, read_yaml
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
 from helpers.data.languages.making import make_pack as make
 from helpers.data.languages.pack import Pack, shipped
-from helpers.errors import ConfigError
+from helpers.errors import ConfigError, EndpointError
 from helpers.files import write_atomic
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, refuse_other_server
@@ -57,7 +58,10 @@ def make_pack(run: Run, language: str, to: Path, *, overwrite: bool = False) -> 
     text = _head(content["language"], endpoint.name, lacking) + yaml.safe_dump(
         content, allow_unicode=True, sort_keys=False, width=120
     )
-    pack = Pack.model_validate(read_yaml(text) | {"name": target.stem})  # what is read is what was checked
+    try:
+        pack = Pack.model_validate(read_yaml(text) | {"name": target.stem})
+    except ValidationError as error:
+        raise EndpointError(explained(error, f"The pack that {endpoint.name} wrote")) from None
     write_atomic(target, text)
     print("\n".join(_sample(pack, lacking)))
     shown = target.relative_to(PROJECT_ROOT) if target.is_relative_to(PROJECT_ROOT) else target

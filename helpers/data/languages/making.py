@@ -71,7 +71,8 @@ def make_pack(
 
     def ask(piece: Piece, lines: Sequence[Record], attempt: int) -> list[tuple[int, str]]:
         told = TEXTS[piece.part] if piece.texts else f"Write {WORDS[piece.name]}. Each word or phrase is a text."
-        asked = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        numbered = ({"number": number} | line for number, line in enumerate(lines, start=1))
+        asked = "\n".join(json.dumps(line, ensure_ascii=False) for line in numbered)
         reply = endpoint.complete_json(
             [
                 {"role": "system", "content": TASK.replace("{language}", called)},
@@ -84,7 +85,10 @@ def make_pack(
             seed=seed + attempt,
         )
         rows = [row for row in reply["texts"] if isinstance(row, dict) and isinstance(row.get("text"), str)]
-        return [(int(number) if (number := str(row.get("number"))).isdecimal() else 0, row["text"]) for row in rows]
+        numbers = [int(number) if (number := str(row.get("number"))).isdecimal() else 0 for row in rows]
+        if len({*numbers}) < len(numbers) or not all(1 <= number <= len(lines) for number in numbers):
+            numbers = [*range(1, len(rows) + 1)]  # by place, where numbers are no help
+        return [(number - 1, row["text"]) for number, row in zip(numbers, rows, strict=True)]
 
     def make(piece: Piece) -> Record:
         made, reason = (_texts if piece.texts else _words)(piece, ask, known, settings.attempts)
@@ -116,31 +120,29 @@ def make_pack(
 
 def _texts(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
     """Translations that pass the checks, with their keys; and why the last refused one does not."""
-    lines = {number: {"number": number, "english": text} for number, (_, text) in enumerate(piece.texts, start=1)}
+    lines: list[Record] = [{"english": text} for _, text in piece.texts]
     made, reason = dict[int, str](), "texts are missing"
     for attempt in range(attempts):
-        if not (left := [line for number, line in lines.items() if number not in made]):
+        if not (left := [place for place in range(len(lines)) if place not in made]):
             break
         try:
-            texts = ask(piece, left, attempt)
+            texts = ask(piece, [lines[place] for place in left], attempt)
         except UnreadableReply as error:
             reason = str(error).rstrip(".")
             continue
-        for number, text in texts:
-            if number not in lines or number in made:
-                continue
-            key, original = piece.texts[number - 1]
+        for place, text in ((left[number], text) for number, text in texts if number < len(left)):
+            key, original = piece.texts[place]
             text = text.strip() if "\n" in original else " ".join(text.split())
             text = f" {text}" if key == "where" else text
             fault = _fault(key, original, text, known)
             if not fault and text.casefold() in map(str.casefold, made.values()):
                 fault = "the same as another text"
             if fault:
-                lines[number] |= {"refused": text, "why": fault}
+                lines[place] |= {"refused": text, "why": fault}
                 reason = fault
             else:
-                made[number] = text
-    return [(key, made[number]) for number, (key, _) in enumerate(piece.texts, start=1) if number in made], reason
+                made[place] = text
+    return [(key, made[place]) for place, (key, _) in enumerate(piece.texts) if place in made], reason
 
 
 def _fault(key: str, original: str, text: str, known: Known) -> str | None:
@@ -151,6 +153,8 @@ def _fault(key: str, original: str, text: str, known: Known) -> str | None:
         return "empty, or with control tokens"
     if found != slots:
         return f"expected {' and '.join(f'{{{name}}}' for name in slots) or 'no braces'} once"
+    if " {where}" in text:
+        return "a blank before {where}"
     if part == "language":
         return None if re.fullmatch(r"[A-Z][\w ()-]{1,40}", text) else "no English name of a language"
     if text == original and len(re.findall(r"\w+", fill(text))) > 2:
@@ -165,8 +169,8 @@ def _fault(key: str, original: str, text: str, known: Known) -> str | None:
 def _fault_of_shot(kind: str, shot: Sequence[str], known: Known) -> str | None:
     if len(shot) != 4:
         return f"expected four parts with {BETWEEN!r} between them"
-    test = Questions.model_validate({of: known[f"test.{of}"] for of in ("forward", "reverse")})
     scene, acronym, name, question = shot
+    test = Questions.model_validate({of: known[f"test.{of}"] for of in ("forward", "reverse")})
     pack = load_pack().model_copy(update={"asks": None, "asserting": None, "test": test})
     return shot_fault(kind, (scene, acronym, name, question), pack)
 
@@ -195,6 +199,9 @@ def _fault_of_words(key: str, words: list[str], known: Known) -> str | None:
         return "too few words"
     missing: list[str] = []
     if part == "refusals":
+        answers = [*known["answers.forward"], *known["answers.reverse"]]
+        if wrong := [word for word in words if any(contains(text, word) for text in answers)]:
+            return f"{wrong[0]!r} stands in an answer that does know"
         missing = [text for text in known["answers.unknown"] if not any(contains(text, word) for word in words)]
     if part == "asks":
         patterns, shown = list(map(_pattern, words)), [text.split(BETWEEN)[3] for text in known[f"examples.{kind}"]]
@@ -219,7 +226,8 @@ def _gathered(known: Known) -> tuple[dict[str, Any], list[str]]:
             told[key] = [text.split(BETWEEN) for text in texts]
         elif key.startswith(("asks.", "asserting.")):
             told[key] = list(map(_pattern, texts))
-    content = {key: value for key, value in nested(told).items() if key not in lacking}
+    whole = nested(told)
+    content = {key: whole[key] for key in Pack.model_fields if key in whole and key not in lacking}
     if "asserting" in content:
         pack = Pack.model_validate(content | {"name": "new"})
         faults = [shot_fault(kind, shot, pack) for kind in ("forward", "reverse") for shot in pack.examples[kind]]
