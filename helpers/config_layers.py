@@ -30,7 +30,7 @@ OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "colum
 def layered(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Merge YAML files, then overrides with dotted keys; later values win. Raises ConfigError, also for a secret."""
     merged: dict[str, Any] = {}
-    for source, layer in [*((path, read_layer(path)) for path in files), (Path("overrides"), _nested(overrides))]:
+    for source, layer in [*((path, read_layer(path)) for path in files), (Path("overrides"), nested(overrides))]:
         _refuse_secrets(layer, source)
         _merge(merged, layer)
     return merged
@@ -91,7 +91,8 @@ def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
             target[key] = value
 
 
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings out of dotted keys: the opposite of `flat`."""
     nested: dict[str, Any] = {}
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")

@@ -182,6 +182,21 @@ def _begin_ledgers(conf: Conf = "cpu", data: Table = None, run: Folder = None, s
         print(f"{ledger.holder}: {ledger.path}")
 
 
+@app.command("make-pack")
+def _make_pack(
+    language: Annotated[str, typer.Argument(help="Code or name of a language, such as el, ja or Greek.")],
+    to: Annotated[Path, typer.Option(help="File, or its folder; by default LANGUAGE.yaml here.")] = Path(),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    conf: Conf = "cpu",
+    run: Folder = None,
+    set: Set = None,
+) -> None:
+    """01: have a capable model make the pack of another language, for a person to read before use."""
+    started, opened = time.monotonic(), open_run(conf, run, _overrides(set), holders=True)
+    stages.make_pack(opened, language, to, overwrite=overwrite)
+    print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
+
+
 def _stage(name: str, target: str, told: str) -> None:
     def command(
         conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None

@@ -1,4 +1,4 @@
-"""A chat server that writes several good conversations about an entry in one request, in English and French."""
+"""A chat server that writes several good conversations about an entry in one request, in four languages."""
 
 import json
 import random
@@ -70,13 +70,48 @@ ASKED = {
         "no": "Non, {a} signifie {d}.",
         "short": ["Cela s'abrège {a}.", "Le sigle est {a}."],
     },
+    "el": {
+        "forward": [
+            "{who}, φάκελος {n}: ποιο είναι το πλήρες όνομα για {a}{w};",
+            "Διάβασα {a}{w} στο σημείωμα {n}. Τι θα πει;",
+            "για το έντυπο {n}, γράψε μου με όλες τις λέξεις το {a}{w}",
+            "Καλημέρα, τι είναι επιτέλους το {a}{w}; Με ρωτούν στη θυρίδα {n}.",
+            "{a}{w}: η μακριά μορφή; Για {n}.",
+            "Μου έστειλαν {a}{w} για την υπόθεση {n} και έφυγαν, τι εννοούσαν;",
+        ],
+        "reverse": [
+            "Ποια είναι η σύντομη μορφή για {d}{w}; Για τον πίνακα {n}.",
+            "Η ετικέτα {n} είναι μικρή: πώς συντομεύεται {d}{w};",
+            "{d}{w} δεν χωρά στη γραμμή {n}· ποια γράμματα αρκούν;",
+        ],
+        "hello": ("Γεια σας, ξέρετε τα αρκτικόλεξά μας ({n});", "Ναι, ρωτήστε με για όποιο θέλετε."),
+        "again": ["Συγγνώμη, η γραμμή {n} ήταν κακή. Τι σημαίνει {a}{w}, ξανά;", "Το γράφω: {a}{w} είναι ...;"],
+        "guess": ["Μήπως {a}{w} είναι το Γραφείο {n} του Τίποτα;", "Λένε στην αίθουσα {n} για πάπιες. Σωστά, {a}{w};"],
+        "told": ["{a} σημαίνει {d}.", "Αυτό είναι {d}.", "Ολογράφως, {a} θα πει {d}."],
+        "no": "Όχι, {a} σημαίνει {d}.",
+        "short": ["Συντομεύεται σε {a}.", "Το αρκτικόλεξο είναι {a}."],
+    },
+    "ja": {
+        "forward": [
+            "{who}です。書類{n}の{a}{w}の正式名称は何ですか？",
+            "メモ{n}で{a}{w}を読みました。意味を教えてください。",
+            "{n}番の用紙のため、{a}{w}を略さずに書いてください。",
+            "おはようございます、{a}{w}とは一体何でしょう？窓口{n}で聞かれました。",
+            "{a}{w}の長い形は？{n}用です。",
+        ],
+        "reverse": [
+            "{d}{w}の短い形は何ですか？表{n}に使います。",
+            "ラベル{n}は小さいです。{d}{w}はどう略しますか？",
+            "行{n}には{d}{w}が入りません。どの文字で足りますか？",
+        ],
+        "hello": ("こんにちは、当社の略語（{n}）をご存じですか？", "はい、何でもお尋ねください。"),
+        "again": ["すみません、回線{n}が悪くて。{a}{w}は何の略ですか？", "書き留めます。{a}{w}は…？"],
+        "guess": ["{a}{w}は無の{n}局のことですか？", "部屋{n}では古い鴨のことだと。{a}{w}は正しいですか？"],
+        "told": ["{a}は{d}の略です。", "それは{d}です。", "略さずに言うと{a}は{d}です。"],
+        "no": "いいえ、{a}は{d}の略です。",
+        "short": ["{a}と略します。", "略語は{a}です。"],
+    },
 }
-
-
-def pack_of(body: dict[str, Any]) -> Pack | None:
-    return next(
-        (load_pack(name) for name in ASKED if load_pack(name).structured.task == body["messages"][0]["content"]), None
-    )
 
 
 def conversations(body: dict[str, Any], pack: Pack) -> list[dict[str, Any]]:
@@ -121,7 +156,7 @@ class CapableWriter(ScriptedServer):
     """Writes structured conversations well but for each `spoilt`-th, which says nothing; else like the talker."""
 
     def __init__(self, spoilt: int = 0) -> None:
-        self.spoilt, self.written = spoilt, 0
+        self.spoilt, self.written, self.packs = spoilt, 0, ["en", "fr"]
         super().__init__(self._say)
 
     @property
@@ -129,7 +164,8 @@ class CapableWriter(ScriptedServer):
         return f"{self.url}/v1"
 
     def _say(self, number: int, path: str, body: dict[str, Any]) -> Response:
-        pack = pack_of(body)
+        task = body["messages"][0]["content"]
+        pack = next((pack for pack in map(load_pack, self.packs) if pack.structured.task == task), None)
         text = reply(body) if pack is None else json.dumps({"conversations": self._checked(conversations(body, pack))})
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         return Response(body=json.dumps({"choices": [choice]}))

@@ -31,7 +31,7 @@ class Example:
         prompt: the messages `{"role", "content"}` before the answer, the last one the user's; none where the example
             is a plain text, which is learnt whole and outside of the chat template.
         answer: the right answer, or the text.
-        expected: short wordings of which a right answer holds one.
+        expected: short wordings of which a right answer holds one; to `declines`, further ways to say so.
         check: how an answer is found right: it `contains` an expected wording and means it (`contains_cased`: capitals
             count), it `declines` to answer, or `none`, where only likeness to `answer` can be measured.
         subject: what it is about, such as a glossary entry; empty where that is not known.

@@ -27,14 +27,14 @@ def declines(answer: str) -> bool:
 
 
 def is_correct(check: Check, answer: str, expected: Sequence[str]) -> bool | None:
-    """Whether an answer passes the check of an `Example` with these expected wordings.
+    """Whether an answer passes the check of an `Example` with these expected wordings; to decline, each is one way.
 
     None where that is undecided, and always for the check `none`.
     """
     if check == "none":
         return None
     if check == "declines":
-        return declines(answer)
+        return declines(answer) or any(contains(answer, words) for words in expected)
     text = fold(answer)
     for wording in expected:
         text = _marked(text, wording, cased=check == "contains_cased")

@@ -111,7 +111,8 @@ def collect_results(
         alike; and `extra`.
     """
     checked = {example.id for example in test if example.check != "none"}
-    facts = {example.id for example in test if example.expected and not is_general(example.bucket)}
+    known = [example for example in test if example.check != "declines" and not is_general(example.bucket)]
+    facts = {example.id for example in known if example.expected}
     about_facts = {
         name: [row for row in rows if row["id"] in facts and row["correct"] is not None]
         for name, rows in scores.items()

@@ -6,6 +6,7 @@ Notebooks and the command line call these same functions. Heavy modules are impo
 
 from helpers.stages.common import PREPARE, chat_endpoint, glossary_entries, pipeline_of
 from helpers.stages.data import create, export, prepare, preview
+from helpers.stages.language import make_pack
 from helpers.stages.models import answer, ask, fine_tune, in_context, longest_answer
 from helpers.stages.results import report, score
 
@@ -20,6 +21,7 @@ __all__ = [
     "glossary_entries",
     "in_context",
     "longest_answer",
+    "make_pack",
     "pipeline_of",
     "prepare",
     "preview",

@@ -12,7 +12,7 @@ from helpers.data.glossary import phrasings
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
 from helpers.data.languages.pack import Pack
-from helpers.errors import ConfigError
+from helpers.errors import ConfigError, RunError
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
 
@@ -72,6 +72,17 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
         finally:
             known = read_json(path) if path.exists() else {}
             write_json(path, known | {endpoint.name: endpoint.record()})
+
+
+def refuse_other_server(run: Run, path: Path, name: str = "") -> None:
+    """Raise RunError where rows of `path` have another writer than the configured server, or its model `name`."""
+    names = {str(row.get("writer") or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
+    if others := [each for each in names if each != name and (name or not run.server().is_called(each))]:
+        raise RunError(
+            f"{path} was made by {others[0]}, but the chat server configured now (perhaps in .env) is "
+            f"{name or run.server().name()}. Choose another RUN folder, configure the earlier server again, or delete "
+            f"{path.name}."
+        )
 
 
 def read_card(run: Run) -> dict[str, Any]:

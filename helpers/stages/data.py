@@ -26,7 +26,7 @@ from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
 from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
-from helpers.stages.common import chat_endpoint, glossary_entries, read_card, rehearsed_examples
+from helpers.stages.common import chat_endpoint, glossary_entries, read_card, refuse_other_server, rehearsed_examples
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -46,26 +46,15 @@ PREPARES = (
 """Code that decides what is made of conversations or rows."""
 
 
-def _refuse_other_server(run: Run, path: Path, name: str = "") -> None:
-    """Raise RunError where rows of `path` have another writer than the configured server, or its model `name`."""
-    names = {str(row.get("writer") or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
-    if others := [each for each in names if each != name and (name or not run.server().is_called(each))]:
-        raise RunError(
-            f"{path} was made by {others[0]}, but the chat server configured now (perhaps in .env) is "
-            f"{name or run.server().name()}. Choose another RUN folder, configure the earlier server again, or delete "
-            f"{path.name}."
-        )
-
-
 def create(run: Run) -> list[Record]:
     """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
-    _refuse_other_server(run, path)
+    refuse_other_server(run, path)
     if not run.finished("create", [config.glossary]):
         entries = glossary_entries(run)
         print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
-            _refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
+            refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             conversations = _write(run, entries, endpoint, path)
             write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
             print(summary(conversations))
@@ -81,8 +70,8 @@ def _language(run: Run, entries: list[Entry]) -> str:
     if recognise(f"{entry.definition} {entry.verbose_def}" for entry in whole):
         return f"Questions are asked in {language}, the language of the glossary; dataset.language sets another."
     return (
-        f"The language of the glossary was not recognised: questions are asked in {language}. dataset.language sets "
-        "another; 01-create_dataset/README.md says how to add one."
+        f"No pack was found for the language of the glossary: questions are asked in {language}. `python -m "
+        "helpers.course make-pack LANGUAGE` makes one, for dataset.language."
     )
 
 
@@ -122,12 +111,12 @@ def preview(run: Run, count: int = 3) -> None:
     They are kept: `create` goes on from there.
     """
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
-    _refuse_other_server(run, path)
+    refuse_other_server(run, path)
     entries = glossary_entries(run)
     print(_language(run, entries))
     before = path.exists()
     with chat_endpoint(run) as endpoint:
-        _refuse_other_server(run, path, endpoint.name)
+        refuse_other_server(run, path, endpoint.name)
         shown, started = a_few(entries, count), time.monotonic()
         written = _write(run, shown, endpoint, path)
         took_s = time.monotonic() - started
@@ -272,9 +261,9 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
             "data.rewordings needs a larger language model than the embedded one, whose wordings often ask something "
             "else. Put the address of a server into .env (00-set_up/env.example), or set data.rewordings to 0."
         )
-    _refuse_other_server(run, path)
+    refuse_other_server(run, path)
     with chat_endpoint(run) as endpoint:
-        _refuse_other_server(run, path, endpoint.name)
+        refuse_other_server(run, path, endpoint.name)
         wordings, rejected = reword(
             rows,
             endpoint,

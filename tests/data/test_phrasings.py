@@ -6,14 +6,11 @@ from itertools import product
 import pytest
 from rapidfuzz import fuzz
 
-from helpers.data.glossary.checks import asserts, check_answer, check_question
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.phrasings import LEAK_RATIO, fill, fill_entry, held_out_overlap, skeleton
-from helpers.data.glossary.writer import shown_examples
+from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
+from helpers.data.glossary.phrasings import LEAK_RATIO, fill, skeleton
 from helpers.data.languages.pack import Pack, load_pack, shipped
 from helpers.data.matching import contains
-
-ENTRY = Entry("QZX", "QZX", "Quarterly Zone Exchange")
 
 
 @pytest.fixture(params=shipped())
@@ -35,12 +32,7 @@ def test_there_are_as_many_phrasings_as_in_english(pack: Pack, kind: str) -> Non
 
 
 def test_no_training_phrasing_resembles_a_held_out_one(pack: Pack, kind: str) -> None:
-    pairs = product(pack.train[kind], pack.test[kind])
-    close = {
-        (one, other)
-        for one, other in pairs
-        if held_out_overlap(fill(one, acronym="QZX", definition=ENTRY.definition), ENTRY, [other]) >= LEAK_RATIO
-    }
+    close = {one: other for one in pack.train[kind] if (other := resembled(one, pack.test[kind]))}
     assert not close
 
 
@@ -51,30 +43,20 @@ def test_questions_are_distinct(pack: Pack, kind: str, part: str) -> None:
 
 
 def test_answers_pass_their_own_checks(pack: Pack, kind: str) -> None:
-    for answer in pack.answers[kind]:
-        for definition in ("Ordre des eaux", "ordre d’usage", "Les habitants de l'île (nord)"):
-            entry = Entry("ABC", "ABC", definition, pack=pack)
-            assert check_answer(kind, fill_entry(answer, entry), entry) is None
-    assert all(text.startswith("{acronym}") for text in pack.answers.unknown)
+    for of in (kind, "unknown"):
+        assert not [fault for answer in pack.answers[of] if (fault := answer_fault(of, answer, pack))]
 
 
 def test_what_a_model_is_shown_passes_the_checks(pack: Pack, kind: str) -> None:
-    for _, entry, question in shown_examples(kind, pack):
-        assert check_question(kind, question, entry) is None, question
+    assert not [fault for shot in pack.examples[kind] if (fault := shot_fault(kind, shot, pack))]
 
 
 def test_plain_questions_are_recognised_as_of_their_kind(pack: Pack, kind: str) -> None:
-    # The bank may also ask "QZX?" or "Remind me: QZX?"; a model's question has to say what it wants.
-    filled = [fill(text, acronym="QZX", definition=ENTRY.definition) for text in pack.train[kind]]
-    known = [text for text in filled if re.search(rf"\b(?:{'|'.join(pack.asks[kind])})\b", text, re.IGNORECASE)]
-    assert len(known) > 0.4 * len(filled)
+    assert pack.asks and not not_asking(pack.asks[kind], pack.train[kind])
 
 
 def test_hardly_any_phrasing_counts_as_asserting(pack: Pack) -> None:
-    entry = Entry("QZX (law)", "QZX", ENTRY.definition, field="law", ambiguous=True, pack=pack)
-    phrasings = [*pack.train.forward, *pack.test.forward]
-    found = [text for text in phrasings if asserts(fill_entry(text, entry), entry)]
-    assert len(found) < len(phrasings) / 10, found
+    assert pack.asserting and not asserting(pack)
 
 
 def test_general_questions_are_apart(pack: Pack) -> None:

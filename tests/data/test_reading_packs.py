@@ -40,6 +40,11 @@ def test_a_third_language_is_one_more_file(folder: Path) -> None:
     assert declines("Je ne sais pas.")
 
 
+def test_a_pack_need_not_read_answers(folder: Path) -> None:
+    (folder / "el.yaml").write_text("language: Greek", "utf-8")
+    assert declines("Je ne sais pas.")
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [({"refuses": ["weiß (nicht"]}, "refuses"), ({"refuses": "weiß nicht"}, "refuses"), ({"refuse": []}, "refuse")],

@@ -26,6 +26,8 @@ GUESS = "wrong_guess"
 """The form in which a person says what the acronym means, wrongly, and is put right."""
 ODD = re.compile(r"<\|.*?\|>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]|\ufffd")
 """Control tokens of chat templates, and half characters."""
+ENDED = re.compile(r"[?.!？。！؟]$|[\u0370-\u03ff].*[;\u037e]$")
+"""How a sentence ends; in Greek a question with a semicolon."""
 _NAMED = "\ufffc"
 """Stands for the acronym while a question is read."""
 
@@ -36,14 +38,14 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
         return "question with control tokens" if question else "question empty"
     if len(question.split()) > MAX_QUESTION_WORDS + len(entry.definition.split()):
         return "question too long"
-    if "\n" in question or question[-1] not in "?.!":
+    if "\n" in question or not ENDED.search(question):
         return "question cut off"
     named, told = NAMES[kind]
     if not _holds(question, named, entry):
         return f"question without the {named}"
     if _holds(question, told, entry):
         return f"question gives the {told} away"
-    if not _found(entry.pack.asks[kind], question):
+    if entry.pack.asks and not found(entry.pack.asks[kind], question):
         return "question asks something else"
     if kind == "forward" and asserts(question, entry):
         return "question asserts a meaning"
@@ -61,7 +63,8 @@ def asserts(question: str, entry: Entry) -> bool:
     Read clause by clause: those that ask are passed over, and of the others one says so if the acronym, or a pronoun
     after it, has a verb such as "is" with more than a place, if it is what something "is", or if an apposition follows.
     """
-    words = entry.pack.asserting
+    if (words := entry.pack.asserting) is None:
+        return False
     verb, place, pronoun, article = (
         f"(?:{'|'.join(part)})" for part in (words.verbs, words.places, words.pronouns, words.articles)
     )
@@ -77,7 +80,7 @@ def asserts(question: str, entry: Entry) -> bool:
     before = ""
     for clause in re.split(r"\s*(?:[.,;:!?()–—]|\s-\s)\s*", text):
         after = re.match(goes_on, clause, re.IGNORECASE) if _NAMED in before else None
-        if not _found(words.asking, clause[after.end() :] if after else clause):
+        if not found(words.asking, clause[after.end() :] if after else clause):
             beside = before.endswith(_NAMED) and re.match(rf"{article}(?!\w)", clause, re.IGNORECASE)
             if after or beside or any(re.search(pattern, clause, re.IGNORECASE) for pattern in says):
                 return True
@@ -91,7 +94,7 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
         return "answer with control tokens"
     if not answer or "\n" in answer:
         return "answer empty" if not answer else "answer has several lines"
-    if answer[-1] not in ".!":
+    if answer[-1] not in ".!。！":
         return "answer cut off"
     told, answer = NAMES[kind][1], plain_signs(answer)
     if reason := _unsaid(answer, told, entry):
@@ -116,9 +119,11 @@ def _unsaid(answer: str, told: str, entry: Entry) -> str:
     check: Check = "contains" if told == "definition" else "contains_cased"
     if not is_correct(check, plain_signs(answer), [plain_signs(getattr(entry, told))]):
         return f"answer denies the {told}, or offers another"
+    if entry.pack.asserting is None or entry.verbose_def:
+        return ""
     beside = rf"\s*,\s*(?:{'|'.join(entry.pack.asserting.articles)})(?!\w)"
-    found = re.search(whole(entry.definition).pattern + beside, plain_signs(answer), re.IGNORECASE)
-    return "answer adds facts of its own" if found and not entry.verbose_def else ""
+    explained = re.search(whole(entry.definition).pattern + beside, plain_signs(answer), re.IGNORECASE)
+    return "answer adds facts of its own" if explained else ""
 
 
 def _foreign_names(answer: str, entry: Entry) -> list[str]:
@@ -165,7 +170,7 @@ def check_conversation(
         return "question worded as another"
     if any(held_out_overlap(text, entry, entry.pack.test[kind]) >= LEAK_RATIO for text, _ in turns):
         return "question is a held-out phrasing"
-    if answer[-1] not in ".!?…»)":
+    if answer[-1] not in ".!?…»)。！？」":
         return "answer cut off"
     if reason := _unsaid(answer, told, entry):
         return reason
@@ -198,6 +203,6 @@ def _holds(text: str, named: str, entry: Entry) -> bool:
     return whole(getattr(entry, named), keep_case=named == "acronym").search(plain_signs(text)) is not None
 
 
-def _found(words: list[str], text: str) -> bool:
+def found(words: list[str], text: str) -> bool:
     """Whether a text holds one of these words or regular expressions, whole and in any case."""
     return re.search(rf"\b(?:{'|'.join(words)})\b", text, re.IGNORECASE) is not None

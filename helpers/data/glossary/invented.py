@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import string
+import unicodedata
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
@@ -98,9 +99,13 @@ def _syllables(chooser: random.Random) -> Iterator[str]:
 
 
 def _like(character: str, chooser: random.Random) -> str:
-    """Another character of the same kind; letters outside ASCII become ASCII ones."""
+    """Another character of the same kind; Latin letters become ASCII ones, others one near them in their alphabet."""
     if character.isdigit():
         return chooser.choice(string.digits)
     if not character.isalpha():
         return character
+    if not unicodedata.name(character, "").startswith("LATIN"):
+        near = (chr(ord(character) + step) for step in range(-9, 10) if step)
+        plain = [each for each in near if each.isalpha() and not unicodedata.decomposition(each)]
+        return chooser.choice([each for each in plain if each.isupper() == character.isupper()] or [character])
     return chooser.choice(string.ascii_lowercase if character.islower() else string.ascii_uppercase)

@@ -24,7 +24,8 @@ from helpers.files import Record
 LEAK_RATIO = 80.0
 """From this rapidfuzz ratio on (0 to 100, slots removed), two phrasings count as the same one reworded slightly."""
 # Scripts written without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_RANGES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+UNSPACED, _SPACED = re.compile(f"[{_RANGES}]"), rf"[^\W{_RANGES}]"
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:
@@ -46,8 +47,8 @@ def whole(words: str, *, keep_case: bool = False) -> re.Pattern[str]:
     """
     words = plain_signs(" ".join(words.split()))
     # Where a script has no blanks between words, a word may end anywhere.
-    before = "" if _UNSPACED.match(words) else r"(?<!\w)(?<!\w-)"
-    after = "" if _UNSPACED.match(words[-1]) else r"(?!-?\w)"
+    before = "" if UNSPACED.match(words) else rf"(?<!{_SPACED})(?<!{_SPACED}-)"
+    after = "" if UNSPACED.match(words[-1]) else rf"(?!-?{_SPACED})"
     text = re.escape(words).replace(r"\ ", r"\s+")
     return re.compile(f"{before}{text}{after}", 0 if keep_case else re.IGNORECASE)
 

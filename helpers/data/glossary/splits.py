@@ -93,7 +93,8 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     for number, (acronym, maker) in enumerate(invented.items()):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
         answer, about = fill(pack.answers.unknown[0], acronym=acronym), {"subject": acronym, "origin": maker}
-        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, check="declines", **about))
+        own = tuple(pack.refusals)
+        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, own, "declines", **about))
     return examples + general_examples(settings.test_general, pack, acronyms=[entry.acronym for entry in entries])
 
 

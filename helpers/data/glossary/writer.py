@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from helpers.config import Dataset
 from helpers.data.example import Message, few_shot, tidy
-from helpers.data.glossary.checks import as_in_glossary, check_answer, check_question
+from helpers.data.glossary.checks import ENDED, as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
 from helpers.data.glossary.structured import start_of, write_about
@@ -163,7 +163,7 @@ def _question(kind: str, entry: Entry, endpoint: ChatEndpoint, settings: Dataset
         stop=["\n"] if STOP in named else ["\n", STOP],
     )
     question = tidy(asked_for.text)
-    if question and question[-1] not in ".?!" and asked_for.finish_reason != "length":
+    if question and not ENDED.search(question) and asked_for.finish_reason != "length":
         question += "?"  # the server keeps what it stopped at to itself
     return question
 

@@ -189,9 +189,12 @@ class Pack(Part):
     writer: Writer
     structured: Structured
     examples: Examples
-    asks: Asks
-    asserting: Asserting
     in_context: InContext
+    asks: Asks | None = None
+    asserting: Asserting | None = None
+    """Where these two are missing, questions are not checked by them."""
+    refusals: list[Filled] = []
+    """Plain words that say that one does not know: how refusals are read in a language without `reading`."""
     general: General = General(test={}, train=[])
     invented: Invented | None = None
     """Where it is missing, the English one is used."""
@@ -211,7 +214,7 @@ def load_pack(language: str = DEFAULT) -> Pack:
     if not path.is_file():
         raise ConfigError(
             f"dataset.language: there is no language or file '{language}'. Use one of {', '.join(shipped())}, or the "
-            "path of a pack of your own; 01-create_dataset/README.md says how to make one."
+            "path of a pack of your own; `python -m helpers.course make-pack LANGUAGE` makes one."
         )
     try:
         return Pack.model_validate(read_layer(path) | {"name": path.stem})
@@ -224,6 +227,6 @@ def recognise(texts: Iterable[str]) -> str | None:
     found = Counter(word for text in texts for word in re.findall(r"[^\W\d_]+", text.casefold()))
     packs = {name: load_pack(name).function_words for name in shipped()}
     named = {**packs, **{words: words.split() for words in NEIGHBOURS}}
-    hits = {name: sum(found[word] for word in {*words}) for name, words in named.items()}
+    hits = {name: sum(found[word] for word in {*map(str.casefold, words)}) for name, words in named.items()}
     best = max(hits, key=lambda name: hits[name])  # of equal ones the first: a pack
     return best if best in packs and hits[best] > FEWEST * found.total() else None

@@ -102,11 +102,12 @@ class Reading(BaseModel):
 
 @cache
 def load_reading() -> Reading:
-    """What all packs say together. Raises ConfigError, which names the pack and its wrong keys."""
+    """What all packs that have the key say together. Raises ConfigError, which names the pack and its wrong keys."""
     packs = []
     for path in sorted(PACKS.glob("*.yaml")):
         try:
-            packs.append(Reading.model_validate(read_layer(path).get("reading")))
+            if (told := read_layer(path).get("reading")) is not None:
+                packs.append(Reading.model_validate(told))
         except ValidationError as error:
             raise ConfigError(explained(error, f"The key reading of the language pack {path.name}")) from None
     together: dict[str, Any] = {}

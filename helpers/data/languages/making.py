@@ -1,0 +1,237 @@
+"""Have a capable model make the pack of a language: the English one in other words, part by part, each checked.
+
+What fails a check is asked for again, with the reason. General questions, invented acronyms and the reading of answers
+are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.config import Dataset
+from helpers.config_layers import nested
+from helpers.data.glossary.checks import ODD
+from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
+from helpers.data.glossary.phrasings import UNSPACED, fill
+from helpers.data.languages.pack import Pack, Questions, load_pack
+from helpers.data.languages.wanted import (
+    ACCEPTED,
+    BETWEEN,
+    OPTIONAL,
+    ROUNDS,
+    SCHEMA,
+    TASK,
+    TEXTS,
+    WORDS,
+    Piece,
+    english,
+    pieces,
+)
+from helpers.data.matching import contains
+from helpers.errors import EndpointError, UnreadableReply
+from helpers.files import Record
+from helpers.resumable import resumable_map
+
+if TYPE_CHECKING:
+    from helpers.endpoint.chat import ChatEndpoint
+
+MOST_WORDS = 6
+"""Of a phrase that a question or an answer is searched for."""
+FEWEST_FUNCTION_WORDS = 8
+Known = Mapping[str, Sequence[str]]
+"""Texts made before, by their key."""
+Ask = Callable[[Piece, Sequence[Record], int], list[tuple[int, str]]]
+
+
+def make_pack(
+    language: str, endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Make the content of a pack.
+
+    Args:
+        language: its name or code.
+        endpoint: an open chat endpoint.
+        settings: the section `dataset`: how often the model is asked for a part, and its temperature, less than half of
+            which is used.
+        path: JSON lines `{"piece", "english", "writer", "texts": [[key, text]]}`. What stands there is not asked again.
+        seed: for servers that honour it.
+
+    Returns:
+        The content, and the optional keys that it lacks, each with what then happens.
+
+    Raises:
+        EndpointError: the endpoint failed, or too little that it wrote passes the checks; the rest stays in `path`.
+    """
+    wanted, known, called = pieces(), dict[str, list[str]](), language
+    originals = {piece.name: [text for _, text in piece.texts] for piece in wanted}
+
+    def ask(piece: Piece, lines: Sequence[Record], attempt: int) -> list[tuple[int, str]]:
+        told = TEXTS[piece.part] if piece.texts else f"Write {WORDS[piece.name]}. Each word or phrase is a text."
+        numbered = ({"number": number} | line for number, line in enumerate(lines, start=1))
+        asked = "\n".join(json.dumps(line, ensure_ascii=False) for line in numbered)
+        reply = endpoint.complete_json(
+            [
+                {"role": "system", "content": TASK.replace("{language}", called)},
+                {"role": "user", "content": f"{told}\n\n{asked}"},
+            ],
+            schema=SCHEMA,
+            accept=ACCEPTED,
+            max_tokens=600 + 60 * len(lines) + 2 * len(asked),
+            temperature=settings.temperature * 0.4,
+            seed=seed + attempt,
+        )
+        rows = [row for row in reply["texts"] if isinstance(row, dict) and isinstance(row.get("text"), str)]
+        numbers = [int(number) if (number := str(row.get("number"))).isdecimal() else 0 for row in rows]
+        if len({*numbers}) < len(numbers) or not all(1 <= number <= len(lines) for number in numbers):
+            numbers = [*range(1, len(rows) + 1)]  # by place, where numbers are no help
+        return [(number - 1, row["text"]) for number, row in zip(numbers, rows, strict=True)]
+
+    def make(piece: Piece) -> Record:
+        made, reason = (_texts if piece.texts else _words)(piece, ask, known, settings.attempts)
+        keys, kept = [key for key, _ in piece.texts] or [piece.name], [key for key, _ in made]
+        if piece.part not in OPTIONAL and any(2 * kept.count(key) < keys.count(key) for key in keys):
+            raise EndpointError(
+                f"{endpoint.name} wrote too little in {called} for {piece.name.split('/')[0]} in {settings.attempts} "
+                f"attempts ({reason}). Name a more capable model in endpoint.model."
+            )
+        return {"piece": piece.name, "english": originals[piece.name], "writer": endpoint.name, "texts": made}
+
+    for number, parts in enumerate(ROUNDS, start=1):
+        rows = resumable_map(
+            [piece for piece in wanted if piece.part in parts],
+            lambda piece, _: [make(piece)],
+            path=path,
+            keys=lambda piece: [piece.name],
+            key=lambda row: row["piece"],
+            parallel=endpoint.parallel_requests,
+            title=f"{called}, round {number} of {len(ROUNDS)}",
+            keep=lambda row: row["english"] == originals.get(row["piece"]),
+        )
+        for key, text in (pair for row in rows for pair in row["texts"]):
+            if text.casefold() not in map(str.casefold, known.setdefault(key, [])):
+                known[key].append(text)
+        [called] = known["language"]
+    return _gathered(known)
+
+
+def _texts(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
+    """Translations that pass the checks, with their keys; and why the last refused one does not."""
+    lines: list[Record] = [{"english": text} for _, text in piece.texts]
+    made, reason = dict[int, str](), "texts are missing"
+    for attempt in range(attempts):
+        if not (left := [place for place in range(len(lines)) if place not in made]):
+            break
+        try:
+            texts = ask(piece, [lines[place] for place in left], attempt)
+        except UnreadableReply as error:
+            reason = str(error).rstrip(".")
+            continue
+        for place, text in ((left[number], text) for number, text in texts if number < len(left)):
+            key, original = piece.texts[place]
+            text = text.strip() if "\n" in original else " ".join(text.split())
+            text = f" {text}" if key == "where" else text
+            fault = _fault(key, original, text, known)
+            if not fault and text.casefold() in map(str.casefold, made.values()):
+                fault = "the same as another text"
+            if fault:
+                lines[place] |= {"refused": text, "why": fault}
+                reason = fault
+            else:
+                made[place] = text
+    return [(key, made[place]) for place, (key, _) in enumerate(piece.texts) if place in made], reason
+
+
+def _fault(key: str, original: str, text: str, known: Known) -> str | None:
+    """Why a translation cannot be used, or None."""
+    slots, found = (sorted(re.findall(r"\{(\w*)\}", each)) for each in (original, text))
+    part, _, kind = key.partition(".")
+    if not text.strip() or ODD.search(text):
+        return "empty, or with control tokens"
+    if found != slots:
+        return f"expected {' and '.join(f'{{{name}}}' for name in slots) or 'no braces'} once"
+    if " {where}" in text:
+        return "a blank before {where}"
+    if part == "language":
+        return None if re.fullmatch(r"[A-Z][\w ()-]{1,40}", text) else "no English name of a language"
+    if text == original and len(re.findall(r"\w+", fill(text))) > 2:
+        return "still in English"
+    if part == "train" and (close := resembled(text, known[f"test.{kind}"])):
+        return f"too much like {close[0]!r}, which is kept for the test"
+    if part == "answers":
+        return answer_fault(kind, text, load_pack())
+    return _fault_of_shot(kind, text.split(BETWEEN), known) if part == "examples" else None
+
+
+def _fault_of_shot(kind: str, shot: Sequence[str], known: Known) -> str | None:
+    if len(shot) != 4:
+        return f"expected four parts with {BETWEEN!r} between them"
+    scene, acronym, name, question = shot
+    test = Questions.model_validate({of: known[f"test.{of}"] for of in ("forward", "reverse")})
+    pack = load_pack().model_copy(update={"asks": None, "asserting": None, "test": test})
+    return shot_fault(kind, (scene, acronym, name, question), pack)
+
+
+def _words(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
+    """Words that pass the checks, with their key; and why those do not that were refused last."""
+    line, reason = dict[str, Any](), "words are missing"
+    for attempt in range(attempts):
+        try:
+            texts = ask(piece, [line] if line else [], attempt)
+        except UnreadableReply as error:
+            reason = str(error).rstrip(".")
+            continue
+        told = dict.fromkeys(" ".join(text.lower().split()) for _, text in texts)
+        words = [word for word in told if re.search(r"\w", word) and len(word.split()) <= MOST_WORDS]
+        if not (fault := _fault_of_words(piece.name, words, known)):
+            return [(piece.name, word) for word in words], ""
+        line, reason = {"refused": words, "why": fault}, fault
+    return [], reason
+
+
+def _fault_of_words(key: str, words: list[str], known: Known) -> str | None:
+    """Why words cannot be used, or None."""
+    part, _, kind = key.partition(".")
+    if len(words) < (FEWEST_FUNCTION_WORDS if part == "function_words" else 1):
+        return "too few words"
+    missing: list[str] = []
+    if part == "refusals":
+        answers = [*known["answers.forward"], *known["answers.reverse"]]
+        if wrong := [word for word in words if any(contains(text, word) for text in answers)]:
+            return f"{wrong[0]!r} stands in an answer that does know"
+        missing = [text for text in known["answers.unknown"] if not any(contains(text, word) for word in words)]
+    if part == "asks":
+        patterns, shown = list(map(_pattern, words)), [text.split(BETWEEN)[3] for text in known[f"examples.{kind}"]]
+        missing = not_asking(patterns, known[f"train.{kind}"])
+        missing += [text for text in shown if not_asking(patterns, [text])]
+    return f"none of the words stands in {', '.join(map(repr, missing[:5]))}" if missing else None
+
+
+def _pattern(word: str) -> str:
+    """A regular expression that finds a word: inside of others where a script has no blanks between words."""
+    pattern = re.escape(word).replace(r"\ ", " ")
+    return rf"\w*{pattern}\w*" if UNSPACED.search(word) else pattern
+
+
+def _gathered(known: Known) -> tuple[dict[str, Any], list[str]]:
+    """A pack's content out of its texts, without the optional keys that are of no use; and these."""
+    single = {key for key, value in english().items() if not isinstance(value, list)}
+    told: dict[str, Any] = {key: texts[0] if key in single else list(texts) for key, texts in known.items()}
+    lacking = {key.split(".")[0] for key in WORDS if key not in known}
+    for key, texts in known.items():
+        if key.startswith("examples."):
+            told[key] = [text.split(BETWEEN) for text in texts]
+        elif key.startswith(("asks.", "asserting.")):
+            told[key] = list(map(_pattern, texts))
+    whole = nested(told)
+    content = {key: whole[key] for key in Pack.model_fields if key in whole and key not in lacking}
+    if "asserting" in content:
+        pack = Pack.model_validate(content | {"name": "new"})
+        faults = [shot_fault(kind, shot, pack) for kind in ("forward", "reverse") for shot in pack.examples[kind]]
+        if asserting(pack) or any(faults):
+            del content["asserting"]
+            lacking.add("asserting")
+    return content, [f"{key}: {told}" for key, told in OPTIONAL.items() if key in lacking]
