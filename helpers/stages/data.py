@@ -192,7 +192,9 @@ def export(run: Run) -> Path:
 
 def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Path) -> None:
     settings, seed, entries = run.config.dataset, run.config.seed, glossary_entries(run)
+    known = {entry.acronym for entry in entries}
     general = rehearsed_examples(run, settings.general_train, rehearsed, entries[0].pack)
+    general = [example for example in general if phrasings.asks_of_others(example.question, known)]
     test = splits.test_records(entries, settings, seed=seed)
     train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
     overlap = splits.assert_disjoint([*train, *validation], test, entries)

@@ -117,18 +117,28 @@ def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
 def general_examples(count: int, pack: Pack | None = None, *, acronyms: Collection[str] = ()) -> list[Example]:
     """Test examples of common knowledge, of kinds that are not rehearsed: `count` of each bucket, the kinds in turns.
 
-    Left out is what asks for one of `acronyms`, which a glossary may explain in another way.
+    Left out is what asks for one of a glossary's `acronyms`.
     """
-    examples, known = [], {*acronyms}
+    examples = []
     for bucket, of in general_packs(pack).items():
         kinds = zip_longest(*([(kind, fact) for fact in facts] for kind, facts in of.general.test.items()))
         told = filter(None, chain(*kinds))
-        apart = [(kind, fact) for kind, fact in told if not known & {*re.findall(r"\w+", fact.question)}]
+        apart = [(kind, fact) for kind, fact in told if asks_of_others(fact.question, acronyms)]
         for number, (kind, fact) in enumerate(apart[:count]):
             prompt, right = asked(fact.question), tuple(fact.expected)
             name, answer = f"{bucket}/{number:03d}", f"{right[0]}."
             examples.append(Example(name, bucket, prompt, answer, right, "contains", subject=kind))
     return examples
+
+
+def asks_of_others(question: str, acronyms: Collection[str]) -> bool:
+    """Whether a general question is about no acronym of a glossary, which may explain it in a way of its own."""
+    return {*re.findall(r"\w+", question)}.isdisjoint(acronyms)
+
+
+def acronyms_in(examples: Sequence[Example]) -> set[str]:
+    """Words in capitals that questions ask about, such as NASA."""
+    return {word for example in examples for word in re.findall(r"\w+", example.question) if word.isupper()}
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,15 @@ from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.glossary.invented import held_out_makers, invent_acronyms, training_makers
-from helpers.data.glossary.phrasings import fill, fill_entry, general_examples, held_out_overlap, skeleton, whole
+from helpers.data.glossary.phrasings import (
+    acronyms_in,
+    fill,
+    fill_entry,
+    general_examples,
+    held_out_overlap,
+    skeleton,
+    whole,
+)
 from helpers.errors import RunError
 from helpers.files import Record
 
@@ -38,7 +46,7 @@ def training_records(
         test: of `test_records`, whose invented acronyms training must not show.
         seed: of every draw.
     """
-    avoid = {example.subject for example in test if example.bucket == "unknown"}
+    avoid = {example.subject for example in test if example.bucket == "unknown"} | acronyms_in(general)
     number = settings.unknown_train * len(entries)
     invented = invent_acronyms(training_makers(entries, seed), entries, number, avoid=avoid)
     chooser = random.Random(f"{seed}/train")
@@ -89,13 +97,15 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
                 question, name = asked(fill_entry(phrasing, entry)), f"{bucket}/{entry.id}/{number}"
                 examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
     forward = pack.test.forward
-    invented = invent_acronyms(held_out_makers(entries, seed), entries, settings.test_unknown)
+    general = general_examples(settings.test_general, pack, acronyms={entry.acronym for entry in entries})
+    makers, avoid = held_out_makers(entries, seed), acronyms_in(general)
+    invented = invent_acronyms(makers, entries, settings.test_unknown, avoid=avoid)
     for number, (acronym, maker) in enumerate(invented.items()):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
         answer, about = fill(pack.answers.unknown[0], acronym=acronym), {"subject": acronym, "origin": maker}
         own = tuple(pack.refusals)
         examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, own, "declines", **about))
-    return examples + general_examples(settings.test_general, pack, acronyms=[entry.acronym for entry in entries])
+    return examples + general
 
 
 def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
