@@ -9,7 +9,7 @@ from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
-from helpers.data.glossary.invented import held_out_makers, invent_acronyms, training_makers
+from helpers.data.glossary.invented import folded, held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import (
     acronyms_in,
     fill,
@@ -118,7 +118,7 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
         if item.question.casefold() in learnt:
             raise RunError(f"Test question {item.id} stands in the training set: {item.question!r}.")
     by_id = {entry.id: entry for entry in entries}
-    unknown = [{each.subject.casefold() for each in part if each.bucket == "unknown"} for part in (train, test)]
+    unknown = [{folded(each.subject) for each in part if each.bucket == "unknown"} for part in (train, test)]
     if shared := unknown[0] & unknown[1]:
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
