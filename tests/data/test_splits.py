@@ -139,6 +139,16 @@ def test_near_misses_change_letters_and_no_other_signs() -> None:
         assert not unicodedata.combining(acronym[0])
 
 
+def test_what_general_questions_explain_is_not_declined() -> None:
+    settings = load_config("conf/conf.yaml").dataset.model_copy(update={"test_unknown": 300, "unknown_train": 100})
+    entries = [Entry(a, a, "x") for a in ("EUU", "DAN", "VPI", "FBA", "UDA")]
+    asked_of = [{"id": "1", "entry": "DAN", "kind": "forward", "question": "What is DAN?", "answer": "x", "origin": ""}]
+    test = test_records(entries, settings, seed=0)
+    train, validation = training_records(asked_of, entries, settings, general=[], test=test, seed=0)
+    unknown = {example.subject for example in [*train, *validation, *test] if example.bucket == "unknown"}
+    assert len(unknown) == 800 and not unknown & {"EU", "DNA", "VIP", "FBI", "USA"}
+
+
 @pytest.mark.parametrize("acronym", ["E\u0301NA", "\uff2e\uff21", "A"])
 def test_what_looks_the_same_is_invented_once(acronym: str) -> None:
     entries = [Entry(acronym, acronym, "x"), Entry("x", unicodedata.normalize("NFD", "ÉÉNA"), "x")]
