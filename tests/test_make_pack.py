@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,6 +200,18 @@ def test_what_cannot_be_made(
 ) -> None:
     assert says in refused(capsys, command(language, tmp_path, maker, *more))
     assert not maker.requests
+
+
+def test_ctrl_c_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting(PackMaker):
+        def _say(self, number: int, path: str, body: dict[str, object]) -> Response:
+            if number == 5:
+                signal.raise_signal(signal.SIGINT)
+            return super()._say(number, path, body)
+
+    with Interrupting() as server:
+        assert main(command("el", tmp_path, server)) == 130
+    assert "Stopped." in capsys.readouterr().err and not (tmp_path / "el.yaml").exists()
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
