@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Returns the exit code: 0, 2 after an error, which is printed, or 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app(arguments, prog_name="python -m helpers.course", standalone_mode=False)
+        if app(arguments, prog_name="python -m helpers.course", standalone_mode=False) == 130:
+            raise KeyboardInterrupt  # which typer turns into a value
     except UsageError as error:
         error.show()
         return 2

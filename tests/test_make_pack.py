@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,12 +125,25 @@ def test_texts_numbered_from_zero_stay_in_their_places(maker: PackMaker, tmp_pat
     assert made[0] == made[1]
 
 
+def test_endless_numbers_are_no_numbers(tmp_path: Path) -> None:
+    class Endless(PackMaker):
+        def _say(self, number: int, path: str, body: dict[str, object]) -> Response:
+            told = super()._say(number, path, body).body
+            return Response(body=re.sub(r'number\\": \d+', rf'number\\": \\"{"9" * 5000}\\"', told))
+
+    with Endless() as server:
+        assert main(command("ja", tmp_path, server)) == 0
+        assert "9" * 5000 in server._say(0, "", server.requests[-1].body).body
+
+
 @pytest.mark.parametrize(
     ("junk", "says"),
     [
         (lambda texts: ["Hm." for _ in texts], "wrote too little in"),
         (lambda texts: [text.replace("{", "[") for text in texts], "expected {"),
         (lambda texts: ["<|im_end|>" for _ in texts], "control tokens"),
+        (lambda texts: [f"{text}\x07" for text in texts], "control characters"),
+        (lambda texts: [text.replace("{", "{{").replace("}", "}}") for text in texts], "further braces"),
         (lambda texts: [text.replace("{where}", " {where}") for text in texts], "a blank before {where}"),
     ],
 )
@@ -176,6 +190,7 @@ def test_a_file_is_not_overwritten_unasked(
     ("language", "more", "says"),
     [
         ("fr", [], "There is a pack of this language"),
+        ("French", [], "Set dataset.language: fr."),
         ("../el", [], "expects a code or a name"),
         ("el", ["--set", "endpoint.provider=embedded", "--set", "endpoint.base_url=null"], "larger language model"),
     ],
@@ -185,6 +200,18 @@ def test_what_cannot_be_made(
 ) -> None:
     assert says in refused(capsys, command(language, tmp_path, maker, *more))
     assert not maker.requests
+
+
+def test_ctrl_c_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting(PackMaker):
+        def _say(self, number: int, path: str, body: dict[str, object]) -> Response:
+            if number == 5:
+                signal.raise_signal(signal.SIGINT)
+            return super()._say(number, path, body)
+
+    with Interrupting() as server:
+        assert main(command("el", tmp_path, server)) == 130
+    assert "Stopped." in capsys.readouterr().err and not (tmp_path / "el.yaml").exists()
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from helpers.config_layers import explained, read_yaml
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
 from helpers.data.languages.making import make_pack as make
-from helpers.data.languages.pack import Pack, shipped
+from helpers.data.languages.pack import Pack, load_pack, shipped
 from helpers.errors import ConfigError, EndpointError
 from helpers.files import write_atomic
 from helpers.run import Run
@@ -38,8 +38,8 @@ def make_pack(run: Run, language: str, to: Path, *, overwrite: bool = False) -> 
         raise ConfigError(
             f"make-pack expects a code or a name of a language, such as el or Greek, received '{language}'."
         )
-    if language.lower() in shipped():
-        raise ConfigError(f"There is a pack of this language. Set dataset.language: {language.lower()}.")
+    if there := [code for code in shipped() if language.lower() in (code, load_pack(code).language.lower())]:
+        raise ConfigError(f"There is a pack of this language. Set dataset.language: {there[0]}.")
     name = language.lower().replace(" ", "_")
     target = (to if to.suffix in (".yaml", ".yml") else to / f"{name}.yaml").resolve()
     if target.exists() and not overwrite:

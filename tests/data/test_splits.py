@@ -130,6 +130,35 @@ def test_one_letter_is_changed_and_another_one_is_moved() -> None:
         assert sorted(near) == list("ABCDE") or (abs(len(near) - 5) == 1 and {*near} <= {*"ABCDE"})
 
 
+def test_near_misses_change_letters_and_no_other_signs() -> None:
+    entries = [Entry(a, a, "x") for a in ("RDC-V", "A B C", "R.T.T.", "E\u0301NA", "B-TOR")]
+    _, near = held_out_makers(entries, 0)[0]
+    known = {"".join(filter(str.isalnum, entry.acronym)) for entry in entries}
+    for acronym in invent_acronyms([("near misses", near)], entries, 60):
+        assert "".join(filter(str.isalnum, acronym)) not in known and acronym == " ".join(acronym.split())
+        assert not unicodedata.combining(acronym[0])
+
+
+def test_what_general_questions_explain_is_not_declined() -> None:
+    settings = load_config("conf/conf.yaml").dataset.model_copy(update={"test_unknown": 300, "unknown_train": 100})
+    entries = [Entry(a, a, "x") for a in ("EUU", "DAN", "VPI", "FBA", "UDA")]
+    asked_of = [{"id": "1", "entry": "DAN", "kind": "forward", "question": "What is DAN?", "answer": "x", "origin": ""}]
+    test = test_records(entries, settings, seed=0)
+    train, validation = training_records(asked_of, entries, settings, general=[], test=test, seed=0)
+    unknown = {example.subject for example in [*train, *validation, *test] if example.bucket == "unknown"}
+    assert len(unknown) == 800 and not unknown & {"EU", "DNA", "VIP", "FBI", "USA"}
+
+
+@pytest.mark.parametrize("acronym", ["E\u0301NA", "\uff2e\uff21", "A"])
+def test_what_looks_the_same_is_invented_once(acronym: str) -> None:
+    entries = [Entry(acronym, acronym, "x"), Entry("x", unicodedata.normalize("NFD", "ÉÉNA"), "x")]
+    test = invent_acronyms(held_out_makers(entries, 0), entries, 300)
+    train = invent_acronyms(training_makers(entries, 0), entries, 300, avoid=test)
+    seen = [unicodedata.normalize("NFKC", a).casefold() for a in (*test, *train, *(e.acronym for e in entries))]
+    assert len(seen) == len({*seen})
+    assert max(map(len, test)) < 12
+
+
 @pytest.mark.parametrize("name", ["en", "fr"])
 def test_training_and_test_of_unknown_acronyms_share_no_list(name: str) -> None:
     invented = load_pack(name).invented

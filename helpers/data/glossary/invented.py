@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 
-from helpers.data.glossary.entries import Entry
+from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.languages.pack import Invented, load_pack
 
 Maker = tuple[str, Iterator[str]]
@@ -27,20 +27,25 @@ def invent_acronyms(
 ) -> dict[str, str]:
     """Invent `number` acronyms, whose makers take turns; one whose list is used up is left out.
 
-    None is an entry's, in `avoid` or there twice, whatever its case. Returns each with the name of its maker.
+    None is an entry's, in `avoid` or there twice, as `folded` compares them. Returns each with the name of its maker.
     """
-    taken = {acronym.casefold() for acronym in (*(entry.acronym for entry in entries), *avoid)}
+    taken = {folded(acronym) for acronym in (*(entry.acronym for entry in entries), *avoid)}
     invented: dict[str, str] = {}
     turns = deque(makers)
     while len(invented) < number:
         name, acronyms = turns.popleft()
         for acronym in acronyms:
-            if acronym.casefold() not in taken and any(map(str.isalnum, acronym)):
-                taken.add(acronym.casefold())
+            if folded(acronym) not in taken and any(map(str.isalnum, acronym)):
+                taken.add(folded(acronym))
                 invented[acronym] = name
                 turns.append((name, acronyms))
                 break
     return invented
+
+
+def folded(acronym: str) -> str:
+    """The acronym without what hardly shows: case, how accents are stored, and the width or style of letters."""
+    return unicodedata.normalize("NFKC", plain_signs(acronym)).casefold()
 
 
 def training_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
@@ -69,9 +74,11 @@ def _listed(acronyms: Sequence[str], chooser: random.Random) -> Iterator[str]:
 
 
 def _drawn(entries: Sequence[Entry], chooser: random.Random) -> Iterator[str]:
-    known = [entry.acronym for entry in entries]
+    known = [plain_signs(entry.acronym) for entry in entries]
     for draw in count():
-        yield chooser.choice(known) + "X" * (draw // TRIES)
+        acronym = chooser.choice(known)
+        last = next(filter(str.isalnum, reversed(acronym)), "X")
+        yield acronym + "".join(_like(last, chooser) for _ in range(draw // TRIES))
 
 
 def _redrawn(entries: Sequence[Entry], chooser: random.Random, *, all_letters: bool) -> Iterator[str]:
@@ -83,11 +90,23 @@ def _redrawn(entries: Sequence[Entry], chooser: random.Random, *, all_letters: b
 
 
 def _near_misses(entries: Sequence[Entry], chooser: random.Random) -> Iterator[str]:
-    """Known acronyms with one letter doubled, left out, or in the place of the next one."""
+    """Known acronyms with one letter or digit doubled, left out, or in the place of the next one.
+
+    Other signs stay: nobody would take RDCV for another acronym than RDC-V.
+    """
     for acronym in _drawn(entries, chooser):
-        place = chooser.randrange(len(acronym))
-        before, letter, after = acronym[:place], acronym[place], acronym[place + 1 :]
-        yield before + chooser.choice([letter * 2 + after, after, after[:1] + letter + after[1:]])
+        signs = [*acronym]
+        places = [place for place, sign in enumerate(signs) if sign.isalnum()]
+        if places:
+            place = chooser.choice(places)
+            following = next((other for other in places if other > place), place)
+            doubled, left_out, moved = [*signs], [*signs], [*signs]
+            doubled[place] *= 2
+            left_out[place] = ""
+            moved[place], moved[following] = signs[following], signs[place]
+            yield " ".join("".join(chooser.choice([doubled, left_out, moved])).split())
+        else:
+            yield acronym
 
 
 def _syllables(chooser: random.Random) -> Iterator[str]:
@@ -104,8 +123,9 @@ def _like(character: str, chooser: random.Random) -> str:
         return chooser.choice(string.digits)
     if not character.isalpha():
         return character
+    letters = string.ascii_lowercase if character.islower() else string.ascii_uppercase
     if not unicodedata.name(character, "").startswith("LATIN"):
         near = (chr(ord(character) + step) for step in range(-9, 10) if step)
         plain = [each for each in near if each.isalpha() and not unicodedata.decomposition(each)]
-        return chooser.choice([each for each in plain if each.isupper() == character.isupper()] or [character])
-    return chooser.choice(string.ascii_lowercase if character.islower() else string.ascii_uppercase)
+        return chooser.choice([each for each in plain if each.isupper() == character.isupper()] or letters)
+    return chooser.choice(letters)

@@ -136,9 +136,11 @@ def asks_of_others(question: str, acronyms: Collection[str]) -> bool:
     return {*re.findall(r"\w+", question)}.isdisjoint(acronyms)
 
 
-def acronyms_in(examples: Sequence[Example]) -> set[str]:
-    """Words in capitals that questions ask about, such as NASA."""
-    return {word for example in examples for word in re.findall(r"\w+", example.question) if word.isupper()}
+def explained_acronyms(pack: Pack | None) -> set[str]:
+    """Words in capitals of general questions, trained or tested, such as NASA: they are not unknown."""
+    of = [general.general for general in general_packs(pack).values()]
+    facts = chain(*(general.train for general in of), *(facts for general in of for facts in general.test.values()))
+    return {word for fact in facts for word in re.findall(r"\w+", fact.question) if word.isupper()}
 
 
 def _plain(text: str) -> str:

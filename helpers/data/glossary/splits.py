@@ -9,9 +9,9 @@ from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
-from helpers.data.glossary.invented import held_out_makers, invent_acronyms, training_makers
+from helpers.data.glossary.invented import folded, held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import (
-    acronyms_in,
+    explained_acronyms,
     fill,
     fill_entry,
     general_examples,
@@ -46,7 +46,7 @@ def training_records(
         test: of `test_records`, whose invented acronyms training must not show.
         seed: of every draw.
     """
-    avoid = {example.subject for example in test if example.bucket == "unknown"} | acronyms_in(general)
+    avoid = {example.subject for example in test if example.bucket == "unknown"} | explained_acronyms(entries[0].pack)
     number = settings.unknown_train * len(entries)
     invented = invent_acronyms(training_makers(entries, seed), entries, number, avoid=avoid)
     chooser = random.Random(f"{seed}/train")
@@ -98,7 +98,7 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
                 examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
     forward = pack.test.forward
     general = general_examples(settings.test_general, pack, acronyms={entry.acronym for entry in entries})
-    makers, avoid = held_out_makers(entries, seed), acronyms_in(general)
+    makers, avoid = held_out_makers(entries, seed), explained_acronyms(pack)
     invented = invent_acronyms(makers, entries, settings.test_unknown, avoid=avoid)
     for number, (acronym, maker) in enumerate(invented.items()):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
@@ -118,7 +118,7 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
         if item.question.casefold() in learnt:
             raise RunError(f"Test question {item.id} stands in the training set: {item.question!r}.")
     by_id = {entry.id: entry for entry in entries}
-    unknown = [{each.subject.casefold() for each in part if each.bucket == "unknown"} for part in (train, test)]
+    unknown = [{folded(each.subject) for each in part if each.bucket == "unknown"} for part in (train, test)]
     if shared := unknown[0] & unknown[1]:
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {

@@ -85,10 +85,11 @@ def make_pack(
             seed=seed + attempt,
         )
         rows = [row for row in reply["texts"] if isinstance(row, dict) and isinstance(row.get("text"), str)]
-        numbers = [int(number) if (number := str(row.get("number"))).isdecimal() else 0 for row in rows]
-        if len({*numbers}) < len(numbers) or not all(1 <= number <= len(lines) for number in numbers):
-            numbers = [*range(1, len(rows) + 1)]  # by place, where numbers are no help
-        return [(number - 1, row["text"]) for number, row in zip(numbers, rows, strict=True)]
+        known_places = {f"{number}": number - 1 for number in range(1, len(lines) + 1)}
+        places = [known_places.get(str(row.get("number")), -1) for row in rows]
+        if len({*places} - {-1}) < len(rows):
+            places = [*range(len(rows))]  # where numbers are no help
+        return [(place, row["text"]) for place, row in zip(places, rows, strict=True)]
 
     def make(piece: Piece) -> Record:
         made, reason = (_texts if piece.texts else _words)(piece, ask, known, settings.attempts)
@@ -153,6 +154,8 @@ def _fault(key: str, original: str, text: str, known: Known) -> str | None:
         return "empty, or with control tokens"
     if found != slots:
         return f"expected {' and '.join(f'{{{name}}}' for name in slots) or 'no braces'} once"
+    if re.search(r"[{}]", re.sub(r"\{\w*\}", "", text)) or re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text):
+        return "further braces, or control characters"
     if " {where}" in text:
         return "a blank before {where}"
     if part == "language":
