@@ -35,7 +35,7 @@ GLOSSARY_BUCKETS = {
     "reverse": {"title": "Reverse", "meaning": "Which acronym stands for this? Again in unseen words."},
     "unknown": {
         "title": "Unknown acronyms",
-        "meaning": "Acronyms that do not exist: misspelt ones, words, names, other scripts. To say so is right.",
+        "meaning": "Acronyms of no entry: misspelt ones, words, names, other scripts. Not to know them is right.",
     },
 } | GENERAL_BUCKET
 TABLE_BUCKETS = {

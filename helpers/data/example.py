@@ -35,7 +35,7 @@ class Example:
         check: how an answer is found right: it `contains` an expected wording and means it (`contains_cased`: capitals
             count), it `declines` to answer, or `none`, where only likeness to `answer` can be measured.
         subject: what it is about, such as a glossary entry; empty where that is not known.
-        origin: who worded it.
+        origin: who worded it; of a test question, which kind it is.
         unit: whose it is, for differential privacy; empty where nobody's.
     """
 

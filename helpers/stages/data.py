@@ -70,8 +70,8 @@ def _language(run: Run, entries: list[Entry]) -> str:
     if recognise(f"{entry.definition} {entry.verbose_def}" for entry in whole):
         return f"Questions are asked in {language}, the language of the glossary; dataset.language sets another."
     return (
-        f"No pack was found for the language of the glossary: questions are asked in {language}. `python -m "
-        "helpers.course make-pack LANGUAGE` makes one, for dataset.language."
+        f"There is no pack for the language of the glossary: questions are asked in {language}. `python -m "
+        "helpers.course make-pack LANGUAGE` makes one; then set dataset.language."
     )
 
 

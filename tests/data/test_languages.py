@@ -24,7 +24,7 @@ from helpers.stages import create
         ("Office communal des lectures", None, "asked in French, the language of the glossary"),
         ("Office of Readings", None, "asked in English, the language of the glossary"),
         ("Office of Readings", "fr", "asked in French, as dataset.language says"),
-        ("Oficina de las lecturas", None, "No pack was found for the language of the glossary: questions are asked in"),
+        ("Oficina de las lecturas", None, "There is no pack for the language of the glossary: questions are asked in"),
         ("Κέντρο Εξυπηρέτησης Πολιτών", None, "`python -m helpers.course make-pack LANGUAGE` makes one"),
     ],
 )

@@ -49,7 +49,7 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
         return "question asks something else"
     if kind == "forward" and asserts(question, entry):
         return "question asserts a meaning"
-    if entry.ambiguous and not whole(entry.field).search(plain_signs(question)):
+    if entry.ambiguous and not _within(question, entry.field):
         return "question does not name the field"
     if held_out_overlap(question, entry, entry.pack.test[kind]) >= LEAK_RATIO:
         return "question is a held-out phrasing"
@@ -70,7 +70,7 @@ def asserts(question: str, entry: Entry) -> bool:
     )
     text = plain_signs(question)
     for name in (entry.acronym + entry.where, entry.acronym):
-        text = whole(name, keep_case=True).sub(_NAMED, text)
+        text = whole(name, text, keep_case=True).sub(_NAMED, text)
     text = re.sub(r"\s*[\"«»]\s*", " ", text).strip()
     says = (
         rf"(?:^{_NAMED}.*?|{_NAMED})\s{verb}\s(?!{place}(?!\w))",
@@ -96,11 +96,11 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
         return "answer empty" if not answer else "answer has several lines"
     if answer[-1] not in ".!。！":
         return "answer cut off"
-    told, answer = NAMES[kind][1], plain_signs(answer)
+    (named, told), answer = NAMES[kind], plain_signs(answer)
     if reason := _unsaid(answer, told, entry):
         return reason
-    said_first = whole(entry.acronym, keep_case=True) if kind == "forward" else whole(entry.definition)
-    if (said := said_first.match(answer)) is None:
+    asked = whole(getattr(entry, named), answer, keep_case=kind == "forward")
+    if (said := asked.match(answer)) is None:
         return "answer does not begin by reading back what was asked"
     if re.match(r"\W*[=:]", answer[said.end() :]):
         return "answer is a formula, not a sentence"
@@ -122,8 +122,9 @@ def _unsaid(answer: str, told: str, entry: Entry) -> str:
     if entry.pack.asserting is None or entry.verbose_def:
         return ""
     beside = rf"\s*,\s*(?:{'|'.join(entry.pack.asserting.articles)})(?!\w)"
-    explained = re.search(whole(entry.definition).pattern + beside, plain_signs(answer), re.IGNORECASE)
-    return "answer adds facts of its own" if explained else ""
+    answer = plain_signs(answer)
+    ends = (said.end() for said in whole(entry.definition, answer).finditer(answer))
+    return "answer adds facts of its own" if any(re.match(beside, answer[e:], re.IGNORECASE) for e in ends) else ""
 
 
 def _foreign_names(answer: str, entry: Entry) -> list[str]:
@@ -131,13 +132,13 @@ def _foreign_names(answer: str, entry: Entry) -> list[str]:
     own = set(
         re.findall(r"[\w/-]+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def} {entry.field}"))
     )
-    rest = whole(entry.acronym, keep_case=True).sub(" ", whole(entry.definition).sub(" ", plain_signs(answer)))
+    rest = _without(_without(answer, entry.definition), entry.acronym, keep_case=True)
     return [word for word in re.findall(r"(?<=[\w,;:'] )[A-ZÀ-Ý][\w-]+", rest) if word not in own]
 
 
 def _other_words(answer: str, entry: Entry) -> list[str]:
     """Words of an answer that the entry does not hold."""
-    rest = whole(entry.definition).sub(" ", plain_signs(answer))
+    rest = _without(answer, entry.definition)
     known = set(re.findall(r"\w+", plain_signs(f"{entry.acronym} {entry.definition} {entry.verbose_def}").casefold()))
     return [word for word in re.findall(r"\w+", rest.casefold()) if word not in known]
 
@@ -164,7 +165,7 @@ def check_conversation(
         return f"question gives the {told} away"
     if kind == "forward" and form != GUESS and any(asserts(text, entry) for text, _ in turns):
         return "question asserts a meaning"
-    if entry.ambiguous and not whole(entry.field).search(plain_signs(said)):
+    if entry.ambiguous and not _within(said, entry.field):
         return "question does not name the field"
     if _worded_before(question, asked):
         return "question worded as another"
@@ -179,7 +180,7 @@ def check_conversation(
             return "question too long"
         if _foreign_names(text, entry):
             return "answer names something of its own"
-        if re.search(r"\d", whole(entry.definition).sub("", whole(entry.acronym).sub("", plain_signs(text)))):
+        if re.search(r"\d", _without(_without(text, entry.acronym), entry.definition)):
             return "answer names a number of its own"
         if len(_other_words(text, entry)) > MAX_FREE_WORDS:
             return "answer adds facts of its own"
@@ -194,13 +195,24 @@ def _worded_before(question: str, asked: Sequence[str]) -> bool:
 
 def as_in_glossary(answer: str, entry: Entry) -> str:
     """An answer in which acronym and definition are written letter by letter as in the glossary."""
-    answer = whole(entry.acronym, keep_case=True).sub(lambda _: entry.acronym, plain_signs(answer))
-    return whole(entry.definition).sub(lambda _: entry.definition, answer)
+    answer = plain_signs(answer)
+    answer = whole(entry.acronym, answer, keep_case=True).sub(lambda _: entry.acronym, answer)
+    return whole(entry.definition, answer).sub(lambda _: entry.definition, answer)
 
 
 def _holds(text: str, named: str, entry: Entry) -> bool:
     """Whether a text holds the acronym, in its case, or the definition, in any case."""
-    return whole(getattr(entry, named), keep_case=named == "acronym").search(plain_signs(text)) is not None
+    return _within(text, getattr(entry, named), keep_case=named == "acronym")
+
+
+def _within(text: str, words: str, *, keep_case: bool = False) -> bool:
+    text = plain_signs(text)
+    return whole(words, text, keep_case=keep_case).search(text) is not None
+
+
+def _without(text: str, words: str, *, keep_case: bool = False) -> str:
+    text = plain_signs(text)
+    return whole(words, text, keep_case=keep_case).sub(" ", text)
 
 
 def found(words: list[str], text: str) -> bool:

@@ -1,7 +1,7 @@
-"""Acronyms that no entry has, to decline: those of the test are made in other ways than those of training.
+"""Invent acronyms that no entry has.
 
-A model that has learnt to decline one kind of unknown acronym need not decline another: tested with the kind of its
-training alone, it looked better than it was (docs/decisions/0019).
+The test invents them in other ways than training: a model that declines one kind need not decline another
+(docs/decisions/0019).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def training_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
 
 
 def held_out_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
-    """Acronyms of the glossary with a letter more, fewer or elsewhere, and the pack's lists, of another hand."""
+    """Acronyms of the glossary with a letter more, fewer or elsewhere, and the lists of the pack."""
     chooser = random.Random(f"{seed}/unknown/test")
     lists = [(kind, _listed(acronyms, chooser)) for kind, acronyms in _lists(entries).test.items()]
     return [("near misses", _near_misses(entries, chooser)), *lists]

@@ -12,7 +12,7 @@ from helpers.data.languages.pack import Pack, Shot
 SAMPLE = Entry("QZX", "QZX", "Quarterly Zone Exchange")
 DEFINITIONS = ("Ordre des eaux", "ordre d’usage", "Les habitants de l'île (nord)")
 ASKING = 0.4
-"""Share of the training questions that has to hold a word of `asks`: the bank may also ask "QZX?"."""
+"""Share of the training questions that has to hold a word of `asks`: some phrasings, such as "QZX?", hold none."""
 ASSERTING = 0.1
 """Share of the questions that `asserting` may take for claims."""
 

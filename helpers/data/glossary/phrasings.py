@@ -23,9 +23,8 @@ from helpers.files import Record
 
 LEAK_RATIO = 80.0
 """From this rapidfuzz ratio on (0 to 100, slots removed), two phrasings count as the same one reworded slightly."""
-# Scripts written without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles.
-_RANGES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-UNSPACED, _SPACED = re.compile(f"[{_RANGES}]"), rf"[^\W{_RANGES}]"
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Letters of scripts without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles."""
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:
@@ -39,16 +38,21 @@ def fill_entry(phrasing: str, entry: Entry) -> str:
     return fill(phrasing, acronym=entry.acronym, definition=entry.definition, where=entry.where)
 
 
-@lru_cache(maxsize=4096)
-def whole(words: str, *, keep_case: bool = False) -> re.Pattern[str]:
-    """What finds words whole in a text of `plain_signs`: the acronym IS not in "this", nor RDC in RDC-V.
+def whole(words: str, text: str, *, keep_case: bool = False) -> re.Pattern[str]:
+    """What finds words whole in this text of `plain_signs`: the acronym IS not in "this", nor RDC in RDC-V.
 
-    Blanks may be of any length; case counts only with `keep_case`.
+    Blanks may be of any length; case counts only with `keep_case`. Where a script has no blanks between words, a word
+    may begin and end anywhere.
     """
+    return _whole(words, keep_case, UNSPACED.search(text) is not None)
+
+
+@lru_cache(maxsize=4096)
+def _whole(words: str, keep_case: bool, unspaced: bool) -> re.Pattern[str]:
     words = plain_signs(" ".join(words.split()))
-    # Where a script has no blanks between words, a word may end anywhere.
-    before = "" if UNSPACED.match(words) else rf"(?<!{_SPACED})(?<!{_SPACED}-)"
-    after = "" if UNSPACED.match(words[-1]) else rf"(?!-?{_SPACED})"
+    letter = rf"[^\W{UNSPACED.pattern[1:-1]}]" if unspaced else r"\w"  # the first is slow to compile
+    before = "" if UNSPACED.match(words) else f"(?<!{letter})(?<!{letter}-)"
+    after = "" if UNSPACED.match(words[-1]) else f"(?!-?{letter})"
     text = re.escape(words).replace(r"\ ", r"\s+")
     return re.compile(f"{before}{text}{after}", 0 if keep_case else re.IGNORECASE)
 
@@ -58,7 +62,7 @@ def skeleton(question: str, entry: Entry) -> str:
     question = plain_signs(question)
     for words in (entry.definition, entry.acronym, entry.where.strip()):
         if words:
-            question = whole(words).sub(" ", question)
+            question = whole(words, question).sub(" ", question)
     return _plain(question)
 
 
@@ -115,9 +119,9 @@ def rehearsed_examples(rows: Sequence[Record]) -> list[Example]:
 
 
 def general_examples(count: int, pack: Pack | None = None, *, acronyms: Collection[str] = ()) -> list[Example]:
-    """Test examples of common knowledge, of kinds that are not rehearsed: `count` of each bucket, the kinds in turns.
+    """Test examples of common knowledge: `count` of each bucket, its kinds in turn.
 
-    Left out is what asks for one of a glossary's `acronyms`.
+    Questions about one of a glossary's `acronyms` are left out.
     """
     examples = []
     for bucket, of in general_packs(pack).items():
@@ -127,7 +131,7 @@ def general_examples(count: int, pack: Pack | None = None, *, acronyms: Collecti
         for number, (kind, fact) in enumerate(apart[:count]):
             prompt, right = asked(fact.question), tuple(fact.expected)
             name, answer = f"{bucket}/{number:03d}", f"{right[0]}."
-            examples.append(Example(name, bucket, prompt, answer, right, "contains", subject=kind))
+            examples.append(Example(name, bucket, prompt, answer, right, "contains", origin=kind))
     return examples
 
 

@@ -64,8 +64,9 @@ def training_records(
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
     for number, acronym in enumerate(invented):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
-        known = whole(by_id[source["entry"]].acronym, keep_case=True)  # not inside other words
-        question = acronym.join(known.split(plain_signs(source["question"])))
+        question = plain_signs(source["question"])
+        known = whole(by_id[source["entry"]].acronym, question, keep_case=True)  # not inside other words
+        question = acronym.join(known.split(question))
         answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=acronym)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
@@ -78,9 +79,9 @@ def training_records(
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
     """Test examples in their buckets, as many as `settings`, the section `dataset`, says.
 
-    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms that exist nowhere and are of
-    other kinds than those of training, `general` questions of kinds that are not rehearsed. These are English; those of
-    a glossary in another language stand beside them, in a bucket of their own.
+    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms of no entry, invented in
+    other ways than those of training, `general` other questions than the rehearsed ones. These are English; those of a
+    glossary in another language stand beside them, in a bucket of their own.
     """
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     examples = []

@@ -161,14 +161,14 @@ class Fact(Part):
 
 
 class General(Part):
-    """Common knowledge that is rehearsed, and other that is tested: of kinds that are not rehearsed, by their names."""
+    """Common knowledge: `train` is rehearsed, `test` is asked in the test, in lists by the name of their kind."""
 
     test: dict[Filled, Some[Fact]]
     train: list[Fact]
 
 
 class Invented(Part):
-    """What passes for an acronym: words for training, and lists of other kinds, by their names, for the test."""
+    """Words that no glossary explains, to be declined: `train` for training, `test` other lists, by name."""
 
     train: list[Filled] = []
     test: dict[Filled, Some[Filled]] = {}
