@@ -93,16 +93,16 @@ def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings out of dotted keys: the opposite of `flat`."""
-    nested: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
-        level = nested
+        level = tree
         for parent in parents:
             level = level.setdefault(parent, {})
             if not isinstance(level, dict):
                 raise ConfigError(f"overrides: {dotted} cannot be set, because {parent} was set to one value.")
         level[last] = deepcopy(value)  # later keys may go into it, and the caller's must stay as it is
-    return nested
+    return tree
 
 
 def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from helpers.config import PROJECT_ROOT
 from helpers.config_layers import explained, read_yaml
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
-from helpers.data.languages.making import make_pack as make
+from helpers.data.languages.making import translated_pack
 from helpers.data.languages.pack import Pack, load_pack, shipped
 from helpers.errors import ConfigError, EndpointError
 from helpers.files import write_atomic
@@ -54,7 +54,7 @@ def make_pack(run: Run, language: str, to: Path, *, overwrite: bool = False) -> 
     with chat_endpoint(run) as endpoint:
         refuse_other_server(run, path, endpoint.name)
         print(f"The pack is written by {endpoint.name}.", flush=True)
-        content, lacking = make(language, endpoint, run.config.dataset, path=path, seed=run.config.seed)
+        content, lacking = translated_pack(language, endpoint, run.config.dataset, path=path, seed=run.config.seed)
     text = _head(content["language"], endpoint.name, lacking) + yaml.safe_dump(
         content, allow_unicode=True, sort_keys=False, width=120
     )

@@ -78,7 +78,7 @@ def write_conversations(
     def write(of: tuple[str, Entry], done: Done) -> Iterator[list[Record]]:
         (kind, entry), own = of, slots(of)
         asked: set[str] = set()
-        bank = [fill_entry(phrasing, entry) for phrasing in entry.pack.train[kind]]
+        bank = [(_key(text), text) for text in (fill_entry(each, entry) for each in entry.pack.train[kind])]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
         made: dict[str, Record] = {}
         if way == "structured":  # all conversations of an entry come from the same requests, and are kept together
@@ -187,11 +187,14 @@ def _hopeless(tally: Tally, endpoint: ChatEndpoint) -> bool:
     return bool(tally.told)
 
 
-def _from_bank(record: Record, entry: Entry, order: list[str], asked: set[str], seed: int) -> None:
-    """Fill a slot with the next phrasing of the bank that the entry has not had; starts over when all are used."""
+def _from_bank(record: Record, entry: Entry, order: list[tuple[str, str]], asked: set[str], seed: int) -> None:
+    """Fill a slot with the next phrasing of the bank that the entry has not had; starts over when all are used.
+
+    `order` are the phrasings, each behind its `_key`, as `asked` are those of the entry's questions.
+    """
     pack, chooser = entry.pack, random.Random(_number(seed, record["id"], 0))
-    fresh = [question for question in order if not any(had.endswith(_key(question)) for had in asked)]
-    question = fresh[0] if fresh else chooser.choice(order)
+    fresh = (text for key, text in order if not any(had.endswith(key) for had in asked))
+    question = next(fresh, None) or chooser.choice(order)[1]
     opening = chooser.choice(pack.openings) + " " if chooser.random() < 0.5 else ""
     answer = chooser.choice(pack.answers[record["kind"]])
     record |= {"question": opening + question, "answer": fill_entry(answer, entry)}

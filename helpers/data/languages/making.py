@@ -47,10 +47,10 @@ Known = Mapping[str, Sequence[str]]
 Ask = Callable[[Piece, Sequence[Record], int], list[tuple[int, str]]]
 
 
-def make_pack(
+def translated_pack(
     language: str, endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make the content of a pack.
+    """Have the content of a pack made.
 
     Args:
         language: its name or code.
@@ -91,7 +91,7 @@ def make_pack(
             places = [*range(len(rows))]  # where numbers are no help
         return [(place, row["text"]) for place, row in zip(places, rows, strict=True)]
 
-    def make(piece: Piece) -> Record:
+    def record(piece: Piece) -> Record:
         made, reason = (_texts if piece.texts else _words)(piece, ask, known, settings.attempts)
         keys, kept = [key for key, _ in piece.texts] or [piece.name], [key for key, _ in made]
         if piece.part not in OPTIONAL and any(2 * kept.count(key) < keys.count(key) for key in keys):
@@ -104,7 +104,7 @@ def make_pack(
     for number, parts in enumerate(ROUNDS, start=1):
         rows = resumable_map(
             [piece for piece in wanted if piece.part in parts],
-            lambda piece, _: [make(piece)],
+            lambda piece, _: [record(piece)],
             path=path,
             keys=lambda piece: [piece.name],
             key=lambda row: row["piece"],
@@ -237,4 +237,4 @@ def _gathered(known: Known) -> tuple[dict[str, Any], list[str]]:
         if asserting(pack) or any(faults):
             del content["asserting"]
             lacking.add("asserting")
-    return content, [f"{key}: {told}" for key, told in OPTIONAL.items() if key in lacking]
+    return content, [f"{key}: {then}" for key, then in OPTIONAL.items() if key in lacking]
