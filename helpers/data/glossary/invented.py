@@ -54,8 +54,8 @@ def training_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
     one_off = ("one letter changed", _redrawn(entries, chooser, all_letters=False))
     words = ("words", _listed(_lists(entries).train, chooser))
     syllables, redrawn = _syllables(chooser), _redrawn(entries, chooser, all_letters=True)
-    # Every second turn: what looks most like the glossary is most easily taken for a part of it.
-    return [one_off, words, one_off, ("syllables", syllables), one_off, ("all letters changed", redrawn)]
+    # Two turns in five: what looks most like the glossary is most easily taken for a part of it.
+    return [one_off, words, one_off, ("syllables", syllables), ("all letters changed", redrawn)]
 
 
 def held_out_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
