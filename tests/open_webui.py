@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import papermill
 from pydantic import SecretStr
 
 from helpers.config import PROJECT_ROOT, load_config
@@ -120,6 +121,20 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, float]:
     return printed, round(time.monotonic() - begun, 1)
 
 
+def notebook(run: Path, env: dict[str, str]) -> tuple[float, list[dict[str, Any]]]:
+    """Run notebook 01-create_dataset/01: seconds, and what was written."""
+    os.environ |= env
+    begun, source = time.monotonic(), PROJECT_ROOT / "01-create_dataset" / "01-write_conversations.ipynb"
+    parameters = {
+        "conf": "smoke",
+        "run": str(run),
+        "overrides": {"dataset.max_entries": 4, "dataset.forward_by_model": 8},
+    }
+    target = run.with_suffix(".ipynb")
+    papermill.execute_notebook(source, target, parameters, cwd=source.parent, kernel_name="python3", progress_bar=False)
+    return round(time.monotonic() - begun, 1), read_jsonl(run / "dataset" / "conversations.jsonl")
+
+
 def main() -> None:
     installed()
     found: dict[str, Any] = {"version": VERSION}
@@ -168,6 +183,9 @@ def main() -> None:
             found["by_model"] = sum(row["origin"] == "model" for row in rows)
             assert 0 < before < len(rows) and found["by_model"]
             _, found["create_s"] = finish(course("create", folder / "again", env))
+            found["notebook_s"], written = notebook(folder / "notebook", env)
+            writers = {row["writer"] for row in written if row["origin"] == "model"}
+            assert writers and all(root in writer for writer in writers), writers
             embedded = {"OWUI_URL": "", "OWUI_TOKEN": "", "OPENAI_BASE_URL": ""}
             _, found["create_embedded_s"] = finish(course("create", folder / "embedded", embedded))
             for command in ("prepare", "fine-tune", "answer"):
