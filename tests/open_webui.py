@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import papermill
 from pydantic import SecretStr
@@ -123,7 +124,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, float]:
 
 def notebook(run: Path, env: dict[str, str]) -> tuple[float, list[dict[str, Any]]]:
     """Run notebook 01-create_dataset/01: seconds, and what was written."""
-    os.environ |= env
     begun, source = time.monotonic(), PROJECT_ROOT / "01-create_dataset" / "01-write_conversations.ipynb"
     parameters = {
         "conf": "smoke",
@@ -131,7 +131,9 @@ def notebook(run: Path, env: dict[str, str]) -> tuple[float, list[dict[str, Any]
         "overrides": {"dataset.max_entries": 4, "dataset.forward_by_model": 8},
     }
     target = run.with_suffix(".ipynb")
-    papermill.execute_notebook(source, target, parameters, cwd=source.parent, kernel_name="python3", progress_bar=False)
+    options = {"cwd": source.parent, "kernel_name": "python3", "progress_bar": False}
+    with patch.dict(os.environ, env):
+        papermill.execute_notebook(source, target, parameters, **options)
     return round(time.monotonic() - begun, 1), read_jsonl(run / "dataset" / "conversations.jsonl")
 
 
