@@ -33,14 +33,15 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write a whole file, in a folder made if missing, or nothing. Raises RunError if the disk is full or refuses."""
+    parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -72,44 +73,55 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write one JSON object a line, atomically."""
-    write_atomic(path, "".join(_line(record) for record in records))
+    write_atomic(path, map(_line, records))
 
 
 def read_jsonl(path: Path) -> list[Record]:
-    """Read one JSON object a line. A last line cut off by a kill is left out; any other broken line raises RunError."""
-    records = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                break
-            record = None
-        if not isinstance(record, dict):
-            raise RunError(f"{path}, line {number} is not a JSON object. Delete that line and run the command again.")
-        records.append(record)
-    return records
+    """Read one JSON object a line; see `placed_records`."""
+    return [record for _, record in placed_records(path)]
+
+
+def placed_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """One JSON object a line, each behind the byte that its line begins at, without holding all of them.
+
+    A last line cut off by a kill is left out; any other broken line raises RunError.
+    """
+    place = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    if not line.endswith(b"\n"):
+                        return
+                    record = None
+                if not isinstance(record, dict):
+                    raise RunError(
+                        f"{path}, line {number} is not a JSON object. Delete that line and run the command again."
+                    )
+                yield place, record
+            place += len(line)
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[Callable[[Record], None]]:
-    """Yield a function that appends a record to JSON lines and hands it to the operating system.
+def appending(path: Path) -> Iterator[Callable[[Record], int]]:
+    """Yield a function that appends a record to JSON lines, hands it to the operating system and returns its place.
 
     A last line that a kill cut off is removed; a missing line end is added. Raises RunError if the disk is full.
     """
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
+        if path.exists() and not _ended(path):
             write_jsonl(path, read_jsonl(path))
-        file = path.open("a", encoding="utf-8", newline="\n")
+        file = path.open("ab")
 
-    def append(record: Record) -> None:
+    def append(record: Record) -> int:
         with clear_disk_errors(path):
+            place = file.seek(0, os.SEEK_END)
             file.write(_line(record))
             file.flush()
+        return place
 
     try:
         yield append
@@ -118,8 +130,16 @@ def appending(path: Path) -> Iterator[Callable[[Record], None]]:
             file.close()
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _ended(path: Path) -> bool:
+    """Whether a file ends with a line end, or is empty."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
 def sha256(path: Path) -> str:

@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from helpers.files import Record, appending, read_jsonl
+from helpers.files import Record, appending, placed_records
 
 Item = TypeVar("Item")
-Done = Mapping[Hashable, Record]
+
+
+class Results:
+    """The records of a file of JSON lines, found by their keys; neither they nor their places are held in memory.
+
+    What replaces the file later changes nothing here. Threads may share it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock, self._file = threading.Lock(), path.open("rb")
+        self._places = sqlite3.connect("", check_same_thread=False)  # "" is a temporary file
+        self._places.execute("CREATE TABLE places (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+
+    def add(self, key: Hashable, place: int) -> bool:
+        """Say at which byte a record begins, and return whether it is the first of its key."""
+        first = key not in self
+        with self._lock:
+            self._places.execute("INSERT OR REPLACE INTO places VALUES (?, ?)", (repr(key), place))
+        return first
+
+    def want(self, key: Hashable) -> bool:
+        """Note that a record will come, and return whether it is neither there nor noted."""
+        with self._lock:
+            return self._places.execute("INSERT OR IGNORE INTO places VALUES (?, NULL)", (repr(key),)).rowcount == 1
+
+    def get(self, key: Hashable) -> Record | None:
+        """The record of a key, if it is there."""
+        with self._lock:
+            if (place := self._place(key)) is None:
+                return None
+            self._file.seek(place)
+            record: Record = json.loads(self._file.readline())
+        return record
+
+    def __getitem__(self, key: Hashable) -> Record:
+        if (record := self.get(key)) is None:
+            raise KeyError(key)
+        return record
+
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock:
+            return self._place(key) is not None
+
+    def _place(self, key: Hashable) -> int | None:
+        found: tuple[int | None] | None = self._places.execute(
+            "SELECT place FROM places WHERE key = ?", (repr(key),)
+        ).fetchone()
+        return found and found[0]
 
 
 def resumable_map(
     items: Sequence[Item],
-    work: Callable[[Item, Done], Iterable[Record | list[Record]]],
+    work: Callable[[Item, Results], Iterable[Record | list[Record]]],
     *,
     path: Path,
     keys: Callable[[Item], Sequence[Hashable]],
@@ -26,43 +75,44 @@ def resumable_map(
     parallel: int,
     title: str,
     keep: Callable[[Record], bool] = lambda _: True,
-) -> list[Record]:
+) -> Results:
     """Do `work` for every item that misses a result in `path`; a killed call goes on where it stopped.
 
     `work` is called in threads with an item and all results so far. It gives the results that the item misses one after
     the other, or a list of several that belong together; each is appended to the JSON lines of `path` at once. If it
     raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
     `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
-
-    Returns the results of each item, in the order of items and their keys.
     """
-    done = {key(row): row for row in (read_jsonl(path) if path.exists() else []) if keep(row)}
-    wanted = {each: item for item in reversed(items) for each in keys(item)}
-    left = [item for item in items if any(each not in done and wanted[each] is item for each in keys(item))]
-    lock, stop = threading.Lock(), threading.Event()
-    with (
-        appending(path) as append,
-        tqdm(total=len(wanted), initial=len(done.keys() & wanted.keys()), desc=title, disable=not left) as bar,
-        ThreadPoolExecutor(max_workers=parallel) as pool,
-    ):
+    with appending(path) as append:
+        results, lock, stop = Results(path), threading.Lock(), threading.Event()
+        for place, row in placed_records(path):
+            if keep(row):
+                results.add(key(row), place)
+        before = sum(each in results for item in items for each in keys(item))
+        missing = [sum(map(results.want, keys(item))) for item in items]
+        queue = iter([item for item, number in zip(items, missing, strict=True) if number])
 
-        def finish(item: Item) -> None:
-            rows = iter(work(item, done))
+        def work_off() -> None:
             while not stop.is_set():
-                found = next(rows, None)
-                if found is None:
-                    return
                 with lock:
-                    for row in found if isinstance(found, list) else [found]:
-                        append(row)
-                        bar.update(key(row) not in done)
-                        done[key(row)] = row
+                    item = next(queue, None)
+                if item is None:
+                    return
+                rows = iter(work(item, results))
+                while not stop.is_set() and (found := next(rows, None)) is not None:
+                    with lock:
+                        for row in found if isinstance(found, list) else [found]:
+                            bar.update(results.add(key(row), append(row)))
 
-        futures = [pool.submit(finish, item) for item in left]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:  # Ctrl-C too
-            stop.set()
-            raise
-    return [done[each] for item in items for each in keys(item)]
+        with (
+            tqdm(total=before + sum(missing), initial=before, desc=title, disable=not any(missing)) as bar,
+            ThreadPoolExecutor(max_workers=parallel) as pool,
+        ):
+            running = [pool.submit(work_off) for _ in range(parallel)]
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:  # Ctrl-C too
+                stop.set()
+                raise
+    return results

@@ -30,7 +30,7 @@ def chat_only(oddity: Oddity) -> Script:
 def write(server: ScriptedServer, path: Path, entries: list[Entry], **settings: Any) -> list[dict[str, Any]]:
     chat = endpoint(server.url, max_wait_s=20, max_attempts=5, **settings)
     chat.probe()
-    return write_conversations(entries, chat, SETTINGS, path=path, seed=0)
+    return list(write_conversations(entries, chat, SETTINGS, path=path, seed=0))
 
 
 @pytest.mark.parametrize("name", USABLE)

@@ -100,16 +100,21 @@ def judge_answers(items: Sequence[Mapping[str, str]], endpoint: ChatEndpoint, *,
         RunError: the file holds a broken line before its last.
     """
     tally = Tally(endpoint.name, "Choose another model in endpoint.model as judge, or set score.judge_items to 0.")
-    return resumable_map(
+
+    def case(item: Mapping[str, str]) -> tuple[str, str]:
+        return item["id"], _digest(item)
+
+    found = resumable_map(
         items,
         lambda item, _: [_judge_one(item, endpoint, seed, tally)],
         path=path,
-        keys=lambda item: [(item["id"], _digest(item))],
+        keys=lambda item: [case(item)],
         key=lambda row: (row["id"], row.get("case")),
         parallel=endpoint.parallel_requests,
         title=f"judge {path.stem}",
         keep=lambda row: row["verdict"] is not None and row.get("judge") == endpoint.name,
     )
+    return [found[case(item)] for item in items]
 
 
 def _case(item: Mapping[str, str]) -> str:

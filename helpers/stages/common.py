@@ -13,7 +13,7 @@ from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
 from helpers.data.languages.pack import Pack
 from helpers.errors import ConfigError, RunError
-from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.files import placed_records, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
 
 def refuse_other_server(run: Run, path: Path, name: str = "") -> None:
     """Raise RunError where rows of `path` have another writer than the configured server, or its model `name`."""
-    names = {str(row.get("writer") or "") for row in read_jsonl(path)} - {""} if path.exists() else set()
+    rows = placed_records(path) if path.exists() else ()
+    names = {str(row.get("writer") or "") for _, row in rows} - {""}
     if others := [each for each in names if each != name and (name or not run.server().is_called(each))]:
         raise RunError(
             f"{path} was made by {others[0]}, but the chat server configured now (perhaps in .env) is "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
-from helpers.files import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.files import Record, placed_records, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, refuse_other_server, rehearsed_examples
 
@@ -46,8 +47,8 @@ PREPARES = (
 """Code that decides what is made of conversations or rows."""
 
 
-def create(run: Run) -> list[Record]:
-    """01: have conversations about each entry written and checked, into dataset/conversations.jsonl."""
+def create(run: Run) -> Path:
+    """01: have conversations about each entry written and checked, into dataset/conversations.jsonl; returns it."""
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
     refuse_other_server(run, path)
     if not run.finished("create", [config.glossary]):
@@ -55,10 +56,9 @@ def create(run: Run) -> list[Record]:
         print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
-            conversations = _write(run, entries, endpoint, path)
-            write_jsonl(path, conversations)  # the order of the glossary, whatever the order of arrival
-            print(summary(conversations))
-    return read_jsonl(path)
+            write_jsonl(path, _write(run, entries, endpoint, path))  # in the order of the glossary, not of arrival
+            print(summary(record for _, record in placed_records(path)))
+    return path
 
 
 def _language(run: Run, entries: list[Entry]) -> str:
@@ -75,7 +75,7 @@ def _language(run: Run, entries: list[Entry]) -> str:
     )
 
 
-def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> list[Record]:
+def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Iterator[Record]:
     """Have conversations about `entries` written in the way that suits the writer."""
     settings, pack, seed = run.config.dataset, entries[0].pack, run.config.seed
     if endpoint.embedded and pack.name != DEFAULT:
@@ -92,10 +92,10 @@ def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -
 
 def _way(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Way:
     """How conversations are written: as configured, else as those in `path` were, else as a trial shows."""
-    settings, before = run.config.dataset, read_jsonl(path) if path.exists() else []
-    by_model = [row for row in before if row["origin"] == "model"]
+    settings, before = run.config.dataset, placed_records(path) if path.exists() else ()
+    by_model = next((row for _, row in before if row["origin"] == "model"), None)
     if settings.way or by_model:
-        return settings.way or ("structured" if "form" in by_model[0] else "two_requests")
+        return settings.way or ("structured" if "form" in (by_model or {}) else "two_requests")
     if endpoint.embedded or not (settings.forward_by_model or settings.reverse_by_model):
         return "two_requests"
     share = share_accepted(a_few(entries, 3), endpoint, settings, run.config.seed)
@@ -118,7 +118,7 @@ def preview(run: Run, count: int = 3) -> None:
     with chat_endpoint(run) as endpoint:
         refuse_other_server(run, path, endpoint.name)
         shown, started = a_few(entries, count), time.monotonic()
-        written = _write(run, shown, endpoint, path)
+        written = [*_write(run, shown, endpoint, path)]
         took_s = time.monotonic() - started
     print(f"{told(written)}\n")
     if before or not endpoint.usage["requests"]:

@@ -24,7 +24,7 @@ from helpers.config import PROJECT_ROOT, load_config
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.writer import write_conversations
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
-from helpers.files import read_json, write_json
+from helpers.files import read_json, write_json, write_jsonl
 from helpers.server import Server
 
 AT_ONCE = (1, 2, 4, 8)
@@ -50,7 +50,8 @@ def by_bank(count: int) -> dict[str, float]:
     nobody = ChatEndpoint(Server("http://127.0.0.1:9/v1", "none", None), config.endpoint)
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        write_conversations(entries, nobody, settings, path=Path(folder, "c.jsonl"), seed=0)
+        path = Path(folder, "c.jsonl")
+        write_jsonl(path, write_conversations(entries, nobody, settings, path=path, seed=0))  # as `create` does
         took_s = time.monotonic() - began
     return {"s": took_s, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 

@@ -50,7 +50,7 @@ def write(
     path: Path, url: str, entries: list[Entry] = ENTRIES, parallel: int = 3, seed: int = 0, **settings: Any
 ) -> list[dict[str, Any]]:
     chat = endpoint(url, max_attempts=1, max_wait_s=1, parallel_requests=parallel)
-    return write_conversations(entries, chat, SETTINGS.model_copy(update=settings), path=path, seed=seed)
+    return list(write_conversations(entries, chat, SETTINGS.model_copy(update=settings), path=path, seed=seed))
 
 
 def test_every_slot_is_filled_in_order(talker: Talker, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ BY_BANK = load_config("smoke").dataset.model_copy(
 
 def make(entries: list[Entry], path: Path, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
     nobody = endpoint("http://127.0.0.1:9")  # the bank words everything
-    conversations = write_conversations(entries, nobody, BY_BANK, path=path, seed=seed)
+    conversations = [*write_conversations(entries, nobody, BY_BANK, path=path, seed=seed)]
     test = test_records(entries, BY_BANK, seed=seed)
     train, validation = training_records(conversations, entries, BY_BANK, general=GENERAL, test=test, seed=seed)
     return train, validation, test
@@ -77,11 +77,13 @@ def test_any_glossary_makes_disjoint_sets(name: str, glossary_file: GlossaryFile
     for record in everything:
         question, answer = record.question, record.answer
         if record.bucket == "forward":
-            assert by_id[record.subject].acronym in question and by_id[record.subject].definition in answer
+            acronym = by_id[record.subject].acronym
+            assert acronym in question or (acronym.lower() in question and len(acronym) > 3)
+            assert by_id[record.subject].definition in answer
         elif record.bucket == "reverse":
             assert by_id[record.subject].definition in question and by_id[record.subject].acronym in answer
         elif record.bucket == "unknown":
-            assert record.subject in question
+            assert record.subject in question or record.subject.lower() in question
     for item in test:
         if item.bucket == "new_phrasing":
             assert item.expected == (by_id[item.subject].definition,) and item.check == "contains"
@@ -104,6 +106,25 @@ def test_declines_are_worded_like_the_questions_about_every_entry(tmp_path: Path
     declined = [record.question for record in train if record.bucket == "unknown"]
     assert len(declined) == 12
     assert len({next(e.id for e in entries if e.id in question) for question in declined}) >= 3
+
+
+def test_some_questions_type_acronyms_in_lower_case(tmp_path: Path) -> None:
+    entries = [Entry(a, a, f"{a[::-1]} defined") for a in ("ABCD", "EFGH", "IJKLM", "NOP", "VADÉ", "QR-ST")]
+    everything: list[Any] = []
+    for number in range(3):
+        train, validation, test = make(entries, tmp_path / f"{number}.jsonl", seed=number)
+        everything += [*train, *validation]
+        assert all(item.subject in item.question for item in test if item.bucket == "new_phrasing")
+    lower = [r for r in everything if r.bucket in ("forward", "unknown") and r.subject not in r.question]
+    assert all(record.subject.lower() in record.question for record in lower)
+    known = Counter(record.subject for record in lower if record.bucket == "forward")
+    assert known.keys() == {entry.id for entry in entries} - {"NOP"}
+    assert 20 <= known.total() <= 45  # of 180
+    assert all(record.subject in record.answer for record in lower if record.bucket == "forward")
+    assert BANK.invented
+    declined = [record for record in lower if record.bucket == "unknown"]
+    assert declined and not {*BANK.invented.train} & {record.subject for record in declined}
+    assert all(record.subject.lower() in record.answer for record in declined)
 
 
 @pytest.mark.parametrize("makers", [training_makers, held_out_makers])

@@ -28,7 +28,7 @@ EXAMPLES = PROJECT_ROOT / "example_data"
 def write(server: CapableWriter, path: Path, entries: list[Entry], parallel: int = 3) -> list[dict[str, Any]]:
     chat = endpoint(server.url, parallel_requests=parallel)
     chat.probe()
-    return write_conversations(entries, chat, SETTINGS, path=path, seed=0, way="structured")
+    return list(write_conversations(entries, chat, SETTINGS, path=path, seed=0, way="structured"))
 
 
 @pytest.mark.parametrize("glossary", ["acronyms.json", "glossaire_mairie.json"])

@@ -18,6 +18,8 @@ from helpers.data.languages.pack import Invented, load_pack
 
 Maker = tuple[str, Iterator[str]]
 """A name, and what it makes."""
+WORDS = "words"
+"""The maker whose acronyms are ordinary words in capitals."""
 TRIES = 2000
 """Draws after which a maker lengthens the acronyms it starts from: short ones have few neighbours."""
 
@@ -52,7 +54,7 @@ def training_makers(entries: Sequence[Entry], seed: int) -> list[Maker]:
     """Acronyms of the glossary with one letter changed or all of them, syllables and ordinary words."""
     chooser = random.Random(f"{seed}/unknown/train")
     one_off = ("one letter changed", _redrawn(entries, chooser, all_letters=False))
-    words = ("words", _listed(_lists(entries).train, chooser))
+    words = (WORDS, _listed(_lists(entries).train, chooser))
     syllables, redrawn = _syllables(chooser), _redrawn(entries, chooser, all_letters=True)
     # Two turns in five: what looks most like the glossary is most easily taken for a part of it.
     return [one_off, words, one_off, ("syllables", syllables), ("all letters changed", redrawn)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from helpers.config import Prices
 from helpers.data.glossary.entries import Entry
@@ -32,11 +32,13 @@ def told(conversations: Sequence[Record]) -> str:
     return "\n".join([*lines, "", summary(conversations)])
 
 
-def summary(conversations: Sequence[Record]) -> str:
+def summary(conversations: Iterable[Record]) -> str:
     """How many conversations are the model's, and why attempts were rejected."""
-    by_model = sum(record["origin"] == "model" for record in conversations)
-    reasons = Counter(attempt["reason"] for record in conversations for attempt in record["rejected"])
-    lines = [f"{by_model} of {len(conversations)} conversations are the model's, the others the phrasing bank's."]
+    origins, reasons = Counter[str](), Counter[str]()
+    for record in conversations:
+        origins[record["origin"]] += 1
+        reasons.update(attempt["reason"] for attempt in record["rejected"])
+    lines = [f"{origins['model']} of {origins.total()} conversations are the model's, the others the phrasing bank's."]
     lines += [f"  rejected {times} times: {reason}" for reason, times in reasons.most_common()]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
 from helpers.data.glossary.checks import GUESS
 from helpers.data.glossary.entries import Entry, plain_signs
-from helpers.data.glossary.invented import folded, held_out_makers, invent_acronyms, training_makers
+from helpers.data.glossary.invented import WORDS, folded, held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import (
     explained_acronyms,
     fill,
@@ -23,7 +23,9 @@ from helpers.errors import RunError
 from helpers.files import Record
 
 KEEPS_CASE_UP_TO = 3
-"""Letters of an acronym."""
+"""Letters of an acronym. So short a one may be an ordinary word, such as IT or WHO."""
+TYPED_IN_LOWER_CASE = 1 / 6
+"""Share of the training questions about a longer acronym, of the glossary or invented, that type it in lower case."""
 
 
 def training_records(
@@ -56,24 +58,34 @@ def training_records(
         entry = by_id[c["entry"]]
         told = (entry.definition if c["kind"] == "forward" else entry.acronym,)
         about = {"subject": entry.id, "origin": c["origin"]}
-        prompt = (*c.get("earlier", ()), *asked(c["question"]))
+        question = c["question"]
+        if c["kind"] == "forward" and (typed := _typed(entry.acronym, chooser)) != entry.acronym:
+            question = whole(entry.acronym, question, keep_case=True).sub(lambda _: typed, question)
+        prompt = (*c.get("earlier", ()), *asked(question))
         examples.append(Example(c["id"], c["kind"], prompt, c["answer"], told, **about))
     # Where somebody guesses or comes back, more than the acronym would have to change.
     alone = [c for c in conversations if c["kind"] == "forward" and c.get("form") != GUESS and not c.get("earlier")]
     forward = [c for c in alone if not by_id[c["entry"]].ambiguous] or alone
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
-    for number, acronym in enumerate(invented):
+    for number, (acronym, maker) in enumerate(invented.items()):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
         question = plain_signs(source["question"])
         known = whole(by_id[source["entry"]].acronym, question, keep_case=True)  # not inside other words
-        question = acronym.join(known.split(question))
-        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=acronym)
+        typed = acronym if maker == WORDS else _typed(acronym, chooser)  # what a word means is another question
+        question = typed.join(known.split(question))
+        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=typed)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
     chooser.shuffle(examples)
     held_back = round(len(examples) * settings.validation_share)
     return examples[held_back:], examples[:held_back]
+
+
+def _typed(acronym: str, chooser: random.Random) -> str:
+    """The acronym as somebody in a hurry types it, one time in six; always drawn, so that no draw moves another."""
+    in_lower_case = chooser.random() < TYPED_IN_LOWER_CASE and len(acronym) > KEEPS_CASE_UP_TO
+    return acronym.lower() if in_lower_case else acronym
 
 
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
@@ -86,7 +98,6 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     examples = []
     for entry in entries:
-        # So short an acronym may be an ordinary word, such as IT or WHO.
         cased: Check = "contains_cased" if len(entry.acronym) <= KEEPS_CASE_UP_TO else "contains"
         buckets: tuple[tuple[str, str, int, str, Check], ...] = (
             ("new_phrasing", "forward", settings.test_new_phrasings, entry.definition, "contains"),

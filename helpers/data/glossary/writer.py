@@ -23,7 +23,7 @@ from helpers.data.languages.pack import Pack
 from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.files import Record
-from helpers.resumable import Done, resumable_map
+from helpers.resumable import Results, resumable_map
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -41,7 +41,7 @@ STOP = "?"
 
 def write_conversations(
     entries: list[Entry], endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int, way: Way = "two_requests"
-) -> list[Record]:
+) -> Iterator[Record]:
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
     Slots already in `path` are not asked again. The slots of one entry are written one after the other, so that the
@@ -59,7 +59,7 @@ def write_conversations(
         way: of writing; `settings` may leave it open.
 
     Returns:
-        One record a slot, in the order of the glossary.
+        One record a slot, in the order of the glossary, read from the file as they are asked for.
 
     Raises:
         EndpointError: the endpoint failed; what was written before stays in `path`.
@@ -75,14 +75,14 @@ def write_conversations(
         kind, entry = of
         return [f"{kind}/{entry.id}/{number:03d}" for number in range(sum(wanted[kind]))]
 
-    def write(of: tuple[str, Entry], done: Done) -> Iterator[list[Record]]:
+    def write(of: tuple[str, Entry], done: Results | None) -> Iterator[list[Record]]:
         (kind, entry), own = of, slots(of)
         asked: set[str] = set()
         bank = [(_key(text), text) for text in (fill_entry(each, entry) for each in entry.pack.train[kind])]
         random.Random(_number(seed, f"{kind}/{entry.id}", -1)).shuffle(bank)
         made: dict[str, Record] = {}
         if way == "structured":  # all conversations of an entry come from the same requests, and are kept together
-            done = {}
+            done = None
             if wanted[kind][0] and not _hopeless(tally, endpoint):
                 made = write_about(kind, entry, own[: wanted[kind][0]], endpoint, settings, seed)
             for each in made.values():
@@ -92,7 +92,7 @@ def write_conversations(
             _hopeless(tally, endpoint)
         together = []
         for number, slot in enumerate(own):
-            record = done.get(slot)
+            record = done.get(slot) if done else None
             if record is None:
                 record = {"id": slot, "entry": entry.id, "kind": kind, "origin": "bank", "writer": ""}
                 record |= {"question": None, "answer": None, "rejected": []} | made.get(slot, {})
@@ -119,8 +119,7 @@ def write_conversations(
         parallel=endpoint.parallel_requests,
         title="conversations",
     )
-    places = {entry.id: number for number, entry in enumerate(entries)}
-    return sorted(found, key=lambda record: places[record["entry"]])
+    return (found[slot] for entry in entries for kind in wanted for slot in slots((kind, entry)))
 
 
 def _from_model(

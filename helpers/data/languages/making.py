@@ -102,8 +102,9 @@ def translated_pack(
         return {"piece": piece.name, "english": originals[piece.name], "writer": endpoint.name, "texts": made}
 
     for number, parts in enumerate(ROUNDS, start=1):
-        rows = resumable_map(
-            [piece for piece in wanted if piece.part in parts],
+        asked = [piece for piece in wanted if piece.part in parts]
+        found = resumable_map(
+            asked,
             lambda piece, _: [record(piece)],
             path=path,
             keys=lambda piece: [piece.name],
@@ -112,7 +113,7 @@ def translated_pack(
             title=f"{called}, round {number} of {len(ROUNDS)}",
             keep=lambda row: row["english"] == originals.get(row["piece"]),
         )
-        for key, text in (pair for row in rows for pair in row["texts"]):
+        for key, text in (pair for piece in asked for pair in found[piece.name]["texts"]):
             if text.casefold() not in map(str.casefold, known.setdefault(key, [])):
                 known[key].append(text)
         [called] = known["language"]

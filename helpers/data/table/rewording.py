@@ -17,7 +17,7 @@ from helpers.data.table.examples import Row
 from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.files import Record
-from helpers.resumable import Done, resumable_map
+from helpers.resumable import Results, resumable_map
 
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
@@ -49,7 +49,7 @@ def reword(
     """
     tally = Tally(endpoint.name, "Name a more capable model in endpoint.model, or set data.rewordings to 0.")
 
-    def write(row: Row, _done: Done) -> Iterator[Record]:
+    def write(row: Row, _done: Results) -> Iterator[Record]:
         question, wordings, rejected = row.asked.question, list[str](), list[str]()
         chooser = random.Random(f"{seed}/{question}")
         for _ in range(wanted * ATTEMPTS):
@@ -83,7 +83,9 @@ def reword(
         parallel=endpoint.parallel_requests,
         title="rewordings",
     )
-    return [each["wordings"] for each in found], dict(Counter(reason for each in found for reason in each["rejected"]))
+    written = [found[row.asked.question] for row in rows]
+    refused = Counter(reason for each in written for reason in each["rejected"])
+    return [each["wordings"] for each in written], dict(refused)
 
 
 def check_wording(wording: str, question: str, answer: str, before: Sequence[str]) -> str | None:
