@@ -114,7 +114,7 @@ def test_the_way_follows_from_a_trial(
     assert {row["origin"] for row in read_jsonl(run.path / "dataset/conversations.jsonl")} == {"model", "bank"}
 
 
-@pytest.mark.parametrize("fault", ["text number", "no turns", "further key", "all one", "from zero"])
+@pytest.mark.parametrize("fault", ["text number", "endless number", "no turns", "further key", "all one", "from zero"])
 def test_one_odd_conversation_does_not_cost_the_others(fault: str, tmp_path: Path) -> None:
     class Odd(CapableWriter):
         def _checked(self, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -125,6 +125,8 @@ def test_one_odd_conversation_does_not_cost_the_others(fault: str, tmp_path: Pat
                     each["number"] = place
             if fault == "text number":
                 made[0]["number"] = "1"
+            elif fault == "endless number":
+                made[0]["number"] = "9" * 5000
             elif fault == "no turns":
                 del made[0]["turns"]
             elif fault == "further key":

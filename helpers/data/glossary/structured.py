@@ -116,8 +116,9 @@ def _numbered(conversations: Sequence[Any], count: int) -> dict[int, list[tuple[
             if isinstance(turn, dict) and all(isinstance(turn.get(who), str) for who in ("user", "assistant"))
         ]
         found.append((str(each.get("number")) if isinstance(each, dict) else "", pairs))
-    numbers = [int(number) if number.isdecimal() else 0 for number, _ in found]
-    if len({*numbers}) < len(numbers) or not all(1 <= number <= count for number in numbers):
+    known = {str(number): number for number in range(1, count + 1)}  # int would fail at thousands of digits
+    numbers = [known.get(number, 0) for number, _ in found]
+    if len({*numbers} - {0}) < len(numbers):
         numbers = [*range(1, len(found) + 1)]
     return {number: pairs for number, (_, pairs) in zip(numbers, found, strict=True)}
 
