@@ -7,21 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.data.languages import pack
 from helpers.data.matching import declines
 from helpers.data.reading import folding, packs, statements
 from helpers.errors import ConfigError
 
 
 def forget() -> None:
-    for cached in (packs.load_reading, statements.pattern, folding.fold, folding.pattern_of, folding._number_words):
+    of_packs, of_texts = (pack.load_pack, pack.load_reading), (statements.pattern, folding.fold, folding.pattern_of)
+    for cached in (*of_packs, *of_texts, folding._number_words):
         cached.cache_clear()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for path in packs.PACKS.glob("*.yaml"):
+    for path in pack.HERE.glob("*.yaml"):
         shutil.copy(path, tmp_path)
-    monkeypatch.setattr(packs, "PACKS", tmp_path)
+    monkeypatch.setattr(pack, "HERE", tmp_path)
     forget()
     yield tmp_path
     forget()
@@ -29,7 +31,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def add(folder: Path, **changed: object) -> None:
     reading = {key: {} if key == "numbers" else [] for key in packs.Reading.model_fields} | changed
-    (folder / "de.yaml").write_text(yaml.safe_dump({"reading": reading}, allow_unicode=True), "utf-8")
+    write(folder / "de.yaml", yaml.safe_load((folder / "fr.yaml").read_text("utf-8")) | {"reading": reading})
+
+
+def write(path: Path, content: object) -> None:
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
 
 
 def test_a_third_language_is_one_more_file(folder: Path) -> None:
@@ -41,7 +47,9 @@ def test_a_third_language_is_one_more_file(folder: Path) -> None:
 
 
 def test_a_pack_need_not_read_answers(folder: Path) -> None:
-    (folder / "el.yaml").write_text("language: Greek", "utf-8")
+    greek = yaml.safe_load((folder / "fr.yaml").read_text("utf-8"))
+    del greek["reading"]
+    write(folder / "el.yaml", greek | {"language": "Greek"})
     assert declines("Je ne sais pas.")
 
 
@@ -52,4 +60,4 @@ def test_a_pack_need_not_read_answers(folder: Path) -> None:
 def test_a_mistake_in_a_pack_is_named(folder: Path, changed: dict[str, object], named: str) -> None:
     add(folder, **changed)
     with pytest.raises(ConfigError, match=rf"(?s)de\.yaml.*{named}"):
-        packs.load_reading()
+        pack.load_reading()

@@ -19,12 +19,11 @@ from helpers.data.example import GENERAL, Example, asked
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.languages.pack import DEFAULT, Pack, load_pack
 from helpers.data.matching import is_correct
+from helpers.data.reading.folding import UNSPACED
 from helpers.files import Record
 
 LEAK_RATIO = 80.0
 """From this rapidfuzz ratio on (0 to 100, slots removed), two phrasings count as the same one reworded slightly."""
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-"""Letters of scripts without blanks between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles."""
 
 
 def fill(phrasing: str, *, acronym: str = "", definition: str = "", where: str = "") -> str:

@@ -9,13 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.config_layers import explained, read_layer
-from helpers.data.reading.packs import Reading
+from helpers.data.reading.packs import Reading, regular
 from helpers.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -47,18 +48,10 @@ def _slots(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
-    return text
-
-
 Item = TypeVar("Item")
 Some = Annotated[list[Item], Field(min_length=1)]
 Filled = Annotated[str, Field(min_length=1)]
-Words = Some[Annotated[Filled, AfterValidator(_pattern)]]
+Words = Some[Annotated[Filled, AfterValidator(regular)]]
 """Regular expressions; a text matches if one of them occurs as whole words, in any case."""
 
 
@@ -78,6 +71,13 @@ class Questions(Part):
     reverse: Some[Annotated[str, _slots("definition", "where")]]
 
 
+class Both(Part, Generic[Item]):
+    """The same for questions of each kind."""
+
+    forward: Item
+    reverse: Item
+
+
 class Answers(Part):
     """Wordings of answers, the first of which is the reference; `unknown` declines."""
 
@@ -87,31 +87,13 @@ class Answers(Part):
 
 
 Shot = tuple[str, str, str, str]
+"""What a writing model is shown: a scene, an invented acronym, its definition and the question about it."""
 
 
-class Examples(Part):
-    """What a writing model is shown: a scene, an invented acronym, its definition and the question about it."""
-
-    forward: Some[Shot]
-    reverse: Some[Shot]
-
-
-class Writer(Part):
+class Writer(Both[Filled]):
     """System prompts of a writing model: to word a question of each kind, and to answer."""
 
-    forward: Filled
-    reverse: Filled
     answer: Filled
-
-
-Forms = Annotated[dict[str, Filled], Field(min_length=1)]
-
-
-class FormsOf(Part):
-    """Forms of a conversation of each kind, with what happens in it; `fields` is for acronyms with several meanings."""
-
-    forward: Forms
-    reverse: Forms
 
 
 class Structured(Part):
@@ -121,14 +103,8 @@ class Structured(Part):
     request: Annotated[str, _slots("entry", "conversations")]
     persons: Some[Filled]
     registers: Some[Filled]
-    forms: FormsOf
-
-
-class Asks(Part):
-    """What a question of each kind holds."""
-
-    forward: Words
-    reverse: Words
+    forms: Both[Annotated[dict[str, Filled], Field(min_length=1)]]
+    """Of a conversation, with what happens in it; `fields` is for acronyms with several meanings."""
 
 
 class Asserting(Part):
@@ -188,11 +164,12 @@ class Pack(Part):
     scenes: Some[Filled]
     writer: Writer
     structured: Structured
-    examples: Examples
+    examples: Both[Some[Shot]]
     in_context: InContext
-    asks: Asks | None = None
+    asks: Both[Words] | None = None
+    """What a question of each kind holds."""
     asserting: Asserting | None = None
-    """Where these two are missing, questions are not checked by them."""
+    """Where this or `asks` is missing, questions are not checked by it."""
     refusals: list[Filled] = []
     """Plain words that say that one does not know: how refusals are read in a language without `reading`."""
     general: General = General(test={}, train=[])
@@ -220,6 +197,15 @@ def load_pack(language: str = DEFAULT) -> Pack:
         return Pack.model_validate(read_layer(path) | {"name": path.stem})
     except ValidationError as error:
         raise ConfigError(explained(error, f"The language pack {path.name}")) from None
+
+
+@cache
+def load_reading() -> Reading:
+    """How answers are read: what all packs of the course that have the key `reading` say together."""
+    packs = [pack.reading for pack in map(load_pack, shipped()) if pack.reading]
+    joined: dict[str, Any] = {key: [*chain(*(getattr(pack, key) for pack in packs))] for key in Reading.model_fields}
+    joined["numbers"] = {word: number for pack in packs for word, number in pack.numbers.items()}
+    return Reading.model_construct(**joined)
 
 
 def recognise(texts: Iterable[str]) -> str | None:

@@ -10,16 +10,17 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 
-from helpers.data.reading.packs import any_of, load_reading, unaccented
+from helpers.data.languages.pack import load_reading
+from helpers.data.reading.packs import any_of, unaccented
 
 _STRAIGHT = str.maketrans(
     "‘’‚‛ʼ´“”„‟«»‐‑‒–—−•|=→。、[]{}\u00a0\u202f",
     "''''''\"\"\"\"\"\"-------;::.,      ",
     "\u00ad\u200b\u200c\u200d\u2060\ufeff",
 )
-# Scripts written without spaces between words, and Hangul, whose particles are attached to the word: every
-# character counts as a word there, so that a term is found inside a sentence.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Letters of scripts without spaces between words (Thai to Khmer, Japanese, Chinese), and Hangul with its particles:
+each counts as a word, so that a term is found inside a sentence."""
 _KEPT = ".,;:!?()\"'/\n-"
 _CARRIES_MEANING = "+#%€$£"  # C++ is not C, and 5 % is not 5.
 _GAP = rf"[\s{re.escape(_KEPT)}]"
@@ -72,7 +73,7 @@ def fold(text: str) -> str:
         text = re.sub(pattern, joined, text)
     text = re.sub(_INITIALS, lambda found: re.sub(r"[ .,-]", "", found[0]), text)
     text = re.sub(rf"(?<![\w'])(?:{'|'.join(reading.elided)})' ?(?=\w)", "", text, flags=re.IGNORECASE)
-    return _UNSPACED.sub(r" \g<0> ", text).strip()
+    return UNSPACED.sub(r" \g<0> ", text).strip()
 
 
 def words(text: str) -> list[str]:

@@ -9,16 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from helpers.config_layers import explained, read_layer
-from helpers.errors import ConfigError
-
-PACKS = Path(__file__).parents[1] / "languages"
 _LETTERS = str.maketrans(
     {"œ": "oe", "Œ": "Oe", "æ": "ae", "Æ": "Ae", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
 )
@@ -30,20 +24,21 @@ def unaccented(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _patterns(entries: Any) -> Any:
-    """Entries of a pack as they meet folded text."""
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        return entries  # which is refused
-    folded = [unaccented(entry).replace("~", r"(?:[\w-]+ ){0,3}?") for entry in entries]
-    for entry in folded:
-        try:
-            re.compile(entry)
-        except re.error as error:
-            raise ValueError(f"{entry!r} is no regular expression: {error}") from None
-    return folded
+def regular(text: str) -> str:
+    """The text, if it is a regular expression; else ValueError."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
-Patterns = Annotated[list[str], BeforeValidator(_patterns)]
+def _folded(entry: str) -> str:
+    """An entry as it meets folded text; ~ stands for up to three words."""
+    return regular(unaccented(entry).replace("~", r"(?:[\w-]+ ){0,3}?"))
+
+
+Patterns = list[Annotated[str, AfterValidator(_folded)]]
 
 
 class Reading(BaseModel):
@@ -98,26 +93,6 @@ class Reading(BaseModel):
     pronouns: Patterns
     spells: Patterns
     indefinite: Patterns
-
-
-@cache
-def load_reading() -> Reading:
-    """What all packs that have the key say together. Raises ConfigError, which names the pack and its wrong keys."""
-    packs = []
-    for path in sorted(PACKS.glob("*.yaml")):
-        try:
-            if (told := read_layer(path).get("reading")) is not None:
-                packs.append(Reading.model_validate(told))
-        except ValidationError as error:
-            raise ConfigError(explained(error, f"The key reading of the language pack {path.name}")) from None
-    together: dict[str, Any] = {}
-    for key in Reading.model_fields:
-        values = [getattr(pack, key) for pack in packs]
-        if isinstance(values[0], list):
-            together[key] = [entry for value in values for entry in value]
-        else:
-            together[key] = {name: entry for value in values for name, entry in value.items()}
-    return Reading.model_construct(**together)
 
 
 def any_of(entries: Iterable[str]) -> str:

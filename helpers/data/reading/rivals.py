@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from helpers.data.languages.pack import load_reading
 from helpers.data.reading.folding import fold, is_acronym, words
-from helpers.data.reading.packs import load_reading
 from helpers.data.reading.statements import ACRONYM, CAPITAL, SMALL, TERM, pattern, verdict
 
 CLOSE = 60

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from helpers.data.reading.packs import any_of, load_reading
+from helpers.data.languages.pack import load_reading
+from helpers.data.reading.packs import any_of
 
 TERM = "ꙮ"
 NEAR = 7
