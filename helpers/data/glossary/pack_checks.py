@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from helpers.data.glossary.checks import asserts, check_answer, check_question, found
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import LEAK_RATIO, fill, fill_entry, held_out_overlap
-from helpers.data.languages.pack import Pack, Shot
+from helpers.data.languages.pack import Pack
 
 SAMPLE = Entry("QZX", "QZX", "Quarterly Zone Exchange")
 DEFINITIONS = ("Ordre des eaux", "ordre d’usage", "Les habitants de l'île (nord)")
@@ -31,8 +31,8 @@ def answer_fault(kind: str, answer: str, pack: Pack) -> str | None:
     return next(filter(None, (check_answer(kind, fill_entry(answer, entry), entry) for entry in entries)), None)
 
 
-def shot_fault(kind: str, shot: Shot, pack: Pack) -> str | None:
-    """Why what a writing model is shown cannot be used, or None."""
+def shot_fault(kind: str, shot: Sequence[str], pack: Pack) -> str | None:
+    """Why what a writing model is shown cannot be used, or None: a scene, acronym, definition and question."""
     _, acronym, definition, question = shot
     return check_question(kind, question, Entry("", acronym, definition, pack=pack))
 

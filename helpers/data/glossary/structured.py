@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 from helpers.config import Dataset
 from helpers.data.example import Message, dialogue
 from helpers.data.glossary.checks import as_in_glossary, check_conversation
 from helpers.data.glossary.entries import Entry
+from helpers.data.numbered import by_number, numbered
 from helpers.errors import UnreadableReply
 from helpers.files import Record
 
@@ -24,35 +26,7 @@ TRIED = 4
 """Conversations that a trial asks for, about each of a few entries."""
 ENOUGH = 0.6
 """Share of a trial's conversations that have to pass the checks, for a model to write in this way."""
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "conversations": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "number": {"type": "integer"},
-                    "turns": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {"user": {"type": "string"}, "assistant": {"type": "string"}},
-                            "required": ["user", "assistant"],
-                            "additionalProperties": False,
-                        },
-                    },
-                },
-                "required": ["number", "turns"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["conversations"],
-    "additionalProperties": False,
-}
-ACCEPTED = {"type": "object", "properties": {"conversations": {"type": "array"}}, "required": ["conversations"]}
-"""What a reply has to fit: one odd conversation must not cost the others."""
+REPLY = numbered("conversations", turns=[{"user": str, "assistant": str}])
 
 
 def write_about(
@@ -66,17 +40,17 @@ def write_about(
     "question", "answer", "earlier"}`; `earlier` holds the messages before the last question.
     """
     made: dict[str, Record] = {slot: {"rejected": []} for slot in slots}
+    able = [form for form in entry.pack.structured.forms[kind] if form != "fields" or entry.ambiguous]
+    forms = dict(zip(slots, cycle(able)))
     for attempt in range(settings.attempts):
         left = [slot for slot in slots if "question" not in made[slot]]
         if not left:
             break
         chooser = random.Random(f"{seed}/{kind}/{entry.id}/{attempt}")
-        forms = [_form(kind, entry, slots.index(slot)) for slot in left]
         try:
             reply = endpoint.complete_json(
-                _prompt(kind, entry, forms, chooser),
-                schema=SCHEMA,
-                accept=ACCEPTED,
+                _prompt(kind, entry, [forms[slot] for slot in left], chooser),
+                **REPLY,
                 max_tokens=200 + len(left) * (120 + 2 * len(entry.definition)),
                 temperature=settings.temperature,
                 seed=chooser.randrange(2**31),
@@ -85,17 +59,17 @@ def write_about(
             for slot in left:
                 made[slot]["rejected"].append({"question": None, "answer": None, "reason": str(error).rstrip(".")})
             continue
-        written = _numbered(reply["conversations"], len(left))
+        written = by_number(reply["conversations"], len(left), _turns)
         asked = [made[slot]["question"] for slot in slots if "question" in made[slot]]
-        for number, (slot, form) in enumerate(zip(left, forms, strict=True), start=1):
+        for number, slot in enumerate(left):
             turns = written.get(number, [])
-            if reason := check_conversation(kind, form, turns, entry, asked):
+            if reason := check_conversation(kind, forms[slot], turns, entry, asked):
                 question, answer = turns[-1] if turns else (None, None)
                 refused = {"question": start_of(question), "answer": start_of(answer), "reason": reason}
                 made[slot]["rejected"].append(refused)
                 continue
             *before, (question, answer) = [(said, as_in_glossary(told, entry)) for said, told in turns]
-            made[slot] |= {"form": form, "question": question, "answer": answer, "earlier": dialogue(before)}
+            made[slot] |= {"form": forms[slot], "question": question, "answer": answer, "earlier": dialogue(before)}
             asked.append(question)
     return made
 
@@ -105,22 +79,14 @@ def start_of(text: str | None) -> str | None:
     return text[:400] if text else text
 
 
-def _numbered(conversations: Sequence[Any], count: int) -> dict[int, list[tuple[str, str]]]:
-    """The turns of each conversation that can be read, under its number from 1; by place if numbers are no help."""
-    found: list[tuple[Any, list[tuple[str, str]]]] = []
-    for each in conversations:
-        turns = each.get("turns") if isinstance(each, dict) else None
-        pairs = [
-            (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
-            for turn in (turns if isinstance(turns, list) else [])
-            if isinstance(turn, dict) and all(isinstance(turn.get(who), str) for who in ("user", "assistant"))
-        ]
-        found.append((str(each.get("number")) if isinstance(each, dict) else "", pairs))
-    known = {str(number): number for number in range(1, count + 1)}  # int would fail at thousands of digits
-    numbers = [known.get(number, 0) for number, _ in found]
-    if len({*numbers} - {0}) < len(numbers):
-        numbers = [*range(1, len(found) + 1)]
-    return {number: pairs for number, (_, pairs) in zip(numbers, found, strict=True)}
+def _turns(conversation: Record) -> list[tuple[str, str]]:
+    """The messages of a conversation, as far as they can be read."""
+    turns = conversation.get("turns")
+    return [
+        (" ".join(turn["user"].split()), " ".join(turn["assistant"].split()))
+        for turn in (turns if isinstance(turns, list) else [])
+        if isinstance(turn, dict) and all(isinstance(turn.get(who), str) for who in ("user", "assistant"))
+    ]
 
 
 def share_accepted(entries: Sequence[Entry], endpoint: ChatEndpoint, settings: Dataset, seed: int) -> float:
@@ -128,11 +94,6 @@ def share_accepted(entries: Sequence[Entry], endpoint: ChatEndpoint, settings: D
     once, slots = settings.model_copy(update={"attempts": 1}), [f"trial/{number}" for number in range(TRIED)]
     made = [write_about("forward", entry, slots, endpoint, once, seed) for entry in entries]
     return sum("question" in record for of in made for record in of.values()) / (TRIED * len(entries))
-
-
-def _form(kind: str, entry: Entry, number: int) -> str:
-    forms: list[str] = [form for form in entry.pack.structured.forms[kind] if form != "fields" or entry.ambiguous]
-    return forms[number % len(forms)]
 
 
 def _prompt(kind: str, entry: Entry, forms: Sequence[str], chooser: random.Random) -> list[Message]:

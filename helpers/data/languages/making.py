@@ -16,14 +16,13 @@ from helpers.config import Dataset
 from helpers.config_layers import nested
 from helpers.data.glossary.checks import ODD
 from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
-from helpers.data.glossary.phrasings import UNSPACED, fill
+from helpers.data.glossary.phrasings import fill
 from helpers.data.languages.pack import Pack, Questions, load_pack
 from helpers.data.languages.wanted import (
-    ACCEPTED,
     BETWEEN,
     OPTIONAL,
+    REPLY,
     ROUNDS,
-    SCHEMA,
     TASK,
     TEXTS,
     WORDS,
@@ -32,6 +31,8 @@ from helpers.data.languages.wanted import (
     pieces,
 )
 from helpers.data.matching import contains
+from helpers.data.numbered import by_number
+from helpers.data.reading.folding import UNSPACED
 from helpers.errors import EndpointError, UnreadableReply
 from helpers.files import Record
 from helpers.resumable import resumable_map
@@ -44,7 +45,7 @@ MOST_WORDS = 6
 FEWEST_FUNCTION_WORDS = 8
 Known = Mapping[str, Sequence[str]]
 """Texts made before, by their key."""
-Ask = Callable[[Piece, Sequence[Record], int], list[tuple[int, str]]]
+Ask = Callable[[Piece, Sequence[Record], int], dict[int, list[str]]]
 
 
 def translated_pack(
@@ -69,7 +70,7 @@ def translated_pack(
     wanted, known, called = pieces(), dict[str, list[str]](), language
     originals = {piece.name: [text for _, text in piece.texts] for piece in wanted}
 
-    def ask(piece: Piece, lines: Sequence[Record], attempt: int) -> list[tuple[int, str]]:
+    def ask(piece: Piece, lines: Sequence[Record], attempt: int) -> dict[int, list[str]]:
         told = TEXTS[piece.part] if piece.texts else f"Write {WORDS[piece.name]}. Each word or phrase is a text."
         numbered = ({"number": number} | line for number, line in enumerate(lines, start=1))
         asked = "\n".join(json.dumps(line, ensure_ascii=False) for line in numbered)
@@ -78,21 +79,18 @@ def translated_pack(
                 {"role": "system", "content": TASK.replace("{language}", called)},
                 {"role": "user", "content": f"{told}\n\n{asked}"},
             ],
-            schema=SCHEMA,
-            accept=ACCEPTED,
+            **REPLY,
             max_tokens=600 + 60 * len(lines) + 2 * len(asked),
             temperature=settings.temperature * 0.4,
             seed=seed + attempt,
         )
-        rows = [row for row in reply["texts"] if isinstance(row, dict) and isinstance(row.get("text"), str)]
-        known_places = {f"{number}": number - 1 for number in range(1, len(lines) + 1)}
-        places = [known_places.get(str(row.get("number")), -1) for row in rows]
-        if len({*places} - {-1}) < len(rows):
-            places = [*range(len(rows))]  # where numbers are no help
-        return [(place, row["text"]) for place, row in zip(places, rows, strict=True)]
+        texts = by_number(
+            reply["texts"], len(lines), lambda row: text if isinstance(text := row.get("text"), str) else None
+        )
+        return {number: [text] for number, text in texts.items()} if piece.texts else {0: [*texts.values()]}
 
     def record(piece: Piece) -> Record:
-        made, reason = (_texts if piece.texts else _words)(piece, ask, known, settings.attempts)
+        made, reason = _made(piece, ask, known, settings.attempts)
         keys, kept = [key for key, _ in piece.texts] or [piece.name], [key for key, _ in made]
         if piece.part not in OPTIONAL and any(2 * kept.count(key) < keys.count(key) for key in keys):
             raise EndpointError(
@@ -120,31 +118,41 @@ def translated_pack(
     return _gathered(known)
 
 
-def _texts(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
-    """Translations that pass the checks, with their keys; and why the last refused one does not."""
-    lines: list[Record] = [{"english": text} for _, text in piece.texts]
-    made, reason = dict[int, str](), "texts are missing"
+def _made(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
+    """Texts that pass the checks, with their keys; and why those do not that were refused last."""
+    lines: list[Record] = [{"english": text} for _, text in piece.texts] or [{}]
+    made, reason = dict[int, list[str]](), "texts are missing"
     for attempt in range(attempts):
         if not (left := [place for place in range(len(lines)) if place not in made]):
             break
         try:
-            texts = ask(piece, [lines[place] for place in left], attempt)
+            told = ask(piece, [lines[place] for place in left if lines[place]], attempt)
         except UnreadableReply as error:
             reason = str(error).rstrip(".")
             continue
-        for place, text in ((left[number], text) for number, text in texts if number < len(left)):
-            key, original = piece.texts[place]
-            text = text.strip() if "\n" in original else " ".join(text.split())
-            text = f" {text}" if key == "where" else text
-            fault = _fault(key, original, text, known)
-            if not fault and text.casefold() in map(str.casefold, made.values()):
+        for place, texts in ((left[number], texts) for number, texts in told.items() if number < len(left)):
+            said, fault = _checked(piece, place, texts, known)
+            if not fault and said[0].casefold() in (texts[0].casefold() for texts in made.values()):
                 fault = "the same as another text"
             if fault:
-                lines[place] |= {"refused": text, "why": fault}
+                lines[place] |= {"refused": said[0] if piece.texts else said, "why": fault}
                 reason = fault
             else:
-                made[place] = text
-    return [(key, made[place]) for place, (key, _) in enumerate(piece.texts) if place in made], reason
+                made[place] = said
+    keys = [key for key, _ in piece.texts] or [piece.name]
+    return [(key, text) for place, key in enumerate(keys) for text in made.get(place, ())], reason
+
+
+def _checked(piece: Piece, place: int, texts: Sequence[str], known: Known) -> tuple[list[str], str | None]:
+    """A translation, or all words that were found, in tidy form; and why they cannot be used, or None."""
+    if not piece.texts:
+        told = dict.fromkeys(" ".join(text.lower().split()) for text in texts)
+        words = [word for word in told if re.search(r"\w", word) and len(word.split()) <= MOST_WORDS]
+        return words, _fault_of_words(piece.name, words, known)
+    key, original = piece.texts[place]
+    text = texts[0].strip() if "\n" in original else " ".join(texts[0].split())
+    text = f" {text}" if key == "where" else text
+    return [text], _fault(key, original, text, known)
 
 
 def _fault(key: str, original: str, text: str, known: Known) -> str | None:
@@ -167,33 +175,13 @@ def _fault(key: str, original: str, text: str, known: Known) -> str | None:
         return f"too much like {close[0]!r}, which is kept for the test"
     if part == "answers":
         return answer_fault(kind, text, load_pack())
-    return _fault_of_shot(kind, text.split(BETWEEN), known) if part == "examples" else None
-
-
-def _fault_of_shot(kind: str, shot: Sequence[str], known: Known) -> str | None:
-    if len(shot) != 4:
+    if part != "examples":
+        return None
+    if len(shot := text.split(BETWEEN)) != 4:
         return f"expected four parts with {BETWEEN!r} between them"
-    scene, acronym, name, question = shot
     test = Questions.model_validate({of: known[f"test.{of}"] for of in ("forward", "reverse")})
     pack = load_pack().model_copy(update={"asks": None, "asserting": None, "test": test})
-    return shot_fault(kind, (scene, acronym, name, question), pack)
-
-
-def _words(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
-    """Words that pass the checks, with their key; and why those do not that were refused last."""
-    line, reason = dict[str, Any](), "words are missing"
-    for attempt in range(attempts):
-        try:
-            texts = ask(piece, [line] if line else [], attempt)
-        except UnreadableReply as error:
-            reason = str(error).rstrip(".")
-            continue
-        told = dict.fromkeys(" ".join(text.lower().split()) for _, text in texts)
-        words = [word for word in told if re.search(r"\w", word) and len(word.split()) <= MOST_WORDS]
-        if not (fault := _fault_of_words(piece.name, words, known)):
-            return [(piece.name, word) for word in words], ""
-        line, reason = {"refused": words, "why": fault}, fault
-    return [], reason
+    return shot_fault(kind, shot, pack)
 
 
 def _fault_of_words(key: str, words: list[str], known: Known) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from helpers.config_layers import flat, read_layer
 from helpers.data.languages.pack import DEFAULT, HERE
+from helpers.data.numbered import numbered
 
 AT_ONCE = 20
 """Texts of one request."""
@@ -67,24 +68,7 @@ OPTIONAL = {
     "refusals": "refusals are read in English and French alone",
 }
 """Keys that a pack can do without, and what then happens."""
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "texts": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"number": {"type": "integer"}, "text": {"type": "string"}},
-                "required": ["number", "text"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["texts"],
-    "additionalProperties": False,
-}
-ACCEPTED = {"type": "object", "properties": {"texts": {"type": "array"}}, "required": ["texts"]}
-"""What a reply has to fit: one odd text must not cost the others."""
+REPLY = numbered("texts", text=str)
 
 
 @dataclass(frozen=True)
