@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import general_packs
-from helpers.data.languages.pack import Pack
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -75,7 +74,7 @@ def glossary_card(
     entries: Sequence[Entry], conversations: Sequence[Record], splits: Mapping[str, Sequence[Example]]
 ) -> dict[str, Any]:
     """Count the model's attempts and the bank's fillings of each entry: every one is kept or rejected."""
-    rejected = rejected_records(conversations)
+    pack, rejected = entries[0].pack, rejected_records(conversations)
     kept = Counter((record["entry"], record["origin"]) for record in conversations)
     refused = Counter(attempt["entry"] for attempt in rejected)
     per_entry: dict[str, dict[str, int]] = {}
@@ -85,9 +84,10 @@ def glossary_card(
     total = {key: sum(row[key] for row in per_entry.values()) for key in ("asked", "kept_model", "kept_bank")}
     reasons = Counter(attempt["reason"] for attempt in rejected)
     counts = counted("conversations", total["asked"], len(conversations), reasons)
+    own = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
     return {
         "entries": len(entries),
-        "language": entries[0].pack.language,
+        "language": pack.language,
         "asked": counts["given"],
         "kept": counts["kept"],
         "kept_model": total["kept_model"],
@@ -98,15 +98,9 @@ def glossary_card(
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "train_by_origin": dict(Counter(example.origin for example in splits["train"])),
-        "buckets": GLOSSARY_BUCKETS | _own_general(entries[0].pack),
+        "buckets": GLOSSARY_BUCKETS | {bucket: own for bucket in general_packs(pack) if bucket != GENERAL},
         "per_entry": per_entry,
     }
-
-
-def _own_general(pack: Pack) -> dict[str, dict[str, str]]:
-    """What the report says about general knowledge in the glossary's own language, if that has a bucket."""
-    told = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
-    return {bucket: told for bucket in general_packs(pack) if bucket != GENERAL}
 
 
 def glossary_text(card: Mapping[str, Any]) -> str:
@@ -139,7 +133,6 @@ def table_card(
     `left_out` and `rejected`: why rows were left out and rewordings refused, and how often. `splits`: split name to
     examples, general knowledge included. `roles`: role to its column. `found`: what `split_rows` returned.
     """
-    buckets = _buckets_of(splits)
     answers: dict[str, set[str]] = defaultdict(set)
     own = [example for example in chain(*splits.values()) if example.bucket == BUCKET]
     for example in own:
@@ -152,7 +145,7 @@ def table_card(
         "left_out": counts["left_out"],
         "columns": dict(roles),
         "unused_columns": sorted({str(name) for row in rows for name in row if name != SPLIT} - {*roles.values()}),
-        **buckets,
+        **_buckets_of(splits),
         "answers_like_none": sum(example.answer.casefold() in NONE for example in own),
         "questions_with_several_answers": sum(len(different) > 1 for different in answers.values()),
         "near_duplicates": found.alike,

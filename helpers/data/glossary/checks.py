@@ -40,18 +40,29 @@ def check_question(kind: str, question: str, entry: Entry) -> str | None:
         return "question too long"
     if "\n" in question or not ENDED.search(question):
         return "question cut off"
-    named, told = NAMES[kind]
-    if not _holds(question, named, entry):
+    return _question_fault(kind, [question], entry)
+
+
+def _question_fault(
+    kind: str, questions: Sequence[str], entry: Entry, form: str | None = None, asked: Sequence[str] = ()
+) -> str | None:
+    """Why a person's messages cannot be used, or None; `form` and `asked` as in `check_conversation`."""
+    said, (named, told) = " ".join(questions), NAMES[kind]
+    if not _holds(said, named, entry):
         return f"question without the {named}"
-    if _holds(question, told, entry):
+    if _holds(said, told, entry):
         return f"question gives the {told} away"
-    if entry.pack.asks and not found(entry.pack.asks[kind], question):
+    if form is None and entry.pack.asks and not found(entry.pack.asks[kind], said):
         return "question asks something else"
-    if kind == "forward" and asserts(question, entry):
+    if kind == "forward" and form != GUESS and any(asserts(question, entry) for question in questions):
         return "question asserts a meaning"
-    if entry.ambiguous and not _within(question, entry.field):
+    if entry.ambiguous and not _within(said, entry.field):
         return "question does not name the field"
-    if held_out_overlap(question, entry, entry.pack.test[kind]) >= LEAK_RATIO:
+    plain = utils.default_process
+    if process.extractOne(questions[-1], asked, scorer=fuzz.ratio, processor=plain, score_cutoff=ALIKE):
+        return "question worded as another"
+    held_out = entry.pack.test[kind]
+    if any(held_out_overlap(question, entry, held_out) >= LEAK_RATIO for question in questions):
         return "question is a held-out phrasing"
     return None
 
@@ -156,21 +167,9 @@ def check_conversation(
         return "conversation with control tokens"
     if len(turns) > MOST_TURNS:
         return "conversation too long"
-    named, told = NAMES[kind]
-    question, answer = turns[-1]
-    said = " ".join(text for text, _ in turns)
-    if not _holds(said, named, entry):
-        return f"question without the {named}"
-    if _holds(said, told, entry):
-        return f"question gives the {told} away"
-    if kind == "forward" and form != GUESS and any(asserts(text, entry) for text, _ in turns):
-        return "question asserts a meaning"
-    if entry.ambiguous and not _within(said, entry.field):
-        return "question does not name the field"
-    if _worded_before(question, asked):
-        return "question worded as another"
-    if any(held_out_overlap(text, entry, entry.pack.test[kind]) >= LEAK_RATIO for text, _ in turns):
-        return "question is a held-out phrasing"
+    if reason := _question_fault(kind, [question for question, _ in turns], entry, form, asked):
+        return reason
+    answer, told = turns[-1][1], NAMES[kind][1]
     if answer[-1] not in ".!?…»)。！？」":
         return "answer cut off"
     if reason := _unsaid(answer, told, entry):
@@ -185,12 +184,6 @@ def check_conversation(
         if len(_other_words(text, entry)) > MAX_FREE_WORDS:
             return "answer adds facts of its own"
     return None
-
-
-def _worded_before(question: str, asked: Sequence[str]) -> bool:
-    """Whether a question is nearly worded as one before."""
-    plain = utils.default_process
-    return process.extractOne(question, asked, scorer=fuzz.ratio, processor=plain, score_cutoff=ALIKE) is not None
 
 
 def as_in_glossary(answer: str, entry: Entry) -> str:
