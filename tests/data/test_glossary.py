@@ -58,7 +58,8 @@ def test_ten_thousand_entries_in_seconds(glossary_file: GlossaryFile) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("[{", "is not JSON: .* line 1, column"),
+        ("[{", "is not JSON: .* line 1 column"),
+        (f"[{'9' * 5000}]", "is not JSON: .* digits"),
         ("", "is not JSON"),
         ("{}", "holds a dict; expected a list"),
         ("7", "holds a int; expected a list"),
