@@ -9,9 +9,8 @@ from __future__ import annotations
 import random
 import string
 import unicodedata
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from itertools import count
+from itertools import count, cycle, islice
 
 from helpers.data.glossary.entries import Entry, plain_signs
 from helpers.data.languages.pack import Invented, load_pack
@@ -33,15 +32,13 @@ def invent_acronyms(
     """
     taken = {folded(acronym) for acronym in (*(entry.acronym for entry in entries), *avoid)}
     invented: dict[str, str] = {}
-    turns = deque(makers)
-    while len(invented) < number:
-        name, acronyms = turns.popleft()
-        for acronym in acronyms:
-            if folded(acronym) not in taken and any(map(str.isalnum, acronym)):
-                taken.add(folded(acronym))
-                invented[acronym] = name
-                turns.append((name, acronyms))
-                break
+    for name, acronyms in cycle(makers):
+        if len(invented) == number:
+            break
+        fresh = (each for each in acronyms if folded(each) not in taken and any(map(str.isalnum, each)))
+        for acronym in islice(fresh, 1):
+            taken.add(folded(acronym))
+            invented[acronym] = name
     return invented
 
 

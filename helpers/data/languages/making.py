@@ -132,7 +132,7 @@ def _made(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tup
             continue
         for place, texts in ((left[number], texts) for number, texts in told.items() if number < len(left)):
             said, fault = _checked(piece, place, texts, known)
-            if not fault and said[0].casefold() in (texts[0].casefold() for texts in made.values()):
+            if not fault and said[0].casefold() in (other[0].casefold() for other in made.values()):
                 fault = "the same as another text"
             if fault:
                 lines[place] |= {"refused": said[0] if piece.texts else said, "why": fault}

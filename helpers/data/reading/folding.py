@@ -132,7 +132,7 @@ def _any_form(word: str) -> str:
 @cache
 def _number_words() -> re.Pattern[str]:
     numbers = load_reading().numbers
-    each, large = ("|".join(unaccented(word) for word in numbers if numbers[word] >= least) for least in (0, 1000))
+    each, large = ("|".join(word for word in numbers if numbers[word] >= least) for least in (0, 1000))
     links = "|".join(load_reading().links)
     more = rf"(?:[ -](?:(?:{links})[ -])?(?:{each}))*"
     return re.compile(rf"(?<![\w-])(?:\d+[ -](?:{large})|(?:{each})){more}(?![\w-])", re.IGNORECASE)
@@ -140,9 +140,9 @@ def _number_words() -> re.Pattern[str]:
 
 def _digits(found: re.Match[str]) -> str:
     """Words of one or several numbers in digits."""
-    numbers = {unaccented(word): value for word, value in load_reading().numbers.items()}
-    parts = [int(word) if word.isdigit() else numbers.get(word) for word in re.split("[ -]", found[0].lower())]
-    if found[0].lower() in load_reading().not_alone:
+    reading = load_reading()
+    parts = [int(word) if word.isdigit() else reading.numbers.get(word) for word in re.split("[ -]", found[0].lower())]
+    if found[0].lower() in reading.not_alone:
         return found[0]
     told, total, current = [], 0, 0
     for value in (value for value in parts if value is not None):

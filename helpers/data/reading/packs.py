@@ -64,7 +64,7 @@ class Reading(BaseModel):
     function_words: Patterns
     elided: Patterns
     links: Patterns
-    numbers: dict[str, int]
+    numbers: dict[Annotated[str, AfterValidator(unaccented)], int]
     not_alone: Patterns
     signs: list[tuple[str, str]]
     endings: list[tuple[str, str]]

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 
 from helpers.data.languages.pack import load_reading
 from helpers.data.reading.packs import any_of
@@ -42,21 +44,17 @@ def plainly(text: str) -> str:
     return pattern("(<introduces>) ?: ?").sub(r"\1 ", pattern("<no_denial>").sub(" ", text))
 
 
-def sentences(text: str) -> list[str]:
-    """Sentences and lines, with what ends them."""
-    return re.findall(r"(?:[^.!?;\n]|\.(?=\w))+[.!?;\n]*", text)
-
-
-def parts(sentence: str) -> list[str]:
-    """What stands between commas, or begins a new statement."""
-    return pattern(r"[,:()]|\s-\s|(?=<turns>)").split(sentence)
+def parts(text: str) -> Iterator[tuple[str, str]]:
+    """Each sentence or line with each of its parts: what stands between commas, or begins a new statement."""
+    for sentence in re.findall(r"(?:[^.!?;\n]|\.(?=\w))+[.!?;\n]*", text):
+        for part in pattern(r"[,:()]|\s-\s|(?=<turns>)").split(sentence):
+            yield sentence, part
 
 
 def refuses(text: str) -> bool:
     """Whether a text says that its speaker does not know, and goes on to no guess."""
-    told = [each for each in sentences(text) if not pattern("<suggests>").search(each)]
-    each_part = [part for each in told for part in parts(each)]
-    return any(map(pattern("<refuses>").search, each_part)) and not any(map(_guesses, [*told, *each_part]))
+    told = [each for each in parts(text) if not pattern("<suggests>").search(each[0])]
+    return any(pattern("<refuses>").search(part) for _, part in told) and not any(map(_guesses, chain(*told)))
 
 
 def _guesses(text: str) -> bool:
@@ -68,7 +66,7 @@ def _guesses(text: str) -> bool:
 
 def verdict(text: str) -> bool | None:
     """Whether a text gives its term as the answer or denies it, and what it says last; None where that is undecided."""
-    said = [_says(part, sentence) for sentence in sentences(text) for part in parts(sentence) if TERM in part]
+    said = [_says(part, sentence) for sentence, part in parts(text) if TERM in part]
     return next((each for each in reversed(said) if each is not None), None)
 
 
