@@ -94,18 +94,12 @@ def _near_misses(entries: Sequence[Entry], chooser: random.Random) -> Iterator[s
     Other signs stay: nobody would take RDCV for another acronym than RDC-V.
     """
     for acronym in _drawn(entries, chooser):
-        signs = [*acronym]
-        places = [place for place, sign in enumerate(signs) if sign.isalnum()]
-        if places:
+        if places := [place for place, sign in enumerate(acronym) if sign.isalnum()]:
             place = chooser.choice(places)
             following = next((other for other in places if other > place), place)
-            doubled, left_out, moved = [*signs], [*signs], [*signs]
-            doubled[place] *= 2
-            left_out[place] = ""
-            moved[place], moved[following] = signs[following], signs[place]
-            yield " ".join("".join(chooser.choice([doubled, left_out, moved])).split())
-        else:
-            yield acronym
+            moved = {place: acronym[following], following: acronym[place]}
+            changed = chooser.choice([{place: 2 * acronym[place]}, {place: ""}, moved])
+            yield " ".join("".join(changed.get(at, sign) for at, sign in enumerate(acronym)).split())
 
 
 def _syllables(chooser: random.Random) -> Iterator[str]:
