@@ -144,6 +144,10 @@ def test_is_correct(check: Check, answer: str, expected: str, right: bool | None
     assert is_correct(check, answer, [expected] if expected else []) is right
 
 
+def test_digits_without_end_are_no_number() -> None:
+    assert contains(f"It cost {'9' * 5000} million, for two hundred thousand people.", "200 000 people")
+
+
 def test_one_of_several_wordings_is_enough_and_two_are_no_two_offers() -> None:
     assert is_correct("contains", "Small or little.", ["small", "little"]) is True
     assert is_correct("contains", "A small one.", []) is False

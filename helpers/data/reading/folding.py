@@ -135,7 +135,7 @@ def _number_words() -> re.Pattern[str]:
     each, large = ("|".join(word for word in numbers if numbers[word] >= least) for least in (0, 1000))
     links = "|".join(load_reading().links)
     more = rf"(?:[ -](?:(?:{links})[ -])?(?:{each}))*"
-    return re.compile(rf"(?<![\w-])(?:\d+[ -](?:{large})|(?:{each})){more}(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])(?:\d{{1,99}}[ -](?:{large})|(?:{each})){more}(?![\w-])", re.IGNORECASE)
 
 
 def _digits(found: re.Match[str]) -> str:
