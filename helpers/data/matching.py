@@ -17,8 +17,7 @@ from helpers.data.reading.statements import TERM, pattern, plainly, refuses, ver
 
 def contains(answer: str, expected: str, *, keep_case: bool = False) -> bool:
     """Whether the expected words stand whole and in order in the answer; `keep_case`: IT is not it."""
-    wanted = pattern_of(expected, cased=keep_case)
-    return wanted is not None and wanted.search(fold(answer)) is not None
+    return pattern_of(expected, cased=keep_case).search(fold(answer)) is not None
 
 
 def declines(answer: str) -> bool:
@@ -51,8 +50,8 @@ def _marked(text: str, wording: str, *, cased: bool) -> str:
     Letters of an acronym have to be meant as one, by their capitals or their place: CARE is not "take care".
     """
     wanted = pattern_of(wording, cased=cased)
-    if wanted is None or cased or not (is_acronym(wording) and fold(wording).isalpha()):
-        return text if wanted is None else wanted.sub(TERM, text)
+    if cased or not (is_acronym(wording) and fold(wording).isalpha()):
+        return wanted.sub(TERM, text)
     shouted = text.isupper() and " " in text
 
     def mark(found: re.Match[str]) -> str:

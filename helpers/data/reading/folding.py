@@ -87,8 +87,8 @@ def is_acronym(term: str) -> bool:
 
 
 @cache
-def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
-    """A pattern that finds a term in a folded text; `cased`: in the same capitals. None where the term has no word."""
+def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str]:
+    """Finds a term in a folded text; `cased`: in the same capitals. A term without a word is never found."""
     reading = load_reading()
     function_words, text = reading.function_words, fold(term)
     told = [found for found in re.finditer(rf"{_W}+", text) if text[found.start() - 1 : found.end()] != "'s"]
@@ -99,7 +99,7 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str] | None:
     ]
     kept = [found[0] for place, found in enumerate(told) if not idle[place] or all(idle[place:])]
     if not kept:
-        return None
+        return re.compile("(?!)")
     between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
     if is_acronym(term):
         body = between.join(
