@@ -105,7 +105,7 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
     ConfigError where a variable is missing or misspelt, or settings exclude one another.
     """
     # Docker's --env-file keeps the quotation marks.
-    env = {name: value.strip().strip("\"'") for name, value in env.items() if value.strip()}
+    env = {name: text for name, value in env.items() if (text := value.strip().strip("\"'"))}
     if provider == "auto":
         openai_url = base_url or env.get("OPENAI_BASE_URL")
         complete = base_url or (openai_url and "OPENAI_API_KEY" in env)

@@ -267,6 +267,8 @@ def test_settings_come_from_configuration_then_environment() -> None:
     assert resolve_endpoint("auto", None, None, open_webui | server) == ("http://o/v1", "n", key)
     assert resolve_endpoint("auto", None, None, open_webui) == ("http://w/api", "m", token)
     assert resolve_endpoint("auto", None, None, server | {"OWUI_URL": " "}) == ("http://o/v1", "n", key)
+    for empty in (" ", '""', " '' "):  # Docker's --env-file keeps the quotation marks
+        assert resolve_endpoint("auto", None, None, {"OPENAI_BASE_URL": empty, "OWUI_URL": empty}).base_url is None
     assert resolve_endpoint("auto", "http://c/v1", None, {}) == ("http://c/v1", None, None)
     assert resolve_endpoint("auto", None, None, {"OPENAI_API_KEY": "k"}) == (None, None, None)
     assert resolve_endpoint("openai", "http://c/v1", "x", server) == ("http://c/v1", "x", key)
