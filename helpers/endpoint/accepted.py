@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,19 +28,18 @@ _NO_SYSTEM = re.compile(r"system\W+(role|message|prompt|turn)|roles? (must|\w+ n
 class Accepted:
     """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent. Safe between threads.
 
-    `refused` names what is not sent any more, in the order in which that was found out; `thinks` says whether the model
-    thinks before it writes; then it gets `room` for that, in tokens.
+    `refused` names what is not sent any more and why, in the order in which that was found out; `thinks` says whether
+    the model thinks before it writes; then it gets `room` for that, in tokens. `tell` says news once.
     """
 
     def __init__(self, extra: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        self.extra, self.refused, self.thinks, self.room = dict(extra), list[str](), False, 0
-        self._tell, self._lock = tell, threading.Lock()
+        self.extra, self.refused, self.thinks, self.room = dict(extra), dict[str, str](), False, 0
+        self._tell = tell
 
     def fields(self, messages: Messages, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request for a reply to `messages`, as far as the server accepts what is `wanted`."""
         fields = {"messages": [dict(message) for message in messages], "stream": False, **wanted}
-        if self.thinks:
-            fields["max_tokens"] += self.room
+        fields["max_tokens"] += self.room
         if "max_tokens" in self.refused:
             fields["max_completion_tokens"] = fields.pop("max_tokens")
         if SYSTEM in self.refused and fields["messages"][0]["role"] == "system":
@@ -65,8 +63,7 @@ class Accepted:
     def learn(self, refusal: Refusal, sent: Mapping[str, Any]) -> bool:
         """Send the optional field no more that a refusal names, or ask for fewer tokens; whether anything changes."""
         if self.room and _TOO_LONG.search(refusal.detail):
-            with self._lock:
-                self.room //= 2
+            self.room //= 2
             return True
         if name := self.refused_field(refusal, sent):
             self.refuse(name, f"the server refuses it{INSTEAD.get(name, '')}")
@@ -74,16 +71,11 @@ class Accepted:
 
     def refuse(self, name: str, why: str) -> None:
         """Send `name` no more."""
-        with self._lock:
-            if name in self.refused:
-                return
-            self.refused.append(name)
-        self._tell(f"requests go without {name} from now on: {why}")
+        self.refused.setdefault(name, why)
+        self._tell(f"requests go without {name} from now on: {self.refused[name]}")
 
     def leave_room(self) -> None:
         """Give the model room for thoughts before it writes."""
-        with self._lock:
-            if self.thinks:
-                return
+        if not self.thinks:
             self.thinks, self.room = True, THINKING_TOKENS
         self._tell(f"the model thinks before it writes: every reply has {THINKING_TOKENS} more tokens for that")

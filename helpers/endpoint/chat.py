@@ -9,7 +9,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from helpers.endpoint.failures import Refusal
 from helpers.endpoint.offered import find_model
 from helpers.endpoint.replies import Reply, find_object, read_reply
 from helpers.endpoint.transport import Transport
-from helpers.errors import RequestRejected, UnreadableReply
+from helpers.errors import EndpointError, RequestRejected, UnreadableReply
 from helpers.files import Record
 from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
@@ -71,14 +71,10 @@ class ChatEndpoint:
         told.append({"role": "user", "content": "Which colour is the sky on a clear day?"})
         schema = {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}
         options: dict[str, Any] = {"max_tokens": 24, "temperature": 0.2, "seed": 1}
-        for ask in (
-            lambda: self._complete(told, options | {"stop": ["\n"]}),
-            lambda: self._complete_json(told, schema, options, schema),
-        ):
-            try:
-                ask()
-            except UnreadableReply:
-                continue
+        with suppress(UnreadableReply):
+            self.complete(told, **options, stop=["\n"])
+        with suppress(UnreadableReply):
+            self.complete_json(told, schema=schema, **options)
         return self.record()
 
     def record(self) -> Record:
@@ -124,56 +120,7 @@ class ChatEndpoint:
             EndpointError: as in `complete`.
             UnreadableReply: the reply holds no object that fits the schema.
         """
-        return self._complete_json(messages, schema, options, accept or schema)
 
-    def _complete(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
-        reply = self._reply(messages, wanted)
-        if not reply.text and "stop" in wanted and "stop" not in self.accepted.refused:
-            again = self._reply(messages, {name: value for name, value in wanted.items() if name != "stop"})
-            if again.late:
-                self.accepted.refuse("stop", "replies begin with blank lines or thoughts, which it would cut off")
-            reply = again
-        if reply.thinks and not self.accepted.thinks:
-            self.accepted.leave_room()
-            if not reply.text:
-                reply = self._reply(messages, wanted)
-        reply = reply.cut_at(wanted.get("stop", ()))
-        if reply.fault:
-            raise UnreadableReply(f"{reply.fault[0].upper()}{reply.fault[1:]}.")
-        return reply
-
-    def _reply(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
-        """One reply, after as many requests as it takes to learn which of their fields the server accepts."""
-        while True:
-            sent = self.accepted.fields(messages, wanted) | {"model": self.model or self.check()}
-            body = self._transport.chat(sent)
-            if not isinstance(body, Refusal):
-                break
-            if self.accepted.learn(body, sent):
-                continue
-            failure = self._failures.explain(body)
-            if body.status >= 500 and "response_format" in wanted and not self._json_format:  # it fails at the format
-                failure = RequestRejected(str(failure))
-            raise failure
-        if isinstance(body, UnreadableReply):
-            raise body
-        reply = read_reply(body)
-        usage = body.get("usage")
-        with self._counting:
-            told = usage if isinstance(usage, dict) else {}
-            for name in ("prompt_tokens", "completion_tokens"):
-                self.usage[name] += told[name] if isinstance(told.get(name), int) else 0
-            self.usage["requests"] += 1
-        if reply is not None:
-            return replace(reply, text=self._failures.redact(reply.text))
-        start = self._failures.shorten(json.dumps(body))
-        raise self._failures.error(
-            f"answered with JSON that is no chat completion ({start}); check its address", UnreadableReply
-        )
-
-    def _complete_json(
-        self, messages: Messages, schema: dict[str, Any], options: Mapping[str, Any], accept: dict[str, Any]
-    ) -> dict[str, Any]:
         def ask(json_format: str) -> Reply:
             if json_format == "json_schema":
                 form = {"type": json_format, "json_schema": {"name": "reply", "schema": schema, "strict": True}}
@@ -188,7 +135,7 @@ class ChatEndpoint:
             known = self._json_format
             reply = None if known else self._probe_json(ask, schema)
         reply = reply or ask(str(known))
-        found, fault = find_object(reply.text, accept)
+        found, fault = find_object(reply.text, accept or schema)
         if found is None:
             cut = ", and was cut off at max_tokens" if reply.finish_reason == "length" else ""
             fault, start = self._failures.shorten(fault), self._failures.shorten(reply.text)
@@ -211,6 +158,42 @@ class ChatEndpoint:
             reply = ask(json_format)
         self._json_format = json_format
         return reply
+
+    def _complete(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
+        reply = self._reply(messages, wanted)
+        if not reply.text and "stop" in wanted and "stop" not in self.accepted.refused:
+            again = self._reply(messages, {name: value for name, value in wanted.items() if name != "stop"})
+            if again.late:
+                self.accepted.refuse("stop", "replies begin with blank lines or thoughts, which it would cut off")
+            reply = again
+        if reply.thinks and not self.accepted.thinks:
+            self.accepted.leave_room()
+            if not reply.text:
+                reply = self._reply(messages, wanted)
+        if reply.fault:
+            raise UnreadableReply(reply.fault)
+        return reply.cut_at(wanted.get("stop", ()))
+
+    def _reply(self, messages: Messages, wanted: Mapping[str, Any]) -> Reply:
+        body = self._transport.chat(messages, wanted, self.model or self.check())
+        if isinstance(body, Refusal):
+            failure = self._failures.explain(body)
+            if body.status >= 500 and "response_format" in wanted and not self._json_format:  # it fails at the format
+                failure = RequestRejected(str(failure))
+            raise failure
+        if isinstance(body, EndpointError):
+            raise body
+        told = body.get("usage")
+        counts = told if isinstance(told, dict) else {}
+        with self._counting:
+            for name, count in {**counts, "requests": 1}.items():
+                self.usage[name] += count if isinstance(count, int) else 0
+        if (reply := read_reply(body)) is not None:
+            return replace(reply, text=self._failures.redact(reply.text))
+        start = self._failures.shorten(json.dumps(body))
+        raise self._failures.error(
+            f"answered with JSON that is no chat completion ({start}); check its address", UnreadableReply
+        )
 
 
 @contextmanager

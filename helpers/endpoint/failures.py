@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,9 +37,7 @@ class Refusal(Exception):
     @property
     def loading(self) -> bool:
         """Whether the server is up and its model not yet."""
-        said = r"\b(loading|warming up|starting up|being loaded|not (yet )?(loaded|ready))\b"
-        busy = re.search(r"overload|heavy|upstream", self.detail, re.I)
-        return self.status == 503 and not busy and re.search(said, self.detail, re.I) is not None
+        return self.status == 503 and re.search(_LOADING, self.detail, re.I | re.S) is not None
 
     @property
     def named(self) -> str:
@@ -50,19 +48,12 @@ class Refusal(Exception):
         return named or re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
 
     @property
-    def out_of_credit(self) -> bool:
-        """Whether the account, and not the pace of requests, is the matter."""
-        return self.status in (402, 403, 429) and re.search(_NO_CREDIT, self.detail, re.I) is not None
-
-    @property
     def may_pass(self) -> bool:
-        """Whether the same request may succeed later; a format that is not implemented (501) will not."""
-        told, status = self.headers.get("x-should-retry"), self.status  # what OpenAI's servers know of it
-        return (
-            status != 501
-            and not self.out_of_credit
-            and (told == "true" or (told != "false" and (status in (408, 409, 429) or status >= 500)))
-        )
+        """Whether the same request may succeed later; not where credit is used up, or a format is not implemented."""
+        if self.status == 501 or (self.status in _OF_ACCOUNTS and re.search(_NO_CREDIT, self.detail, re.I)):
+            return False
+        told = self.headers.get("x-should-retry")  # what OpenAI's servers know of it
+        return told == "true" or (told != "false" and (self.status in (408, 409, 429) or self.status >= 500))
 
     @property
     def wait_s(self) -> float:
@@ -116,49 +107,25 @@ class Failures:
         # What other errors say may hold parts of the address or of a proxy's, with their passwords.
         return self.error(f"could not be asked ({type(error).__name__}); check its address and the proxy's")
 
-    def not_json(self, text: str) -> UnreadableReply:
+    def not_json(self, text: str) -> EndpointError:
         """Describe a successful answer that is no JSON object: an attempt that came to nothing."""
         said = f"something that is no whole JSON object: {self.shorten(text)!r}; check endpoint.base_url if it persists"
         if _is_web_page(text):
             said = "a web page (HTML) where JSON was expected; check endpoint.base_url"
-        return UnreadableReply(str(self.error(f"answered with {said}")))
-
-    def no_model(self) -> EndpointError:
-        """For a server that lists none."""
-        return self.error(
-            "lists no model; load one on the server, name one in endpoint.model or, on Open WebUI, ask its "
-            "administrator to give your account access to one"
-        )
+        return self.error(f"answered with {said}", UnreadableReply)
 
     def _refused(self, refusal: Refusal) -> EndpointError:
-        status, detail = refusal.status, refusal.detail
-        detail = "a web page" if _is_web_page(detail) else self.shorten(detail)
-        said = f"answered {status} ({detail})"
-        for pattern, statuses, cure, kind in _CURES:
+        status, wait_s = refusal.status, refusal.wait_s
+        detail = "a web page" if _is_web_page(refusal.detail) else self.shorten(refusal.detail)
+        told = self.settings.model_dump() | {
+            "place": self.shorten(refusal.headers.get("location", "").partition("?")[0]),
+            "wait": f", asks to wait {wait_s:.0f} s" if 0 < wait_s < float("inf") else "",
+        }
+        for (pattern, statuses), cure in _CURES.items():
             if status in statuses and re.search(pattern, detail, re.IGNORECASE):
-                return self.error(f"{said}: {cure}", kind)
-        if 300 <= status < 400:
-            place = self.shorten(refusal.headers.get("location", "").partition("?")[0])
-            return self.error(f"{said}: it has moved to {place}; write that address in place of its own")
-        if status in (404, 405):
-            return self.error(f"{said}: nothing is served at this path; check endpoint.base_url")
-        if status == 429:
-            wait = f", asks to wait {refusal.wait_s:.0f} s" if 0 < refusal.wait_s < float("inf") else ""
-            return self.error(
-                f"{said}: it takes no more requests for now{wait}, and {self.settings.max_attempts} attempts or "
-                f"{self.settings.max_wait_s:g} s are used up; run again later, lower endpoint.parallel_requests or "
-                "raise endpoint.max_wait_s"
-            )
-        if refusal.loading:
-            return self.error(
-                f"{said}: its model was not loaded after {self.settings.loading_s:g} s; run again later, or raise "
-                "endpoint.loading_s"
-            )
-        if status >= 500 and status != 501:
-            return self.error(f"{said}: it fails; look at its log, or run again later")
-        if status in (400, 413, 422, 501):
-            return self.error(f"{said}: it rejects the request; check the endpoint settings", RequestRejected)
-        return self.error(f"{said}; check the endpoint settings")
+                kind = RequestRejected if cure in (_FILTERED, _REJECTED) else EndpointError
+                return self.error(f"answered {status} ({detail}): {cure.format_map(told)}", kind)
+        return self.error(f"answered {status} ({detail}); check the endpoint settings")
 
     def redact(self, text: str) -> str:
         """A text of the server without the key, which some servers repeat, and without half characters."""
@@ -166,66 +133,51 @@ class Failures:
         return re.sub(rf"(?<!\w){re.escape(self.key)}(?!\w)", "[API key]", text) if self.key else text
 
 
-_NO_CREDIT = r"quota|billing|credit|insufficient (funds|balance)|payment"
-_ADMINISTRATOR = "ask its administrator to"
-_CURES: tuple[tuple[str, range | tuple[int, ...], str, type[EndpointError]], ...] = (
-    (
-        r"content.?(filter|management|policy)|safety system",
-        (400, 403, 422),
-        "its filter held the request back",
-        RequestRejected,
-    ),
-    (
-        _NO_CREDIT,
-        (402, 403, 429),
-        "the account has no credit left; top it up, or choose another server",
-        EndpointError,
-    ),
-    (
-        r"connection error|connection refused|cannot connect|upstream|bad gateway|backend",
-        (400, *range(500, 600)),
-        f"it runs, but the model server behind it does not answer; {_ADMINISTRATOR} start that one",
-        EndpointError,
-    ),
-    (
-        r"\bapi.?keys?\b.*\b(not enabled|disabled)",
-        (401, 403),
-        f"it takes no API keys; {_ADMINISTRATOR} allow them (Open WebUI: Admin Panel > Settings > General)",
-        EndpointError,
-    ),
-    (
-        r"\bapi.?key.*\b(endpoint|path|route)",
-        (401, 403),
-        f"the API key is restricted to other paths; {_ADMINISTRATOR} allow it /api/models and /api/chat/completions",
-        EndpointError,
-    ),
-    (
-        r"permission to access|administrator",
-        (401, 403),
-        f"the account may not use this; {_ADMINISTRATOR} approve it and give it access to the model",
-        EndpointError,
-    ),
-    (
-        r"permission|access|forbidden",
-        (403,),
-        f"the account may not use this; {_ADMINISTRATOR} give it access to the model",
-        EndpointError,
-    ),
-    (
-        "",
-        (401, 403),
-        "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
-        "OWUI_TOKEN anew",
-        EndpointError,
-    ),
-    (
-        r"\bmodel\b.*\bnot\b.*\b(found|exist)|no such model|unknown model",
-        (400, 404),
-        "it does not offer the model; set endpoint.model to one it lists",
-        EndpointError,
-    ),
+_LOADING = (
+    r"^(?!.*(overload|heavy|upstream)).*\b(loading|warming up|starting up|being loaded|not (yet )?(loaded|ready))\b"
 )
-"""Words of a server, the statuses they come with, what to do, and the kind of error."""
+_NO_CREDIT, _OF_ACCOUNTS = r"quota|billing|credit|insufficient (funds|balance)|payment", (402, 403, 429)
+_FILTERED = "its filter held the request back"
+_REJECTED = "it rejects the request; check the endpoint settings"
+_ADMINISTRATOR = "ask its administrator to"
+_CURES: dict[tuple[str, Sequence[int]], str] = {
+    (r"content.?(filter|management|policy)|safety system", (400, 403, 422)): _FILTERED,
+    (_NO_CREDIT, _OF_ACCOUNTS): "the account has no credit left; top it up, or choose another server",
+    (r"connection error|connection refused|cannot connect|upstream|bad gateway|backend", (400, *range(500, 600))): (
+        f"it runs, but the model server behind it does not answer; {_ADMINISTRATOR} start that one"
+    ),
+    (r"\bapi.?keys?\b.*\b(not enabled|disabled)", (401, 403)): (
+        f"it takes no API keys; {_ADMINISTRATOR} allow them (Open WebUI: Admin Panel > Settings > General)"
+    ),
+    (r"\bapi.?key.*\b(endpoint|path|route)", (401, 403)): (
+        f"the API key is restricted to other paths; {_ADMINISTRATOR} allow it /api/models and /api/chat/completions"
+    ),
+    (r"permission to access|administrator", (401, 403)): (
+        f"the account may not use this; {_ADMINISTRATOR} approve it and give it access to the model"
+    ),
+    (r"permission|access|forbidden", (403,)): (
+        f"the account may not use this; {_ADMINISTRATOR} give it access to the model"
+    ),
+    ("", (401, 403)): (
+        "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
+        "OWUI_TOKEN anew"
+    ),
+    (r"\bmodel\b.*\bnot\b.*\b(found|exist)|no such model|unknown model", (400, 404)): (
+        "it does not offer the model; set endpoint.model to one it lists"
+    ),
+    ("", range(300, 400)): "it has moved to {place}; write that address in place of its own",
+    ("", (404, 405)): "nothing is served at this path; check endpoint.base_url",
+    ("", (429,)): (
+        "it takes no more requests for now{wait}, and {max_attempts} attempts or {max_wait_s:g} s are used up; run "
+        "again later, lower endpoint.parallel_requests or raise endpoint.max_wait_s"
+    ),
+    (_LOADING, (503,)): (
+        "its model was not loaded after {loading_s:g} s; run again later, or raise endpoint.loading_s"
+    ),
+    ("", (400, 413, 422, 501)): _REJECTED,
+    ("", range(500, 10**9)): "it fails; look at its log, or run again later",
+}
+"""Words of a server and the statuses they come with, and what to do; the first that fits counts."""
 
 
 def _is_web_page(text: str) -> bool:

@@ -6,10 +6,14 @@ import re
 
 from helpers.endpoint.failures import Refusal
 from helpers.endpoint.transport import Answer, Transport
-from helpers.errors import UnreadableReply
+from helpers.errors import EndpointError
 from helpers.files import Record
 from helpers.server import addresses
 
+NO_MODEL = (
+    "lists no model; load one on the server, name one in endpoint.model or, on Open WebUI, ask its administrator to "
+    "give your account access to one"
+)
 _NO_CHAT = re.compile(r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|\bbge\b|\be5\b", re.IGNORECASE)
 _CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
 
@@ -25,17 +29,16 @@ def find_model(transport: Transport, wanted: str | None) -> tuple[str, int | Non
     chatting = [name for name in offered if not _NO_CHAT.search(name)] or offered
     alike = [name for name in offered if wanted and (name.endswith(f"/{wanted}") or name.startswith(f"{wanted}:"))]
     if wanted is None and not offered:
-        raise transport.failures.no_model()
+        raise transport.failures.error(NO_MODEL)
     model = wanted or chatting[0]
     if offered and model not in offered:
         same = [name for name in alike if name == f"{wanted}:latest"] or alike
-        said = None if len(same) == 1 else _hello(transport, model)
         if len(same) == 1:
             model = same[0]
             transport.tell(f"{wanted} is called {model} there")
-        elif isinstance(said, Refusal) and said.status not in (400, 404, 422):
-            raise transport.failures.explain(said)
-        elif not isinstance(said, dict):
+        elif not isinstance(said := _hello(transport, model), dict):
+            if isinstance(said, Refusal) and said.status not in (400, 404, 422):
+                raise transport.failures.explain(said)
             raise transport.failures.error(
                 f"does not offer the model {wanted!r}; set endpoint.model to one it offers, such as "
                 f"{', '.join((same or chatting)[:5])}"
@@ -50,40 +53,34 @@ def _listed(transport: Transport, wanted: str | None) -> list[Record]:
 
     Where it lists none, but answers for the `wanted` model, the list is empty.
     """
-    places, failure = addresses(transport.base_url), None
-    for transport.base_url in places:
+    places, failure = addresses(str(transport.client.base_url).rstrip("/")), None
+    for transport.client.base_url in places:
         body = transport.models()
         if isinstance(body, Refusal):
             failure = failure or transport.failures.explain(body)
             if body.status not in (404, 405, 501):
                 if body.status == 401 or not wanted:
                     raise failure
-                places = [transport.base_url]  # a key may be good for chat alone
+                places = [str(transport.client.base_url)]  # a key may be good for chat alone
                 break
-        elif isinstance(body, UnreadableReply):
+        elif isinstance(body, EndpointError):
             failure = failure or body
         elif isinstance(data := body.get("data"), list):
             return [item for item in data if isinstance(item, dict) and "id" in item]
-    for transport.base_url in places if wanted else []:
+    for transport.client.base_url in places if wanted else []:
         body = _hello(transport, str(wanted))
         if isinstance(body, dict):
             return []
         if isinstance(body, Refusal) and body.status not in (404, 405):
             raise transport.failures.explain(body)
-    transport.base_url = places[0]
+    transport.client.base_url = places[0]
     if failure is None:
-        raise transport.failures.no_model()
+        raise transport.failures.error(NO_MODEL)
     others = ", ".join(addresses(transport.failures.place)[1:])
     raise type(failure)(f"{str(failure).rstrip('.')}. No other address answers either ({others}); copy it again.")
 
 
 def _hello(transport: Transport, model: str) -> Answer:
     """What a model says to a greeting, or why it says nothing."""
-    hello = [{"role": "user", "content": "Hello"}]
-    body: Answer = {}
-    for _ in range(4):  # as many fields may be refused first
-        sent = transport.accepted.fields(hello, {"max_tokens": 8}) | {"model": model}
-        body = transport.chat(sent)
-        if not isinstance(body, Refusal) or not transport.accepted.learn(body, sent):
-            break
-    return body if not isinstance(body, dict) or body.get("choices") else UnreadableReply("no reply")
+    body = transport.chat([{"role": "user", "content": "Hello"}], {"max_tokens": 8}, model)
+    return body if not isinstance(body, dict) or body.get("choices") else EndpointError("no reply")

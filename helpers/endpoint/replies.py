@@ -37,9 +37,8 @@ class Reply:
         """The reply up to the first of `stops`, as a server cuts it that heeds them."""
         if not stops:
             return self
-        text = self.text.lstrip()
-        places = [place for stop in stops if (place := text.find(stop)) >= 0]
-        return replace(self, text=text[: min(places)], finish_reason="stop") if places else replace(self, text=text)
+        text, *rest = re.split("|".join(map(re.escape, stops)), self.text.lstrip(), maxsplit=1)
+        return replace(self, text=text, finish_reason="stop" if rest else self.finish_reason)
 
 
 def decoded(text: str) -> Any:
@@ -73,7 +72,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     """The reply in the body of a chat completion; None where the body is none."""
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return Reply("", "stop", fault="the reply has no choices") if "choices" in body else None
+        return Reply("", "stop", fault="The reply has no choices.") if "choices" in body else None
     choice: dict[str, Any] = choices[0]
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
@@ -92,22 +91,20 @@ def read_reply(body: Mapping[str, Any]) -> Reply | None:
     if reply.text.strip():
         return reply
     if message.get("tool_calls"):
-        fault = "the model called a tool in place of writing"
+        fault = "The model called a tool in place of writing."
     elif reason == "content_filter" or message.get("refusal"):
-        fault = "the server's filter blocked the text"
+        fault = "The server's filter blocked the text."
     elif reply.thinks and reason == "length":
-        fault = "the model was still thinking when it was cut off at max_tokens"
+        fault = "The model was still thinking when it was cut off at max_tokens."
     else:
-        fault = f"the model sent no text; the server's reason is {said!r}"
+        fault = f"The model sent no text; the server's reason is {said!r}."
     return replace(reply, text="", fault=fault)
 
 
 def _text(content: Any) -> str:
     """A message's text, which some servers send in parts; those of a thought are no text."""
-    if isinstance(content, str):
-        return _whole(content)
     parts = content if isinstance(content, list) else [content]
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | dict)]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return _whole("".join(text for text in texts if isinstance(text, str)))
 
 

@@ -2,8 +2,8 @@
 
 import os
 import ssl
+import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,23 +12,56 @@ import tenacity
 from tqdm import tqdm
 
 from helpers.config import Endpoint
-from helpers.endpoint.accepted import Accepted
+from helpers.endpoint.accepted import Accepted, Messages
 from helpers.endpoint.failures import Failures, Refusal
-from helpers.endpoint.lanes import Lanes
 from helpers.endpoint.replies import decoded
-from helpers.errors import ConfigError, UnreadableReply
+from helpers.errors import ConfigError, EndpointError
 from helpers.server import Server
 
-Answer = dict[str, Any] | Refusal | UnreadableReply
+Answer = dict[str, Any] | Refusal | EndpointError
 """A JSON object, or why none came."""
+UP_AFTER = 20
+"""Requests that end well, after a slow-down, before one more is under way at once."""
 UNREACHED = 4
 """Tries of a request at most, where nobody answers: an address may be wrong, and a reader waits for it."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
 
+class Lanes:
+    """At most `most` requests at once; half as many after a server asks to slow down, then slowly more again.
+
+    Use it as a context around each request.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.open = self._most = most
+        self._busy = self._well = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._busy < self.open)
+            self._busy += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._changed:
+            self._busy -= 1
+            self._well += kind is None
+            if self._well >= UP_AFTER and self.open < self._most:
+                self.open, self._well = self.open + 1, 0
+            self._changed.notify_all()
+
+    def slow_down(self) -> None:
+        """The server has refused a request because there were too many."""
+        with self._changed:
+            self.open, self._well = max(1, self.open // 2), 0
+
+
 class Transport:
     """One server. `accepted`: what it is known to accept; `failures`: words its failures; `lanes`: requests at once.
+
+    `client.base_url` is the address below which requests are sent.
 
     Raises:
         ConfigError: the address, the key, or a proxy's address cannot be used.
@@ -48,12 +81,13 @@ class Transport:
         key = server.api_key.get_secret_value() if server.api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it into .env again.")
-        self.name, self.settings, self._told = server.name(), settings, set[str]()
+        self.name, self.settings = server.name(), settings
+        self._told, self._telling = set[str](), threading.Lock()
         self.accepted = Accepted(settings.extra, self.tell)
         self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
         try:
             base_url, _, query = str(server.base_url).partition("?")
-            self._client = openai.OpenAI(
+            self.client = openai.OpenAI(
                 base_url=base_url,
                 default_query=dict(parse_qsl(query)),
                 default_headers={"api-key": key} if key and host.endswith(".azure.com") else None,
@@ -76,38 +110,39 @@ class Transport:
 
     def tell(self, news: str) -> None:
         """Say once what was found out about the server, above any progress bar."""
-        if news not in self._told:
-            self._told.add(news)
-            tqdm.write(f"{self.name}: {news}.")
-
-    @property
-    def base_url(self) -> str:
-        """The address below which requests are sent."""
-        return str(self._client.base_url).rstrip("/")
-
-    @base_url.setter
-    def base_url(self, address: str) -> None:
-        self._client.base_url = address
+        with self._telling:
+            if news not in self._told:
+                self._told.add(news)
+                tqdm.write(f"{self.name}: {news}.")
 
     def models(self) -> Answer:
         """The list of models. Raises EndpointError where the server cannot be reached."""
-        return self._sent(self._client.models.with_raw_response.list, {})
+        return self._sent(self.client.models.with_raw_response.list)
 
-    def chat(self, fields: Mapping[str, Any]) -> Answer:
-        """A chat completion. Raises EndpointError where the server cannot be reached."""
-        return self._sent(partial(self._client.chat.completions.with_raw_response.create, **fields), fields)
+    def chat(self, messages: Messages, wanted: Mapping[str, Any], model: str) -> Answer:
+        """A chat completion, after as many requests as it takes to learn which of their fields the server accepts.
 
-    def _sent(self, send: Callable[[], Any], sent: Mapping[str, Any]) -> Answer:
-        def attempt() -> str:
+        Raises EndpointError where the server cannot be reached.
+        """
+        while True:
+            sent = self.accepted.fields(messages, wanted) | {"model": model}
+            body = self._sent(self.client.chat.completions.with_raw_response.create, **sent)
+            if not isinstance(body, Refusal) or not self.accepted.learn(body, sent):
+                return body
+
+    def _sent(self, method: Callable[..., Any], /, **fields: Any) -> Answer:
+        def attempt() -> Answer:
             try:
-                text = str(send().text)
+                text = str(method(**fields).text)
             except openai.APIStatusError as error:
                 refusal = Refusal(error.status_code, error.response.text, error.response.headers)
             else:
                 body = decoded(text)
-                told = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
+                if not isinstance(body, dict):
+                    return self.failures.not_json(text)
+                told = None if body.get("choices") else body.get("error")
                 if not told:
-                    return text
+                    return body
                 code = told.get("code") if isinstance(told, dict) else None
                 refusal = Refusal(code if isinstance(code, int) and code >= 400 else 500, text)
             if refusal.status == 429:
@@ -116,7 +151,7 @@ class Transport:
 
         def may_pass(error: BaseException) -> bool:
             if isinstance(error, Refusal):
-                return error.may_pass and not (sent and self.accepted.refused_field(error, sent))
+                return error.may_pass and not (fields and self.accepted.refused_field(error, fields))
             return isinstance(error, openai.APIConnectionError)  # a timeout is one too
 
         retry = tenacity.retry_if_exception(may_pass)
@@ -124,24 +159,19 @@ class Transport:
         # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
         try:
             with self.lanes:
-                text = retrying(attempt)
+                return retrying(attempt)
         except Refusal as refusal:
             return refusal
         except Exception as error:  # an odd address or header ends in errors of other libraries too
             failure = self.failures.explain(error)
-        else:
-            body = decoded(text)
-            return body if isinstance(body, dict) else self.failures.not_json(text)
         raise failure
 
     def _given_up(self, state: tenacity.RetryCallState) -> bool:
         """Whether a request is not sent again: one clock counts attempts and waiting."""
         error = state.outcome.exception() if state.outcome else None
-        loading = isinstance(error, Refusal) and error.loading
-        if loading:
-            self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
-        if loading:
+        if isinstance(error, Refusal) and error.loading:
+            self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
             return passed_s >= self.settings.loading_s
         most = self.settings.max_attempts if isinstance(error, Refusal) else min(self.settings.max_attempts, UNREACHED)
         return state.attempt_number >= most or passed_s >= self.settings.max_wait_s
