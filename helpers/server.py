@@ -40,12 +40,11 @@ class Server(NamedTuple):
         """Its address without what may be secret (a user's name and password, a query), or `embedded`."""
         if self.base_url is None:
             return "embedded"
-        scheme, found, address = self.base_url.partition("://")
-        address = address if found else scheme
-        if "@" in address.partition("?")[2]:  # a password with a question mark, or a query with a secret
+        *scheme, address = self.base_url.split("://", 1)
+        address, _, query = address.partition("?")
+        if "@" in query:  # a password with a question mark, or a query with a secret
             return "an address with ? and @"
-        shown = address.partition("?")[0].rpartition("@")[2].rstrip("/")
-        return f"{scheme}://{shown}" if found else shown
+        return "://".join([*scheme, address.rpartition("@")[2].rstrip("/")])
 
     def name(self, model: str | None = None) -> str:
         """What files call a model of this server, by default the configured one; the embedded one's is a file."""
@@ -106,30 +105,28 @@ def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None
     """
     # Docker's --env-file keeps the quotation marks.
     env = {name: text for name, value in env.items() if (text := value.strip().strip("\"'"))}
+    openai_url = base_url or env.get("OPENAI_BASE_URL")
     if provider == "auto":
-        openai_url = base_url or env.get("OPENAI_BASE_URL")
-        complete = base_url or (openai_url and "OPENAI_API_KEY" in env)
-        provider = (
-            "openai" if complete else "open_webui" if "OWUI_URL" in env else "openai" if openai_url else "embedded"
-        )
+        if base_url or {"OPENAI_BASE_URL", "OPENAI_API_KEY"} <= env.keys():
+            provider = "openai"
+        else:
+            provider = "open_webui" if "OWUI_URL" in env else "openai" if openai_url else "embedded"
         if provider == "embedded":
             _refuse_misspelt(env)
     if provider == "embedded":
         if base_url:
-            place = Server(base_url, None, None).place
             raise ConfigError(
-                f"endpoint.base_url is {place!r}, but endpoint.provider is 'embedded', which has its own "
-                "address; set endpoint.base_url to null, or endpoint.provider to 'openai'."
+                f"endpoint.base_url is {Server(base_url, None, None).place!r}, but endpoint.provider is 'embedded', "
+                "which has its own address; set endpoint.base_url to null, or endpoint.provider to 'openai'."
             )
         return Server(None, model, None)
     if provider == "openai":
-        url, key = base_url or env.get("OPENAI_BASE_URL"), env.get("OPENAI_API_KEY")
-        model, missing = model or env.get("OPENAI_MODEL"), None if url else "OPENAI_BASE_URL"
+        url, key, model = openai_url, env.get("OPENAI_API_KEY"), model or env.get("OPENAI_MODEL")
+        missing = "" if url else "OPENAI_BASE_URL"
     else:
         root = _ROOT_ENDS.sub("", tidied(env["OWUI_URL"])) if "OWUI_URL" in env else ""
-        url, key = base_url or (root and f"{root}/api"), env.get("OWUI_TOKEN")
-        model = model or env.get("OWUI_FAV_MODEL")
-        missing = "OWUI_URL" if not url else None if key else "OWUI_TOKEN"
+        url, key, model = base_url or f"{root}/api", env.get("OWUI_TOKEN"), model or env.get("OWUI_FAV_MODEL")
+        missing = "OWUI_URL" if not (base_url or root) else "" if key else "OWUI_TOKEN"
     if missing:
         _refuse_misspelt(env)
         raise ConfigError(
