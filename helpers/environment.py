@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,9 +55,9 @@ def check_environment(config: Config) -> list[Check]:
         _gpu(),
         _disk(),
         _memory(),
-        _model("Chat model", "SmolLM2-135M-Instruct", embedded_gguf),
-        _model("Sentence model", "all-MiniLM-L6-v2", minilm_folder),
-        _endpoint(config.endpoint),
+        _tried("Chat model", INSTALL, embedded_gguf, "SmolLM2-135M-Instruct"),
+        _tried("Sentence model", INSTALL, minilm_folder, "all-MiniLM-L6-v2"),
+        _tried("Endpoint", "Correct .env, or set endpoint.provider to embedded", partial(_endpoint, config.endpoint)),
         _token(os.environ.get("HF_TOKEN")),
     ]
 
@@ -158,26 +159,22 @@ def _memory() -> Check:
     return Check("Memory", free >= 1.5, f"{free:.1f} GB free", "Close other programs: even smoke needs 1.5 GB", free)
 
 
-def _model(name: str, found: str, find: Callable[[], Path]) -> Check:
+def _tried(name: str, remedy: str, look: Callable[[], object], found: str = "") -> Check:
     try:
-        find()
+        told = look()
     except HelpersError as error:
-        return Check(name, False, str(error), INSTALL)
-    return Check(name, True, found)
+        return Check(name, False, str(error), remedy)
+    return Check(name, True, found or str(told))
 
 
-def _endpoint(settings: Endpoint) -> Check:
-    try:
-        server = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
-        if server.base_url is None:  # of a library that `check_packages` looks for
-            return Check("Endpoint", True, "embedded")
-        from helpers.endpoint.chat import ChatEndpoint
+def _endpoint(settings: Endpoint) -> str:
+    server = resolve_endpoint(settings.provider, settings.base_url, settings.model, os.environ)
+    if server.base_url is None:  # of a library that `check_packages` looks for
+        return "embedded"
+    from helpers.endpoint.chat import ChatEndpoint
 
-        quick = settings.model_copy(update={"timeout_s": 10.0, "max_attempts": 1, "loading_s": 0.0})
-        offered = ChatEndpoint(server, quick).check()
-    except HelpersError as error:
-        return Check("Endpoint", False, str(error), "Correct .env, or set endpoint.provider to embedded")
-    return Check("Endpoint", True, f"{offered} at {server.place}")
+    quick = settings.model_copy(update={"timeout_s": 10.0, "max_attempts": 1, "loading_s": 0.0})
+    return f"{ChatEndpoint(server, quick).check()} at {server.place}"
 
 
 def _token(token: str | None) -> Check:
