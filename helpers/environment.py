@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
@@ -48,13 +48,14 @@ class Check(NamedTuple):
 
 def check_environment(config: Config) -> list[Check]:
     """Look at everything the course needs, in the order a reader would repair it, without changing anything."""
+    python, supported = platform.python_version(), metadata("helpers")["Requires-Python"]
+    works = SpecifierSet(supported).contains(python, prereleases=True)
     return [
-        _python(metadata("helpers")["Requires-Python"]),
+        Check("Python", works, python, f"Install Python {supported}, then: {INSTALL}"),
         check_packages(requires("helpers") or [], read_pins(CONSTRAINTS)),
         _cpu(),
         _gpu(),
-        _disk(),
-        _memory(),
+        *_free(),
         _tried("Chat model", INSTALL, embedded_gguf, "SmolLM2-135M-Instruct"),
         _tried("Sentence model", INSTALL, minilm_folder, "all-MiniLM-L6-v2"),
         _tried("Endpoint", "Correct .env, or set endpoint.provider to embedded", partial(_endpoint, config.endpoint)),
@@ -114,12 +115,6 @@ def check_packages(required: Sequence[str], pins: dict[str, str]) -> Check:
     return Check("Packages", True, f"{len(wanted)} found{note}")
 
 
-def _python(supported: str) -> Check:
-    found = platform.python_version()
-    ok = SpecifierSet(supported).contains(found, prereleases=True)
-    return Check("Python", ok, found, f"Install Python {supported}, then: {INSTALL}")
-
-
 def _cpu() -> Check:
     cores = f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores, {platform.machine()}"
     if not (find_spec("torch") and find_spec("accelerate")):  # `check_packages` says so
@@ -144,19 +139,16 @@ def _gpu() -> Check:
     return Check("GPU", True, found)
 
 
-def _disk() -> Check:
-    free = shutil.disk_usage(PROJECT_ROOT).free / 2**30
+def _free() -> Iterator[Check]:
+    """What is free on the disk and in memory."""
+    disk, free = shutil.disk_usage(PROJECT_ROOT).free / 2**30, psutil.virtual_memory().available / 2**30
     remedy = f"Free {NEEDED_GB['disk']:g} GB; old runs lie in runs/"
-    return Check("Disk", free >= NEEDED_GB["disk"], f"{free:.1f} GB free", remedy, free)
-
-
-def _memory() -> Check:
-    free = psutil.virtual_memory().available / 2**30
+    yield Check("Disk", disk >= NEEDED_GB["disk"], f"{disk:.1f} GB free", remedy, disk)
     limit = Path("/sys/fs/cgroup/memory.max")
     bound = limit.read_text().strip() if limit.is_file() else "max"
     if bound.isdigit():  # a container may hold less than its machine
         free = min(free, int(bound) / 2**30)
-    return Check("Memory", free >= 1.5, f"{free:.1f} GB free", "Close other programs: even smoke needs 1.5 GB", free)
+    yield Check("Memory", free >= 1.5, f"{free:.1f} GB free", "Close other programs: even smoke needs 1.5 GB", free)
 
 
 def _tried(name: str, remedy: str, look: Callable[[], object], found: str = "") -> Check:

@@ -65,13 +65,11 @@ def read_env(path: Path) -> None:
         return
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
+    with suppress(UnicodeDecodeError):
         load_dotenv(stream=io.StringIO(content.decode(encoding)))
-    except UnicodeDecodeError:
-        fault = f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor."
-    else:
         return
-    raise ConfigError(fault)  # outside `except`: an error of decoding holds the file's content
+    # Not in an `except`: an error of decoding holds the file's content.
+    raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
 
 
 def tidied(address: str) -> str:

@@ -35,6 +35,7 @@ def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
     """
     if not gguf.is_file():
         raise ModelError(f"There is no GGUF file at {gguf}; give the path of one that exists.")
+    spins = {} if "OMP_WAIT_POLICY" in os.environ else _SPINS
     with TemporaryDirectory(prefix="embedded-server-", ignore_cleanup_errors=True) as folder:
         log, address = Path(folder, "log"), Path(folder, "address")
         with (
@@ -44,9 +45,7 @@ def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
-                env=({} if "OMP_WAIT_POLICY" in os.environ else _SPINS)
-                | os.environ
-                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**spins, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Stopping a notebook's cell must not stop its server.
             ) as process,
         ):

@@ -27,12 +27,12 @@ def find_model(transport: Transport, wanted: str | None) -> tuple[str, int | Non
     items = _listed(transport, wanted)
     offered = [str(item["id"]) for item in items]
     chatting = [name for name in offered if not _NO_CHAT.search(name)] or offered
-    alike = [name for name in offered if wanted and (name.endswith(f"/{wanted}") or name.startswith(f"{wanted}:"))]
     if wanted is None and not offered:
         raise transport.failures.error(NO_MODEL)
     model = wanted or chatting[0]
     if offered and model not in offered:
-        same = [name for name in alike if name == f"{wanted}:latest"] or alike
+        alike = [name for name in offered if name.endswith(f"/{model}") or name.startswith(f"{model}:")]
+        same = [name for name in alike if name == f"{model}:latest"] or alike
         if len(same) == 1:
             model = same[0]
             transport.tell(f"{wanted} is called {model} there")

@@ -47,11 +47,8 @@ def decoded(text: str) -> Any:
     with suppress(ValueError, RecursionError):
         return json.loads(text)
     lines = [line.removeprefix("data:").strip() for line in text.split("\n") if line.startswith("data:")]
-    events = []
-    for line in lines:
-        with suppress(ValueError, RecursionError):
-            events.append(json.loads(line))
-    return _gathered([event for event in events if isinstance(event, dict)], "[DONE]" in lines) if events else None
+    events = [event for event in map(decoded, lines) if isinstance(event, dict)]
+    return _gathered(events, "[DONE]" in lines) if events else None
 
 
 def _gathered(events: Sequence[dict[str, Any]], whole: bool) -> dict[str, Any]:

@@ -29,10 +29,7 @@ _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
 
 class Lanes:
-    """At most `most` requests at once; half as many after a server asks to slow down, then slowly more again.
-
-    Use it as a context around each request.
-    """
+    """At most `most` requests at once; half as many after a server asks to slow down, then slowly more again."""
 
     def __init__(self, most: int) -> None:
         self.open = self._most = most
