@@ -1,8 +1,10 @@
 """Conversations and verdicts from servers that answer in odd ways: kept, or refused with a reason and a remedy."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -207,6 +209,22 @@ def test_thoughts_get_no_more_room_than_there_is() -> None:
         chat = endpoint(server.url)
         assert [chat.complete(ASK, **OPTIONS).text for _ in range(2)] == ["yes", "yes"]
     assert server.requests[-1].body["max_tokens"] == 60 + 512
+
+
+def test_requests_refused_together_halve_the_room_once() -> None:
+    together = Barrier(4)
+
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        if number > 0 and body["max_tokens"] > 2000:
+            together.wait(5)
+            return failure(400, "'max_tokens' is too large: 2108. This model's maximum context length is 2000 tokens")
+        return said("yes", body, reasoning_content="Hm.")
+
+    with ScriptedServer(script) as server, ThreadPoolExecutor(4) as pool:
+        chat = endpoint(server.url, parallel_requests=4)
+        chat.complete(ASK, **OPTIONS)
+        assert [reply.text for reply in pool.map(lambda _: chat.complete(ASK, **OPTIONS), range(4))] == ["yes"] * 4
+    assert [request.body["max_tokens"] for request in server.requests[-4:]] == [60 + 1024] * 4
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ class Accepted:
         self.extra, self.refused, self.thinks, self.room = dict(extra), dict[str, str](), False, 0
         self._tell = tell
 
-    def fields(self, messages: Messages, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def fields(self, messages: Messages, wanted: Mapping[str, Any], room: int) -> dict[str, Any]:
         """The fields of a request for a reply to `messages`, as far as the server accepts what is `wanted`."""
         fields = {"messages": [dict(message) for message in messages], "stream": False, **wanted}
-        fields["max_tokens"] += self.room
+        fields["max_tokens"] += room
         if "max_tokens" in self.refused:
             fields["max_completion_tokens"] = fields.pop("max_tokens")
         if SYSTEM in self.refused and fields["messages"][0]["role"] == "system":
@@ -60,10 +60,10 @@ class Accepted:
                 return name
         return SYSTEM if sent["messages"][0]["role"] == "system" and _NO_SYSTEM.search(said) else ""
 
-    def learn(self, refusal: Refusal, sent: Mapping[str, Any]) -> bool:
-        """Send the optional field no more that a refusal names, or ask for fewer tokens; whether anything changes."""
-        if self.room and _TOO_LONG.search(refusal.detail):
-            self.room //= 2
+    def learn(self, refusal: Refusal, sent: Mapping[str, Any], room: int) -> bool:
+        """Send the optional field no more that a refusal names, or halve the `room` sent; whether anything changes."""
+        if room and _TOO_LONG.search(refusal.detail):
+            self.room = min(self.room, room // 2)  # requests refused together halve it once
             return True
         if name := self.refused_field(refusal, sent):
             self.refuse(name, f"the server refuses it{INSTEAD.get(name, '')}")

@@ -122,9 +122,10 @@ class Transport:
         Raises EndpointError where the server cannot be reached.
         """
         while True:
-            sent = self.accepted.fields(messages, wanted) | {"model": model}
+            room = self.accepted.room
+            sent = self.accepted.fields(messages, wanted, room) | {"model": model}
             body = self._sent(self.client.chat.completions.with_raw_response.create, **sent)
-            if not isinstance(body, Refusal) or not self.accepted.learn(body, sent):
+            if not isinstance(body, Refusal) or not self.accepted.learn(body, sent, room):
                 return body
 
     def _sent(self, method: Callable[..., Any], /, **fields: Any) -> Answer:
