@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from dotenv import load_dotenv
 from pydantic import SecretStr
 from rapidfuzz import fuzz, process
 
 from helpers.errors import ConfigError
-
-Provider = Literal["auto", "embedded", "openai", "open_webui"]
 
 NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "OWUI_URL", "OWUI_TOKEN", "OWUI_FAV_MODEL")
 """Environment variables that are read."""
@@ -89,14 +87,14 @@ def tidied(address: str) -> str:
 def addresses(base_url: str) -> list[str]:
     """Where a server's API may lie: at an address (without query), or below what is left without its usual ends."""
     root = _ROOT_ENDS.sub("", base_url)
-    found = [base_url, *([] if base_url.endswith("/v1") else [f"{base_url}/v1"])]
-    return list(dict.fromkeys([*found, *(root + end for end in ("/v1", "/api", "/api/v1", "/openai/v1"))]))
+    ends = (f"{root}{end}" for end in ("/v1", "/api", "/api/v1", "/openai/v1"))
+    return list(dict.fromkeys([base_url, f"{base_url.removesuffix('/v1')}/v1", *ends]))
 
 
-def resolve_endpoint(provider: Provider, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
+def resolve_endpoint(provider: str, base_url: str | None, model: str | None, env: Mapping[str, str]) -> Server:
     """Find the endpoint's address, model and key in the configuration and the environment.
 
-    `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
+    Provider `auto` means the server of `base_url` or of a complete OPENAI_BASE_URL and OPENAI_API_KEY pair, else Open
     WebUI where OWUI_URL is set, else OPENAI_BASE_URL without a key, else the embedded one. Configured values
     win over the environment, in which empty variables count as unset; keys come from the environment alone. Raises
     ConfigError where a variable is missing or misspelt, or settings exclude one another.

@@ -279,7 +279,7 @@ def test_settings_come_from_configuration_then_environment() -> None:
         ("open_webui", {"OWUI_URL": "http://w"}, "OWUI_TOKEN"),
     ]:
         with pytest.raises(ConfigError, match=f"{missing} is not set") as caught:
-            resolve_endpoint(provider, None, None, env)  # type: ignore[arg-type]
+            resolve_endpoint(provider, None, None, env)
         assert KEY not in str(caught.value)
     with pytest.raises(ConfigError, match=r"endpoint\.base_url"):
         resolve_endpoint("embedded", "http://c/v1", None, {})

@@ -44,8 +44,7 @@ class Refusal(Exception):
         """What the refusal is about: the field that it names apart, else its words without what they repeat of ours."""
         items = self._said if isinstance(self._said, list) else []
         places = [item["loc"] for item in items if isinstance(item, dict) and item.get("loc")]
-        named = self._field or (str(places) if places else "")
-        return named or re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
+        return self._field or str(places or "") or re.sub(r"\{.*\}", "", self.detail, flags=re.DOTALL)
 
     @property
     def may_pass(self) -> bool:
