@@ -21,7 +21,7 @@ from helpers import errors, stages
 from helpers.config import PROJECT_ROOT
 from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
-from helpers.errors import ConfigError, HelpersError
+from helpers.errors import ConfigError, EndpointError, HelpersError
 from helpers.files import read_json
 from helpers.run import Run, open_private_run, open_run, reopen_run
 
@@ -62,6 +62,8 @@ STAGES = {
     "audit-privacy": ("helpers.stages.audit:audit_privacy", "03: attack the models trained on fictitious records."),
 }
 """Commands of one stage, which load what they need: private libraries take seconds."""
+USUAL = "cpu"
+"""The profile where none is named."""
 
 
 def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -84,7 +86,10 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
         message = str(error.evalue)
         if not hasattr(errors, error.ename):
             message = f"{error.ename}: {message} (a fault of the course or of the machine)."
-        raise HelpersError(f"{message}\nStopped in {source.name}; its outputs so far are in {target}.") from None
+        raise HelpersError(
+            f"{message}\nStopped in {source.name}; its outputs so far are in {target}. What was finished is kept: the "
+            "same command goes on from there."
+        ) from None
 
 
 def _duration(seconds: float) -> str:
@@ -106,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HelpersError, OSError) as error:
         told = str(error)
         if isinstance(error, OSError):
-            told = f"The machine refused: {error}. What was finished is kept; run the same command again."
+            told = f"The machine refused: {error}."
+        if isinstance(error, OSError | EndpointError):
+            told = f"{told} What was finished is kept; the same command goes on from there."
         print(f"\n{told}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
@@ -120,17 +127,23 @@ app = typer.Typer(
 )
 
 
-def _from_here(conf: str) -> str:
+def _from_here(conf: str | None) -> str | None:
     """A file's path from where the command was given: notebooks run elsewhere."""
-    return str(Path(conf).resolve()) if Path(conf).is_file() else conf
+    return str(Path(conf).resolve()) if conf and Path(conf).is_file() else conf
 
 
 def _folder(run: str | None) -> str | None:
     return str(Path(run).resolve()) if run else None
 
 
-Conf = Annotated[str, typer.Option(help="Profile (smoke, cpu, gpu) or path of a YAML file.", callback=_from_here)]
-Glossary = Annotated[str | None, typer.Option(help="Path of a JSON glossary.")]
+Conf = Annotated[
+    str | None,
+    typer.Option(
+        help="Profile (smoke, cpu, gpu) or path of a YAML file; cpu by default, or what the run folder was made with.",
+        callback=_from_here,
+    ),
+]
+Glossary = Annotated[str | None, typer.Option(help="Path of a glossary: JSON, csv, tsv, jsonl, parquet or xlsx.")]
 Table = Annotated[
     str | None,
     typer.Option(
@@ -144,10 +157,9 @@ Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Overri
 
 
 @app.command("run")
-def _run(
-    conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
-) -> None:
+def _run(conf: Conf = None, glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks: all, or only those for your own data."""
+    conf = conf or USUAL
     overrides = _overrides(set, glossary, data)
     opened = open_run(conf, run, overrides, holders=True)
     _execute_all(opened, conf, overrides)
@@ -156,9 +168,9 @@ def _run(
 
 
 @app.command("run-private")
-def _run_private(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
+def _run_private(conf: Conf = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks on private records: those of example_data/, or of your configuration's data.source."""
-    overrides = _overrides(set, data=data)
+    conf, overrides = conf or USUAL, _overrides(set, data=data)
     _execute_all(open_private_run(conf, run, overrides), conf, overrides)
 
 
@@ -172,13 +184,13 @@ def _ask(
 ) -> None:
     """Ask the models of a run folder a question."""
     for name, answer in stages.ask(reopen_run(Path(run).resolve()), question, model).items():
-        print(f"{name}: {answer}")
+        print(f"{name}: {answer or '(no answer)'}")
 
 
 @app.command("begin-ledgers")
-def _begin_ledgers(conf: Conf = "cpu", data: Table = None, run: Folder = None, set: Set = None) -> None:
+def _begin_ledgers(conf: Conf = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """02: create the missing ledgers of holders of real records."""
-    opened = open_run(conf, run, _overrides(set, data=data), holders=True)
+    opened = open_run(conf or USUAL, run, _overrides(set, data=data), holders=True)
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
@@ -188,21 +200,25 @@ def _make_pack(
     language: Annotated[str, typer.Argument(help="Code or name of a language, such as el, ja or Greek.")],
     to: Annotated[Path, typer.Option(help="File, or its folder; by default LANGUAGE.yaml here.")] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    conf: Conf = "cpu",
+    conf: Conf = None,
     run: Folder = None,
     set: Set = None,
 ) -> None:
     """01: have a capable model make the pack of another language, for a person to read before use."""
-    started, opened = time.monotonic(), open_run(conf, run, _overrides(set), holders=True)
+    started, opened = time.monotonic(), open_run(conf or USUAL, run, _overrides(set), holders=True)
     stages.make_pack(opened, language, to, overwrite=overwrite)
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
 
 def _stage(name: str, target: str, told: str) -> None:
     def command(
-        conf: Conf = "cpu", glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
+        conf: Conf = None, glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
     ) -> None:
-        started, opened = time.monotonic(), open_run(conf, run, _overrides(set, glossary, data), holders=True)
+        started = time.monotonic()
+        if run and not (conf or glossary or data or set) and Path(run, "config.yaml").exists():
+            opened = reopen_run(Path(run).resolve())
+        else:
+            opened = open_run(conf or USUAL, run, _overrides(set, glossary, data), holders=True)
         pkgutil.resolve_name(target)(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)

@@ -37,13 +37,35 @@ HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yam
 
 @dataclass(repr=False, eq=False)
 class Run:
-    """One run folder and the configuration it belongs to; make it with `open_run`."""
+    """A run folder, there or not yet, and the configuration it belongs to; see `open_run`."""
 
     path: Path
     config: Config
 
     def __repr__(self) -> str:
         return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
+
+    def begin(self) -> None:
+        """Make the folder, before the first file is written into it: what is refused leaves none behind."""
+        with clear_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / ".manifest.lock"):
+            if (self.path / "manifest.json").exists():
+                return
+            resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_atomic(self.path / "config.yaml", resolved)
+            manifest = {
+                "id": self.path.name,
+                "profile": self.config.profile,
+                "fingerprint": self.config.fingerprint(),
+                "seed": self.config.seed,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                **surroundings(),
+                "from_example_data": [],
+                "begun": {},
+                "stages": {},
+            }
+            write_json(self.path / "manifest.json", manifest)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -98,6 +120,7 @@ class Run:
         times can show who is in the data.
         """
         key = self._key(inputs, code, asked)
+        self.begin()
         self.home.mkdir(mode=0o700, exist_ok=True)
         with self._changed(self.home) as manifest:
             ended = manifest["stages"].get(name)
@@ -114,6 +137,18 @@ class Run:
         with self._changed(self.home) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
+        self.point_latest()
+
+    def point_latest(self) -> None:
+        """Let runs/latest lead to this run, if it lies beside."""
+        if self.path.parent != PROJECT_ROOT / "runs":
+            return
+        temporary = self.path.parent / f".latest-{os.getpid()}"
+        try:
+            temporary.symlink_to(self.path.name)
+            temporary.replace(self.path.parent / "latest")
+        except OSError:  # a file system without symbolic links: the printed path has to do
+            temporary.unlink(missing_ok=True)
 
     def _key(self, inputs: Sequence[Path], code: Sequence[str], asked: str) -> dict[str, Any]:
         of_code = {name: code_digest(name) for name in code} or None  # older records have neither
@@ -142,6 +177,7 @@ class Run:
             return target
         if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
+        self.begin()
         with self._changed(self.path) as manifest:  # first: after a kill, examples must not pass for the run's own
             manifest["from_example_data"] = sorted({*manifest["from_example_data"], folder})
         part = target.with_name(f".{folder}.part")  # renamed when whole: a kill leaves no half of a folder behind
@@ -176,14 +212,14 @@ def open_run(
     *,
     holders: bool = False,
 ) -> Run:
-    """Open the run folder of a configuration, or make it.
+    """The run folder of a configuration; the first stage makes it.
 
     By default it is `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat server go on in the
     same folder. A caller that takes care not to show holders' records says so with `holders`.
 
     Raises:
         ConfigError: the configuration has mistakes, or names holders' records and the caller is not made for them.
-        RunError: the folder belongs to another configuration, or cannot be written.
+        RunError: the folder belongs to another configuration, or is a file.
     """
     wait_politely()  # before a stage loads torch
     read_env(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
@@ -195,27 +231,20 @@ def open_run(
             "03-test/04-audit_privacy.ipynb is for invented records. Commands work as always."
         )
     path = (PROJECT_ROOT / (_usual_folder(config) if run is None else run)).resolve()  # an absolute one stays
-    made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} if path.is_dir() else set()
-    if {"config.yaml", "manifest.json"} < made:  # something was made with that configuration
-        _refuse_other(path, config)
-    else:
-        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_atomic(path / "config.yaml", resolved)
-        manifest = {
-            "id": path.name,
-            "profile": config.profile,
-            "fingerprint": config.fingerprint(),
-            "seed": config.seed,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **surroundings(),
-            "from_example_data": [],
-            "begun": {},
-            "stages": {},
-        }
-        write_json(path / "manifest.json", manifest)
-    if path.parent == PROJECT_ROOT / "runs":
-        _point_latest(path)
-    return Run(path, config)
+    if path.is_file():
+        raise RunError(f"{path} is a file. Choose another RUN folder.")
+    opened = Run(path, config)
+    if (path / "config.yaml").exists() and (path / "manifest.json").exists():
+        made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} > {"config.yaml", "manifest.json"}
+        try:
+            _refuse_other(path, config)
+        except RunError:
+            if made:
+                raise
+            (path / "manifest.json").unlink()
+        else:
+            opened.point_latest()
+    return opened
 
 
 def _usual_folder(config: Config) -> Path:
@@ -241,6 +270,7 @@ def open_private_run(
 
 def reopen_run(folder: Path) -> Run:
     """Open an existing run folder with the configuration that it was made with. Raises RunError where it is none."""
+    wait_politely()
     path = folder / "config.yaml"
     if not path.exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
@@ -271,13 +301,3 @@ def _refuse_other(path: Path, config: Config) -> None:
             f"{path} was made with another configuration ({'; '.join(differing[:5])}{more}). "
             "Choose another RUN folder, or go back to the configuration in its config.yaml."
         )
-
-
-def _point_latest(path: Path) -> None:
-    link = path.parent / "latest"
-    temporary = path.parent / f".latest-{os.getpid()}"
-    try:
-        temporary.symlink_to(path.name)
-        temporary.replace(link)
-    except OSError:  # a file system without symbolic links: the printed path has to do
-        temporary.unlink(missing_ok=True)

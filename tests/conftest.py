@@ -98,10 +98,12 @@ def glossary_file(tmp_path: Path) -> GlossaryFile:
 
 @pytest.fixture
 def smoke_run(tmp_path: Path) -> SmokeRun:
-    """Open a run folder of the smoke profile with overrides."""
+    """Open a run folder of the smoke profile with overrides, and make it."""
 
     def make(overrides: dict[str, Any] | None = None, folder: str = "run") -> Run:
-        return open_run("smoke", tmp_path / folder, overrides)
+        run = open_run("smoke", tmp_path / folder, overrides)
+        run.begin()
+        return run
 
     return make
 

@@ -61,7 +61,7 @@ class ScriptedServer:
     asking the script, unless `script_models` is set; it is then neither numbered nor recorded.
     """
 
-    def __init__(self, script: Script | Response, *, script_models: bool = False) -> None:
+    def __init__(self, script: Script | Response, *, script_models: bool = False, port: int = 0) -> None:
         self.requests: list[Request] = []
         self._script = script
         self._script_models = script_models
@@ -82,7 +82,7 @@ class ScriptedServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:

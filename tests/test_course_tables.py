@@ -73,6 +73,12 @@ def test_a_dataset_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str
     whole = [row for part in ("train", "validation", "test") for row in read_jsonl(run / f"dataset/{part}.jsonl")]
     exported = [row for path in (run / "dataset/export/messages").iterdir() for row in read_jsonl(path)]
     assert len(exported) == len(whole)
+    assert main(["export", "--run", str(run)]) == 0  # with the configuration that the folder was made with
+    assert (run / "dataset/export/README.md").read_text("utf-8") == page
+    assert "was made with another configuration" in refused(capsys, ["export", "--run", str(run), "--set", "seed=4"])
+    for command in (["export"], ["create", "--glossary", str(table)], ["ask", "What?"]):
+        refused(capsys, [*command, *(["--run", str(tmp_path / "new")] if command[0] != "ask" else [])])
+    assert not (tmp_path / "new").exists()
 
 
 def test_rewordings_go_into_training_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

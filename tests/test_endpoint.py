@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_a_server_that_is_down_is_named() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         message = message_of(endpoint(url).check)
     assert url in message and "cannot be reached" in message and "refused" in message
+
+
+def test_a_server_that_was_there_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with ScriptedServer(completion("before")) as server:
+        chat = endpoint(server.url, max_wait_s=60)
+        assert chat.complete(ASK, **OPTIONS).text == "before"
+    port, later = int(server.url.rpartition(":")[2]), list[ScriptedServer]()
+    back = threading.Timer(8, lambda: later.append(ScriptedServer(completion("after"), port=port).__enter__()))
+    back.start()  # later than four tries take
+    assert chat.complete(ASK, **OPTIONS).text == "after"
+    later[0].__exit__(None, None, None)
+    assert capsys.readouterr().out.count("it is down; waiting for up to 60 s") == 1
+    chat = endpoint(server.url, max_wait_s=60)
+    assert "cannot be reached" in message_of(chat.check, within_s=8)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -27,7 +27,22 @@ def test_the_same_configuration_opens_the_same_folder(monkeypatch: pytest.Monkey
     again = open_run("smoke", overrides={"glossary": str(glossary), "endpoint.timeout_s": 3})
     other = open_run("smoke", overrides={"glossary": str(glossary), "seed": 1})
     assert again.path == first.path != other.path
-    assert (tmp_path / "runs" / "latest").resolve() == other.path
+    assert not (tmp_path / "runs").exists()  # nothing was made
+
+
+def test_latest_leads_to_the_run_that_last_made_something(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_module, "PROJECT_ROOT", tmp_path)
+    latest, first, other = tmp_path / "runs" / "latest", open_run("smoke"), open_run("smoke", overrides={"seed": 1})
+    for run in (first, other):
+        with run.stage("s", [], [run.path / "out.txt"]):
+            (run.path / "out.txt").write_text("x")
+        assert latest.resolve() == run.path
+    open_run("smoke", overrides={"seed": 2})
+    with pytest.raises(ValueError, match="x"), open_run("smoke", overrides={"seed": 3}).stage("s", [], []):
+        raise ValueError("x")
+    assert latest.resolve() == other.path
+    open_run("smoke")
+    assert latest.resolve() == first.path
 
 
 def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> None:
@@ -42,7 +57,8 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> No
 
 def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: GlossaryFile) -> None:
     path = glossary_file([ENTRY])
-    (smoke_run({"glossary": str(path)}).path / "dataset").mkdir()
+    run = smoke_run({"glossary": str(path)})
+    (run.path / "dataset").mkdir()
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
     with pytest.raises(RunError, match="glossary, table or pipeline had other contents"):
         smoke_run({"glossary": str(path)})
@@ -50,7 +66,7 @@ def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: Gloss
 
 def test_a_run_folder_that_is_a_file(smoke_run: SmokeRun, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
-    with pytest.raises(OSError, match="run"):
+    with pytest.raises(RunError, match="run is a file"):
         smoke_run()
     assert (tmp_path / "run").read_text() == "x"
 

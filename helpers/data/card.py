@@ -73,28 +73,28 @@ def rejected_records(conversations: Sequence[Record]) -> list[Record]:
 def glossary_card(
     entries: Sequence[Entry], conversations: Sequence[Record], splits: Mapping[str, Sequence[Example]]
 ) -> dict[str, Any]:
-    """Count the model's attempts and the bank's fillings of each entry: every one is kept or rejected."""
+    """Count the model's attempts, each kept or rejected, and the bank's fillings of each entry."""
     pack, rejected = entries[0].pack, rejected_records(conversations)
     kept = Counter((record["entry"], record["origin"]) for record in conversations)
     refused = Counter(attempt["entry"] for attempt in rejected)
     per_entry: dict[str, dict[str, int]] = {}
     for name in (entry.id for entry in entries):
-        row = {"kept_model": kept[name, "model"], "kept_bank": kept[name, "bank"], "rejected": refused[name]}
-        per_entry[name] = {"asked": sum(row.values()), **row}
-    total = {key: sum(row[key] for row in per_entry.values()) for key in ("asked", "kept_model", "kept_bank")}
+        row = {"kept_model": kept[name, "model"], "rejected": refused[name], "kept_bank": kept[name, "bank"]}
+        per_entry[name] = {"attempts": row["kept_model"] + row["rejected"], **row}
+    total = {key: sum(row[key] for row in per_entry.values()) for key in ("attempts", "kept_model", "kept_bank")}
     reasons = Counter(attempt["reason"] for attempt in rejected)
-    counts = counted("conversations", total["asked"], len(conversations), reasons)
+    attempts = counted("attempts", total["attempts"], total["kept_model"], reasons)
     own = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
     return {
         "entries": len(entries),
         "language": pack.language,
-        "asked": counts["given"],
-        "kept": counts["kept"],
+        "kept": counted("conversations", len(conversations), total["kept_model"] + total["kept_bank"], {})["kept"],
         "kept_model": total["kept_model"],
         "kept_bank": total["kept_bank"],
+        "attempts": attempts["given"],
         "rejected": len(rejected),
         "model_share": round(total["kept_model"] / len(conversations), 3) if conversations else None,
-        "reasons": counts["left_out"],
+        "reasons": attempts["left_out"],
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "train_by_origin": dict(Counter(example.origin for example in splits["train"])),
@@ -107,13 +107,15 @@ def glossary_text(card: Mapping[str, Any]) -> str:
     """The card of a glossary as Markdown."""
     return _page(
         f"{card['entries']} glossary entries. Questions are asked in {card['language']}.",
-        f"{card['asked']} conversations were asked for: {card['kept']} kept "
-        f"({card['kept_model']} worded by {' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the "
-        f"phrasing bank), {card['rejected']} rejected.",
+        f"{card['kept']} conversations are kept: {card['kept_model']} worded by "
+        f"{' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the phrasing bank. The model made "
+        f"{card['attempts']} attempts, of which {card['rejected']} were rejected.",
+        "Beside conversations, training holds invented acronyms to be declined and general questions; the questions of "
+        "the test are all its own.",
         _splits_table(card, {bucket: bucket for split in SPLITS for bucket in card[split]}),
         _table(["why rejected", "times"], card["reasons"].items()),
         _table(
-            ["entry", "asked", "kept: model", "kept: bank", "rejected"],
+            ["entry", "the model's attempts", "kept", "rejected", "kept from the bank"],
             [[name, *row.values()] for name, row in card["per_entry"].items()],
         ),
     )

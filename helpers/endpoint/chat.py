@@ -39,10 +39,10 @@ class ChatEndpoint:
         ConfigError: the address, the key or a proxy's address cannot be used.
     """
 
-    def __init__(self, server: Server, settings: Endpoint) -> None:
-        self.model, self.name, self.embedded = server.model, server.name(), False
+    def __init__(self, server: Server, settings: Endpoint, *, embedded: bool = False) -> None:
+        self.model, self.name, self.embedded = server.model, server.name(), embedded
         self.parallel_requests = settings.parallel_requests
-        self._transport = Transport(server, settings)
+        self._transport = Transport(server, settings, comes_back=not embedded)
         self.accepted, self._failures = self._transport.accepted, self._transport.failures
         self._probing, self._counting = threading.Lock(), threading.Lock()
         self._json_format: str | None = None
@@ -213,7 +213,7 @@ def open_endpoint(settings: Endpoint) -> Iterator[ChatEndpoint]:
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
             url = stack.enter_context(embedded_server(gguf, 2 * settings.parallel_requests))
             server, asked = server._replace(model=str(gguf)), Server(url, None, None)
-        endpoint = ChatEndpoint(asked, settings)
+        endpoint = ChatEndpoint(asked, settings, embedded=server.base_url is None)
         offered = endpoint.check()
-        endpoint.name, endpoint.embedded = server.name(server.model or offered), server.base_url is None
+        endpoint.name = server.name(server.model or offered)
         yield endpoint

@@ -23,7 +23,7 @@ Answer = dict[str, Any] | Refusal | EndpointError
 UP_AFTER = 20
 """Requests that end well, after a slow-down, before one more is under way at once."""
 UNREACHED = 4
-"""Tries of a request at most, where nobody answers: an address may be wrong, and a reader waits for it."""
+"""Tries of a request at most, where nobody ever answered: the address may be wrong, and a reader waits."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
@@ -58,13 +58,14 @@ class Lanes:
 class Transport:
     """One server. `accepted`: what it is known to accept; `failures`: words its failures; `lanes`: requests at once.
 
-    `client.base_url` is the address below which requests are sent.
+    `client.base_url` is the address below which requests are sent. `comes_back`: whether a server that has answered is
+    waited for when it is down, as somebody restarts it.
 
     Raises:
         ConfigError: the address, the key, or a proxy's address cannot be used.
     """
 
-    def __init__(self, server: Server, settings: Endpoint) -> None:
+    def __init__(self, server: Server, settings: Endpoint, *, comes_back: bool = True) -> None:
         try:
             address = urlsplit(str(server.base_url))
             host = address.hostname if address.scheme in ("http", "https") and address.port != 0 else None
@@ -78,7 +79,7 @@ class Transport:
         key = server.api_key.get_secret_value() if server.api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it into .env again.")
-        self.name, self.settings = server.name(), settings
+        self.name, self.settings, self._comes_back, self._met = server.name(), settings, comes_back, False
         self._told, self._telling = set[str](), threading.Lock()
         self.accepted = Accepted(settings.extra, self.tell)
         self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
@@ -138,6 +139,7 @@ class Transport:
                 body = decoded(text)
                 if not isinstance(body, dict):
                     return self.failures.not_json(text)
+                self._met = True
                 told = None if body.get("choices") else body.get("error")
                 if not told:
                     return body
@@ -171,7 +173,13 @@ class Transport:
         if isinstance(error, Refusal) and error.loading:
             self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
             return passed_s >= self.settings.loading_s
-        most = self.settings.max_attempts if isinstance(error, Refusal) else min(self.settings.max_attempts, UNREACHED)
+        most: float = self.settings.max_attempts
+        if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+            most = min(most, UNREACHED)
+            refused = type(error.__cause__).__name__ == "ConnectError"  # of the httpx that openai came with
+            if refused and self._met and self._comes_back:
+                self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")
+                most = float("inf")
         return state.attempt_number >= most or passed_s >= self.settings.max_wait_s
 
 

@@ -23,6 +23,8 @@ from helpers.report.figures import (
     to_svg,
 )
 
+NOISE = "tiny-random"
+"""The model of the `smoke` profile."""
 UNTRAINED = ("base", "in_context")
 _TEMPLATE = Path(__file__).with_name("template.html")
 _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
@@ -78,6 +80,8 @@ def headline(results: Results) -> tuple[str, list[str]]:
     trained = [name for name in models if name not in UNTRAINED]
     if not trained:
         return "No fine-tuned model was tested yet.", []
+    if results.get("base_model") == NOISE:
+        return f"{NOISE} has random weights: its answers are noise, and show only that every step works.", []
     rated = [bucket for bucket in buckets_of(results) if not is_general(bucket)]
     alike = [bucket for name in trained for bucket in models[name].get("likeness", {}) if not is_general(bucket)]
     first = next(iter(models))
@@ -104,7 +108,7 @@ def headline(results: Results) -> tuple[str, list[str]]:
         now, then = (found(name, bucket) for name in (best, "base"))
         if now is not None:
             told = "" if then is None else f" (untouched: {percent(then)})"
-            more.append(f"{_title(results, bucket).capitalize()}: {percent(now)}{told}.")
+            more.append(f"{bucket_title(results, bucket)}: {percent(now)}{told}.")
     in_context = found("in_context", asked[0])
     if by_words and in_context is not None:
         more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
@@ -124,7 +128,7 @@ def few_items(results: Results) -> str:
         return ""
     bucket, size = min(small.items(), key=lambda item: item[1])
     return (
-        f"{_title(results, bucket).capitalize()}: only {size} items. Rates of two models have to differ by about "
+        f"{bucket_title(results, bucket)}: only {size} items. Rates of two models have to differ by about "
         f"{min(100, round(140 / size**0.5))} percentage points before chance is an unlikely reason."
     )
 

@@ -67,6 +67,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     path = run.home / "servers.json"
     with open_endpoint(run.config.endpoint) as endpoint:
         endpoint.probe()
+        run.begin()
         try:
             yield endpoint
         finally:

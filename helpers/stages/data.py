@@ -56,8 +56,9 @@ def create(run: Run) -> Path:
         print(_language(run, entries))
         with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
             refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
-            write_jsonl(path, _write(run, entries, endpoint, path))  # in the order of the glossary, not of arrival
-            print(summary(record for _, record in placed_records(path)))
+            written, planned = _write(run, entries, endpoint, path)
+            write_jsonl(path, written)  # in the order of the glossary, not of arrival
+            print(summary((record for _, record in placed_records(path)), planned))
     return path
 
 
@@ -75,8 +76,11 @@ def _language(run: Run, entries: list[Entry]) -> str:
     )
 
 
-def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Iterator[Record]:
-    """Have conversations about `entries` written in the way that suits the writer."""
+def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> tuple[Iterator[Record], int]:
+    """Have conversations about `entries` written in the way that suits the writer.
+
+    Returns them, and how many of them were planned for the model.
+    """
     settings, pack, seed = run.config.dataset, entries[0].pack, run.config.seed
     if endpoint.embedded and pack.name != DEFAULT:
         print(f"The embedded model writes English alone: all questions are the phrasing bank's, in {pack.language}.")
@@ -87,7 +91,8 @@ def _write(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -
         print(f"Conversations are written by {endpoint.name}.", flush=True)
     way = _way(run, entries, endpoint, path)
     endpoint.usage.clear()  # of probe and trial
-    return write_conversations(entries, endpoint, settings, path=path, seed=seed, way=way)
+    written = write_conversations(entries, endpoint, settings, path=path, seed=seed, way=way)
+    return written, len(entries) * (settings.forward_by_model + settings.reverse_by_model)
 
 
 def _way(run: Run, entries: list[Entry], endpoint: ChatEndpoint, path: Path) -> Way:
@@ -118,9 +123,9 @@ def preview(run: Run, count: int = 3) -> None:
     with chat_endpoint(run) as endpoint:
         refuse_other_server(run, path, endpoint.name)
         shown, started = a_few(entries, count), time.monotonic()
-        written = [*_write(run, shown, endpoint, path)]
-        took_s = time.monotonic() - started
-    print(f"{told(written)}\n")
+        written, planned = _write(run, shown, endpoint, path)
+        conversations, took_s = [*written], time.monotonic() - started
+    print(f"{told(conversations, planned)}\n")
     if before or not endpoint.usage["requests"]:
         print("Some or all were written before, so that their cost is not measured again.")
     else:

@@ -42,6 +42,7 @@ BUCKETS = {
 def join(run: Run) -> dict[str, Any]:
     """Join the holders' records into private/dataset/, and return the card, which holds no record."""
     pipeline, folder = pipeline_of(run), run.home / "dataset"
+    run.begin()
     if not pipeline.fictitious:
         run.path.chmod(0o700)  # exact counts, times and digests of real records are its owner's alone
     run.home.mkdir(mode=0o700, exist_ok=True)

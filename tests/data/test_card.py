@@ -1,4 +1,4 @@
-"""The card counts every attempt: what was asked for is kept or rejected, never lost."""
+"""The card counts every attempt: each is kept or rejected, none is lost."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ CONVERSATIONS = [
 NOTHING: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
 
 
-def test_asked_is_kept_and_rejected() -> None:
+def test_attempts_are_kept_or_rejected() -> None:
     card = glossary_card(ENTRIES, CONVERSATIONS, NOTHING)
-    assert (card["asked"], card["kept"], card["rejected"]) == (7, 4, 3)
+    assert (card["attempts"], card["kept"], card["kept_model"], card["rejected"]) == (5, 4, 2, 3)
     assert card["reasons"] == {"answer cut off": 2, "question empty": 1}
-    assert card["per_entry"]["A"] == {"asked": 6, "kept_model": 2, "kept_bank": 1, "rejected": 3}
+    assert card["per_entry"]["A"] == {"attempts": 5, "kept_model": 2, "rejected": 3, "kept_bank": 1}
     for row in card["per_entry"].values():
-        assert row["asked"] == row["kept_model"] + row["kept_bank"] + row["rejected"]
+        assert row["attempts"] == row["kept_model"] + row["rejected"]
     assert card["model_share"] == 0.5
     assert len(rejected_records(CONVERSATIONS)) == card["rejected"]
     assert len({row["id"] for row in rejected_records(CONVERSATIONS)}) == 3
@@ -54,8 +54,8 @@ def test_text_names_every_entry_and_reason() -> None:
         "| validation | 1 | 0 | 0 |",
         "| test | 0 | 0 | 2 |",
         "| answer cut off | 2 |",
-        "| A | 6 | 2 | 1 | 3 |",
-        "| B | 1 | 0 | 1 | 0 |",
+        "| A | 5 | 2 | 3 | 1 |",
+        "| B | 0 | 0 | 0 | 1 |",
     ):
         assert line in text.splitlines()
 

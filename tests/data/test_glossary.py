@@ -4,13 +4,15 @@ import json
 import re
 import time
 import unicodedata
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fixture_types import GlossaryFile
 
 from helpers.config import PROJECT_ROOT
-from helpers.data.glossary.entries import load_glossary
+from helpers.data.glossary.entries import is_glossary, load_glossary
 from helpers.data.languages.pack import recognise
 from helpers.errors import GlossaryError
 
@@ -65,13 +67,14 @@ def test_ten_thousand_entries_in_seconds(glossary_file: GlossaryFile) -> None:
         ("7", "holds a int; expected a list"),
         ("[]", "is empty"),
         ("[" * 100_000, "nested too deeply"),
-        (b"\xff\xfe[\x00", "cannot be read as UTF-8"),
+        (b"\x80\x81[", "neither UTF-8 nor plain cp1252"),
         (["ABC"], "entry 1: expected an object, received 'ABC'"),
         ([{"term": "ABC", "definition": "x"}], r"entry 1: unknown key\(s\) term; allowed are acronym"),
-        ([{"acronym": "ABC"}], "entry 1: 'definition' must be a text that is not empty, received None"),
+        ([{"acronym": "ABC"}], "entry 1: 'definition' of 'ABC' must be a text that is not empty, received None"),
         ([{"acronym": " ", "definition": "x"}], "entry 1: 'acronym' must be a text that is not empty, received ' '"),
         ([{"acronym": 7, "definition": "x"}], "entry 1: 'acronym' must be a text"),
-        ([ABC | {"field": ["x"]}], "entry 1: 'field' must be a text"),
+        ([ABC | {"field": ["x"]}], "entry 1: 'field' of 'ABC' must be a text"),
+        ([{"sigle": "A", "acronym": "A", "definition": "x"}], "'sigle' and 'acronym' could both be the acronym"),
         ('[{"acronym": "A\\ud800", "definition": "x"}]', "entry 1: 'acronym' holds half a character"),
         ([ABC, {**ABC, "definition": "Other"}], "entry 2: 'ABC' means 'Other' here but 'Alpha Beta Gamma' in entry 1"),
         ([ABC, {**ABC, "definition": "Other", "field": "law"}], "'ABC' has 2 meanings and one lacks a 'field'"),
@@ -79,6 +82,55 @@ def test_ten_thousand_entries_in_seconds(glossary_file: GlossaryFile) -> None:
 )
 def test_refused(glossary_file: GlossaryFile, content: Any, expected: str) -> None:
     assert re.search(expected, mistake(glossary_file, content))
+
+
+FRENCH = [("TÉOM", "Taxe d’enlèvement des ordures ménagères", ""), ("AT", "Accident du travail", "paie"),
+          ("AT", "Autorisation de travaux", "urbanisme")]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_a_table_is_a_glossary_too(encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f'"{definition}";{acronym};{field};3' for acronym, definition, field in FRENCH]
+    path = tmp_path / "sigles.csv"
+    path.write_bytes("\r\n".join(["Définition;Sigle ;Service;Page", *rows, ";;;", ""]).encode(encoding))
+    entries = load_glossary(path)
+    assert [(entry.acronym, entry.definition, entry.field) for entry in entries] == FRENCH
+    assert entries[0].pack.name == "fr" and entries[1].ambiguous and is_glossary(str(path))
+    assert "sigles.csv: not read are the columns Page." in capsys.readouterr().out
+
+
+def test_formats_of_a_glossary(tmp_path: Path) -> None:
+    rows = pd.DataFrame(FRENCH, columns=["acronym", "definition", "field"]).assign(verbose_def=[None, "x", None])
+    for form in ("xlsx", "jsonl", "parquet", "tsv", "json"):
+        path = tmp_path / f"glossary.{form}"
+        match form:
+            case "xlsx":
+                rows.to_excel(path, index=False)
+            case "parquet":
+                rows.to_parquet(path)
+            case "tsv":
+                rows.to_csv(path, sep="\t", index=False)
+            case _:
+                rows.to_json(path, orient="records", lines=form == "jsonl", force_ascii=False)
+        entries = load_glossary(path)
+        assert [(entry.acronym, entry.definition, entry.field) for entry in entries] == FRENCH, form
+        assert [entry.verbose_def for entry in entries] == ["", "x", ""]
+    questions = tmp_path / "faq.csv"
+    questions.write_text("question,answer\na,b\nc,d\n")
+    assert not is_glossary(str(questions))
+    with pytest.raises(GlossaryError, match="has the columns question, answer; a glossary needs"):
+        load_glossary(questions)
+    questions.write_text('acronym,definition\nA,"x\nB,y\n')
+    with pytest.raises(GlossaryError, match="cannot be read as csv"):
+        load_glossary(questions)
+
+
+def test_a_json_glossary_in_cp1252_with_french_keys(tmp_path: Path) -> None:
+    path = tmp_path / "sigles.json"
+    rows = [{"Sigle": "TÉOM", "Signification": "Taxe d’enlèvement", "Explication": None}]
+    path.write_bytes(json.dumps(rows, ensure_ascii=False).encode("cp1252"))
+    (entry,) = load_glossary(path)
+    assert (entry.acronym, entry.definition, entry.verbose_def) == ("TÉOM", "Taxe d’enlèvement", "")
 
 
 def test_all_mistakes_in_one_message(glossary_file: GlossaryFile) -> None:

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.languages.pack import DEFAULT, Pack, load_pack, recognise
-from helpers.errors import GlossaryError
+from helpers.data.table.files import FORMATS, decode, plain_name, read_rows
+from helpers.errors import DataError, GlossaryError
+from helpers.files import Record
 
 KEYS = ("acronym", "definition", "verbose_def", "field")
 _SIGNS = str.maketrans("’‘ʼ´`“”„‐‑", "'''''\"\"\"--")
 SHAPE = '[{"acronym": "...", "definition": "...", "verbose_def": "...", "field": "..."}], the last two optional'
+NAMES = {
+    "acronym": ("acronym", "acronyme", "sigle", "abbreviation", "abreviation"),
+    "definition": ("definition", "signification", "meaning"),
+    "verbose_def": ("verbose_def", "description", "explication", "explanation"),
+    "field": ("field", "domain", "domaine", "service"),
+}
+"""Names of keys and columns, whatever their case and accents."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def plain_signs(text: str) -> str:
 
 
 def is_glossary(path: str) -> bool:
-    """Whether a JSON file is a list whose first row has an acronym and a definition."""
+    """Whether the first row of a file has an acronym and a definition."""
     try:
         rows = _read_rows(Path(path))
     except GlossaryError:
@@ -53,7 +62,9 @@ def is_glossary(path: str) -> bool:
 
 
 def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:
-    """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, with or without a BOM.
+    """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, or a table with such columns.
+
+    Some other names of them are known (`NAMES`); further columns of a table are named and left out.
 
     White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
     only the first so many entries are kept. Questions are asked in `language`, the name or file of a pack; else in
@@ -61,8 +72,8 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
 
     Raises:
         ConfigError: there is no such pack, or it has mistakes.
-        GlossaryError: the file is missing, is not a JSON list of such objects, or contradicts itself; the
-            message lists up to ten mistakes.
+        GlossaryError: the file is missing, is neither a JSON list of such objects nor such a table, or contradicts
+            itself; the message lists up to ten mistakes.
     """
     rows = _read_rows(path)
     mistakes: list[str] = []
@@ -100,19 +111,60 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
 
 
 def _read_rows(path: Path) -> list[Any]:
+    """Rows of a JSON list or of a table; keys that `NAMES` knows are called as in `KEYS`."""
+    form = path.suffix.lower().removeprefix(".")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise GlossaryError(f"There is no glossary at {path}. Pass GLOSSARY=path/to/file.json.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise GlossaryError(f"The glossary {path} cannot be read as UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise GlossaryError(f"The glossary {path} cannot be read: {error.strerror}.") from None
+    if form in FORMATS and form != "json":
+        try:
+            return _named(path.name, read_rows(content, path.name, form, wanted=[*sum(NAMES.values(), ())]))
+        except DataError as error:
+            raise GlossaryError(f"The glossary cannot be read: {error}") from None
+    try:
+        rows = json.loads(decode(content))
+    except UnicodeError:
+        raise GlossaryError(f"The glossary {path.name} is neither UTF-8 nor plain cp1252. Save it as UTF-8.") from None
     except ValueError as error:  # also of a number of thousands of digits
-        raise GlossaryError(f"The glossary {path.name} is not JSON: {error}.") from None
+        raise GlossaryError(f"The glossary {path.name} is not JSON: {error}. Expected a list: {SHAPE}.") from None
     except RecursionError:
         raise GlossaryError(f"The glossary {path.name} is nested too deeply; expected a list: {SHAPE}.") from None
     if not isinstance(rows, list):
         raise GlossaryError(f"The glossary {path.name} holds a {type(rows).__name__}; expected a list: {SHAPE}.")
-    return rows
+    return [_renamed(path.name, row) if isinstance(row, dict) else row for row in rows]
+
+
+def _named(name: str, rows: list[Record]) -> list[Record]:
+    """Rows of a table in the glossary's keys; empty cells are missing ones, and other columns are left out."""
+    renamed = [_renamed(name, row) for row in rows]
+    if rows and not {"acronym", "definition"} <= renamed[0].keys():
+        raise GlossaryError(
+            f"{name} has the columns {', '.join(map(str, rows[0]))}; a glossary needs acronym and definition. Rename "
+            "the columns, or give a table of questions and answers as DATA=."
+        )
+    if unused := sorted({key for row in renamed for key in row} - {*KEYS}):
+        print(f"{name}: not read are the columns {', '.join(unused)}.")
+    cells = [{key: row.get(key) for key in KEYS} for row in renamed]
+    kept = [{key: cell for key, cell in row.items() if cell not in (None, "") and cell == cell} for row in cells]
+    return [{key: str(cell) for key, cell in row.items()} for row in kept if row]
+
+
+def _renamed(name: str, row: Record) -> Record:
+    """A row with the keys that `NAMES` knows called as in `KEYS`. Raises GlossaryError where two could be the same."""
+    known = {other: key for key, others in NAMES.items() for other in others}
+    titles: dict[str, str] = {}
+    for title in row:
+        key = known.get(plain_name(str(title)), title)
+        if other := titles.get(key):
+            raise GlossaryError(
+                f"The glossary {name}: '{other}' and '{title}' could both be the {key}. Rename the one that explains "
+                "to verbose_def, or take one out."
+            )
+        titles[key] = title
+    return {key: row[title] for key, title in titles.items()}
 
 
 def _problem(row: Any) -> str | None:
@@ -123,7 +175,8 @@ def _problem(row: Any) -> str | None:
     for key in KEYS:
         value, needed = row.get(key) or "", key in ("acronym", "definition")
         if not isinstance(value, str) or (needed and not value.strip()):
-            return f"'{key}' must be a text{' that is not empty' * needed}, received {row.get(key)!r:.60}"
+            whose = f" of {row['acronym']!r:.40}" if key != "acronym" and row.get("acronym") else ""
+            return f"'{key}'{whose} must be a text{' that is not empty' * needed}, received {row.get(key)!r:.60}"
         if any("\ud800" <= character <= "\udfff" for character in value):
             return f"'{key}' holds half a character (an unpaired \\ud800 to \\udfff), received {value!r:.60}"
     return None

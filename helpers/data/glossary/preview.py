@@ -20,7 +20,7 @@ def a_few(entries: Sequence[Entry], count: int) -> list[Entry]:
     return [entries[round(number * (len(entries) - 1) / max(1, count - 1))] for number in range(count)]
 
 
-def told(conversations: Sequence[Record]) -> str:
+def told(conversations: Sequence[Record], planned: int) -> str:
     """The first conversations of each entry and kind, and `summary`."""
     lines: list[str] = []
     seen: Counter[tuple[str, str]] = Counter()
@@ -29,17 +29,20 @@ def told(conversations: Sequence[Record]) -> str:
         if record["origin"] == "model" and seen[record["entry"], record["kind"]] <= SHOWN:
             turns = [turn["content"] for turn in record.get("earlier", ())] + [record["question"], record["answer"]]
             lines += ["", f"{record['entry']}, {record['kind']}", *(f"  - {turn}" for turn in turns)]
-    return "\n".join([*lines, "", summary(conversations)])
+    return "\n".join([*lines, "", summary(conversations, planned)])
 
 
-def summary(conversations: Iterable[Record]) -> str:
-    """How many conversations are the model's, and why attempts were rejected."""
+def summary(conversations: Iterable[Record], planned: int) -> str:
+    """How many conversations are the model's, of how many `planned` for it, and why attempts were rejected."""
     origins, reasons = Counter[str](), Counter[str]()
     for record in conversations:
         origins[record["origin"]] += 1
         reasons.update(attempt["reason"] for attempt in record["rejected"])
-    lines = [f"{origins['model']} of {origins.total()} conversations are the model's, the others the phrasing bank's."]
-    lines += [f"  rejected {times} times: {reason}" for reason, times in reasons.most_common()]
+    lines = [
+        f"{origins['model']} of the {planned} conversations planned for the model are its own; {origins['bank']} are "
+        f"the phrasing bank's, where {origins.total() - planned} were planned. Rejected attempts: {reasons.total()}."
+    ]
+    lines += [f"  {times} times: {reason}" for reason, times in reasons.most_common()]
     return "\n".join(lines)
 
 

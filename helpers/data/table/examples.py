@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from helpers.config import Data
 from helpers.data.example import Example, Message, checked
 from helpers.data.table.conversations import Asked, read_row, text, worded
-from helpers.data.table.files import SPLIT
+from helpers.data.table.files import SPLIT, plain_name
 from helpers.errors import DataError
 from helpers.files import Record
 
@@ -66,9 +65,9 @@ def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
     free = [name for name in columns if name not in roles.values()]
     for role, names in NAMES.items():
         if role not in roles and not (role in ("question", "answer") and "messages" in roles):
-            fitting = [name for name in free if _plain(name) in names]
-            if role == "question" and len(fitting) > 1 and any(_plain(name) in LEADING for name in fitting):
-                inputs = [name for name in fitting if _plain(name) == "input"]
+            fitting = [name for name in free if plain_name(name) in names]
+            if role == "question" and len(fitting) > 1 and any(plain_name(name) in LEADING for name in fitting):
+                inputs = [name for name in fitting if plain_name(name) == "input"]
                 fitting = [name for name in fitting if name not in inputs]
                 if inputs and "contexts" not in roles:
                     roles["contexts"] = inputs[0]
@@ -215,11 +214,6 @@ def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
             "take only the splits you mean."
         )
     return name
-
-
-def _plain(name: str) -> str:
-    folded = unicodedata.normalize("NFKD", name.strip().casefold())
-    return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")
 
 
 def _listed(names: list[str]) -> str:

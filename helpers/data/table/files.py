@@ -63,7 +63,7 @@ def read_rows(
             return _parquet_rows(content)
         if form == "xlsx":
             return _sheet(content, name, sheet)
-        text = _decode(content, encoding)
+        text = decode(content, encoding)
         if form == "text":
             return [{"text": line.rstrip("\n")} for line in io.StringIO(text, newline=None)]
         if form in ("json", "jsonl"):
@@ -88,7 +88,7 @@ def read_rows(
     raise DataError(f"{name} cannot be read as {form} ({reason}).")  # out here: a JSON error carries the text along
 
 
-def _decode(data: bytes, encoding: str | None) -> str:
+def decode(data: bytes, encoding: str | None = None) -> str:
     """The text. UnicodeError if it would be a guess (UTF-8 mixed with others, rare signs) or `encoding` is wrong."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = encoding or "utf-16"
@@ -284,3 +284,9 @@ def _usual(character: str) -> str:
     form = unicodedata.normalize("NFKC", character)
     same = tag in ("<wide", "<narrow", "<font") or (tag == "<compat" and form.isascii() and form.isalnum())
     return form if same else character
+
+
+def plain_name(name: str) -> str:
+    """The name of a column without what people vary in it: capitals, accents, and blanks around or inside."""
+    folded = unicodedata.normalize("NFKD", name.strip().casefold())
+    return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")
