@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import papermill
 import pytest
+from exercises import refuse_wrong_checks, with_trials
 from papermill.exceptions import PapermillExecutionError
 
 from helpers.course import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS
@@ -26,9 +27,12 @@ def name(path: Path) -> str:
 
 
 def execute(path: Path, run: Path, **overrides: Any) -> None:
+    """Run a notebook, its exercises untried, solved and answered wrongly."""
+    given, out = run.with_name(f"{path.stem}.in.ipynb"), run.with_name(f"{path.stem}.out.ipynb")
+    nbformat.write(with_trials(path), given)
     papermill.execute_notebook(
-        path,
-        run.with_name(f"{path.stem}.out.ipynb"),
+        given,
+        out,
         parameters={
             "conf": "smoke",
             "run": str(run),
@@ -39,6 +43,7 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
         cwd=path.parent,
         execution_timeout=600,
     )
+    refuse_wrong_checks(out)
 
 
 def test_every_notebook_belongs_to_a_source() -> None:
@@ -90,7 +95,7 @@ def test_notebook_is_clean(path: Path) -> None:
         lines = cell.source.splitlines()
         assert not cell.outputs and cell.execution_count is None, cell.source
         assert len(lines) <= LONGEST_CELL, cell.source
-        if "sandbox" not in cell.metadata.get("tags", []):
+        if not {"sandbox", "exercise"} & {*cell.metadata.get("tags", [])}:
             assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), cell.source
 
 

@@ -1,0 +1,69 @@
+"""Checks of the notebooks' exercises: each prints whether an answer is right, or what is off, and never fails.
+
+An exercise that nobody tried yet is `None`, or a function that raises NotImplementedError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+UNTRIED = "Not tried yet. Change the cell above, run it, then run this one."
+
+
+def near(answer: float | None, truth: float, *, within: float = 0.1, unit: str = "", hint: str = "") -> None:
+    """Check a number that may be off by a share of the truth, 0.1 for a tenth."""
+    told = f"{truth:,.4g} {unit}".strip()
+
+    def fault(given: Any) -> str:
+        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+            return f"a number is wanted, not {given!r:.60}"
+        if abs(given - truth) <= within * abs(truth):
+            return ""
+        return f"{given:,.4g} is too {'large' if given > truth else 'small'}"
+
+    check(answer, fault, right=f"it is {told}", hint=hint)
+
+
+def agrees(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, hint: str = "") -> None:
+    """Check a function on cases, each the arguments and then what is expected; numbers may differ by a millionth."""
+
+    def fault(given: Any) -> str:
+        if not callable(given):
+            return "a function is wanted"
+        for *arguments, expected in cases:
+            asked = f"for {', '.join(f'{argument!r:.60}' for argument in arguments)}"
+            try:
+                found = given(*arguments)
+            except NotImplementedError:
+                raise
+            except Exception as error:  # whatever a learner's code raises
+                return f"{asked} it raised {type(error).__name__}: {error}"
+            if not _same(found, expected):
+                return f"{asked} it gives {found!r:.80}, and {expected!r:.80} is expected"
+        return ""
+
+    check(function, fault, right=f"all {len(cases)} cases agree", hint=hint)
+
+
+def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: str = "") -> None:
+    """Print whether an answer is right. `fault` says what is off with it; nothing where it is right."""
+    try:
+        wrong = UNTRIED if answer is None else fault(answer)
+    except NotImplementedError:
+        wrong = UNTRIED
+    except Exception as error:  # the answer has another shape than the check expects
+        wrong = f"the check raised {type(error).__name__}: {error}"
+    if wrong == UNTRIED:
+        print(UNTRIED)
+    elif wrong:
+        print(f"Not yet: {wrong}.{f' {hint}' if hint else ''}")
+    else:
+        print(f"Right{f': {right}' if right else ''}.")
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float | int) and not isinstance(expected, bool):
+        return isinstance(found, float | int) and math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(found == expected)
