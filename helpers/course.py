@@ -139,7 +139,7 @@ def _folder(run: str | None) -> str | None:
 Conf = Annotated[
     str | None,
     typer.Option(
-        help="Profile (smoke, cpu, gpu) or path of a YAML file; cpu by default, or what the run folder was made with.",
+        help="Profile (smoke, cpu, gpu) or path of a YAML file; by default cpu, or with --run alone the run's.",
         callback=_from_here,
     ),
 ]
@@ -216,7 +216,7 @@ def _stage(name: str, target: str, told: str) -> None:
     ) -> None:
         started = time.monotonic()
         if run and not (conf or glossary or data or set) and Path(run, "config.yaml").exists():
-            opened = reopen_run(Path(run).resolve())
+            opened = reopen_run(Path(run).resolve(), goes_on=True)
         else:
             opened = open_run(conf or USUAL, run, _overrides(set, glossary, data), holders=True)
         pkgutil.resolve_name(target)(opened)
@@ -277,9 +277,9 @@ def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: s
             raise ConfigError(f"--set {key}: the value is not valid YAML. Put quotes around it.") from None
     if glossary:
         overrides["glossary"] = str(Path(glossary).expanduser().resolve())
-    if data and is_glossary(data):
+    if data and is_glossary(str(Path(data).expanduser())):
         print(f"{data} is a glossary: it has acronyms with definitions.")
-        overrides["glossary"] = str(Path(data).resolve())
+        overrides["glossary"] = str(Path(data).expanduser().resolve())
     elif data:
         source = data if "://" in data else str(Path(data).expanduser().resolve())
         overrides["data.source"] = {"holders": source} if source.endswith((".yaml", ".yml")) else source

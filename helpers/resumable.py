@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from helpers.files import Record, appending, placed_records
+from helpers.errors import RunError
+from helpers.files import Record, appending, clear_disk_errors, placed_records
 
 Item = TypeVar("Item")
 
@@ -31,20 +35,18 @@ class Results:
     def add(self, key: Hashable, place: int) -> bool:
         """Say at which byte a record begins, and return whether it is the first of its key."""
         first = key not in self
-        with self._lock:
-            self._places.execute("INSERT OR REPLACE INTO places VALUES (?, ?)", (repr(key), place))
+        self._asked("INSERT OR REPLACE INTO places VALUES (?, ?)", repr(key), place)
         return first
 
     def want(self, key: Hashable) -> bool:
         """Note that a record will come, and return whether it is neither there nor noted."""
-        with self._lock:
-            return self._places.execute("INSERT OR IGNORE INTO places VALUES (?, NULL)", (repr(key),)).rowcount == 1
+        return self._asked("INSERT OR IGNORE INTO places VALUES (?, NULL)", repr(key))[0] == 1
 
     def get(self, key: Hashable) -> Record | None:
         """The record of a key, if it is there."""
+        if (place := self._place(key)) is None:
+            return None
         with self._lock:
-            if (place := self._place(key)) is None:
-                return None
             self._file.seek(place)
             record: Record = json.loads(self._file.readline())
         return record
@@ -55,14 +57,24 @@ class Results:
         return record
 
     def __contains__(self, key: Hashable) -> bool:
-        with self._lock:
-            return self._place(key) is not None
+        return self._place(key) is not None
 
     def _place(self, key: Hashable) -> int | None:
-        found: tuple[int | None] | None = self._places.execute(
-            "SELECT place FROM places WHERE key = ?", (repr(key),)
-        ).fetchone()
-        return found and found[0]
+        _, found = self._asked("SELECT place FROM places WHERE key = ?", repr(key))
+        return int(found[0]) if found and found[0] is not None else None
+
+    def _asked(self, sql: str, *values: str | int) -> tuple[int, Any]:
+        """How many rows a statement changed, and the first row that it found."""
+        try:
+            with self._lock:
+                cursor = self._places.execute(sql, values)
+                return cursor.rowcount, cursor.fetchone()
+        except sqlite3.Error as error:
+            fault = str(error)
+        raise RunError(
+            f"SQLite cannot write its temporary file ({fault}). Free some space in {tempfile.gettempdir()}, or name "
+            "another folder in TMPDIR, and run the same command again."
+        )
 
 
 def resumable_map(
@@ -82,8 +94,10 @@ def resumable_map(
     the other, or a list of several that belong together; each is appended to the JSON lines of `path` at once. If it
     raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
     `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
+
+    Raises RunError where another process is at work on `path`.
     """
-    with appending(path) as append:
+    with _alone(path), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for place, row in placed_records(path):
             if keep(row):
@@ -116,3 +130,19 @@ def resumable_map(
                 stop.set()
                 raise
     return results
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes out: the place of a line is known only to the one that appends."""
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"Another process is writing {path}. Run the same command when it has ended.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -66,6 +66,7 @@ class Run:
                 "stages": {},
             }
             write_json(self.path / "manifest.json", manifest)
+            self.home.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -268,17 +269,25 @@ def open_private_run(
     return open_run(conf, run, overrides, holders=True)
 
 
-def reopen_run(folder: Path) -> Run:
-    """Open an existing run folder with the configuration that it was made with. Raises RunError where it is none."""
+def reopen_run(folder: Path, *, goes_on: bool = False) -> Run:
+    """Open an existing run folder with the configuration that it was made with.
+
+    Raises RunError where it is none and, if a stage `goes_on` in it, where its glossary, table or pipeline has changed.
+    """
     wait_politely()
     path = folder / "config.yaml"
     if not path.exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
     read_env(PROJECT_ROOT / ".env")
     try:
-        return Run(folder, Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
+    except yaml.YAMLError:
+        raise RunError(f"{path} is no YAML any more. Undo what was changed in it, or run anew.") from None
+    if goes_on and (folder / "manifest.json").exists():
+        _refuse_other(folder, config)
+    return Run(folder, config)
 
 
 def _refuse_other(path: Path, config: Config) -> None:

@@ -76,8 +76,18 @@ def test_a_dataset_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["export", "--run", str(run)]) == 0  # with the configuration that the folder was made with
     assert (run / "dataset/export/README.md").read_text("utf-8") == page
     assert "was made with another configuration" in refused(capsys, ["export", "--run", str(run), "--set", "seed=4"])
-    for command in (["export"], ["create", "--glossary", str(table)], ["ask", "What?"]):
-        refused(capsys, [*command, *(["--run", str(tmp_path / "new")] if command[0] != "ask" else [])])
+    assert "whose examples are used as they are" in refused(capsys, ["create", *command])
+    table.write_text("question,answer\nother,rows\n" * 20, "utf-8")
+    assert "had other contents" in refused(capsys, ["prepare", "--run", str(run)])
+    dead = ["--set", "endpoint.provider=openai", "--set", "endpoint.base_url=http://127.0.0.1:9"]
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    for command in (
+        ["export"],
+        ["create", "--glossary", str(table)],
+        ["create", *dead],
+        ["prepare", "--data", str(tmp_path / "bad.csv")],
+    ):
+        refused(capsys, [*command, "--run", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
 
 

@@ -61,7 +61,11 @@ def test_a_server_that_was_there_is_waited_for(capsys: pytest.CaptureFixture[str
         chat = endpoint(server.url, max_wait_s=60)
         assert chat.complete(ASK, **OPTIONS).text == "before"
     port, later = int(server.url.rpartition(":")[2]), list[ScriptedServer]()
-    back = threading.Timer(8, lambda: later.append(ScriptedServer(completion("after"), port=port).__enter__()))
+
+    def answers(number: int, path: str, body: dict[str, Any]) -> Response:
+        return completion("after") if number else failure(502)  # its tries begin when it is back
+
+    back = threading.Timer(8, lambda: later.append(ScriptedServer(answers, port=port).__enter__()))
     back.start()  # later than four tries take
     assert chat.complete(ASK, **OPTIONS).text == "after"
     later[0].__exit__(None, None, None)

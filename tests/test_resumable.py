@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from helpers.errors import RunError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.resumable import Results, resumable_map
 
@@ -79,3 +81,18 @@ def test_results_stay_when_their_file_is_replaced_and_threads_may_read(tmp_path:
     for reader in readers:
         reader.join()
     assert not wrong
+
+
+def test_another_process_at_the_same_work_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    with FileLock(tmp_path / ".p.jsonl.lock"), pytest.raises(RunError, match="Another process is writing"):
+        squares([1], path)
+    assert squares([1], path)[1, 2]["is"] == 1
+
+
+def test_a_full_temporary_folder_is_a_sentence(tmp_path: Path) -> None:
+    found = squares([1], tmp_path / "p.jsonl")
+    found._places.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(RunError, match=r"SQLite cannot write its temporary file .*TMPDIR"):
+        for number in range(10_000):
+            found.add(number, number)

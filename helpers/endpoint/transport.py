@@ -3,7 +3,9 @@
 import os
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -155,7 +157,8 @@ class Transport:
             return isinstance(error, openai.APIConnectionError)  # a timeout is one too
 
         retry = tenacity.retry_if_exception(may_pass)
-        retrying = tenacity.Retrying(retry=retry, wait=_wait_s, stop=self._given_up, reraise=True)
+        stop = partial(self._given_up, Counter[str]())
+        retrying = tenacity.Retrying(retry=retry, wait=_wait_s, stop=stop, reraise=True)
         # Failures are raised outside `except`, so that they carry no link to an exception that knows the key.
         try:
             with self.lanes:
@@ -166,21 +169,23 @@ class Transport:
             failure = self.failures.explain(error)
         raise failure
 
-    def _given_up(self, state: tenacity.RetryCallState) -> bool:
-        """Whether a request is not sent again: one clock counts attempts and waiting."""
+    def _given_up(self, counts: Counter[str], state: tenacity.RetryCallState) -> bool:
+        """Whether a request is not sent again. One clock counts waiting; tries while the server is down count apart."""
         error = state.outcome.exception() if state.outcome else None
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if isinstance(error, Refusal) and error.loading:
             self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
             return passed_s >= self.settings.loading_s
-        most: float = self.settings.max_attempts
+        # Names of the httpx that openai came with.
+        unreached = type(getattr(error, "__cause__", None)).__name__ in ("ConnectError", "ConnectTimeout")
+        if unreached and self._met and self._comes_back:
+            self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")
+            counts["down"] += 1
+            return passed_s >= self.settings.max_wait_s
+        most = self.settings.max_attempts
         if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
             most = min(most, UNREACHED)
-            refused = type(error.__cause__).__name__ == "ConnectError"  # of the httpx that openai came with
-            if refused and self._met and self._comes_back:
-                self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")
-                most = float("inf")
-        return state.attempt_number >= most or passed_s >= self.settings.max_wait_s
+        return state.attempt_number - counts["down"] >= most or passed_s >= self.settings.max_wait_s
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:

@@ -50,16 +50,25 @@ PREPARES = (
 def create(run: Run) -> Path:
     """01: have conversations about each entry written and checked, into dataset/conversations.jsonl; returns it."""
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
+    _refuse_table(run)
     refuse_other_server(run, path)
     if not run.finished("create", [config.glossary]):
         entries = glossary_entries(run)
         print(_language(run, entries))
-        with run.stage("create", [config.glossary], [path]), chat_endpoint(run) as endpoint:
+        with chat_endpoint(run) as endpoint, run.stage("create", [config.glossary], [path]):
             refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
             written, planned = _write(run, entries, endpoint, path)
             write_jsonl(path, written)  # in the order of the glossary, not of arrival
             print(summary((record for _, record in placed_records(path)), planned))
     return path
+
+
+def _refuse_table(run: Run) -> None:
+    if run.config.data.source is not None:
+        raise ConfigError(
+            "Conversations are written about a glossary, and data.source names another source, whose examples are used "
+            "as they are. Go on with the command prepare, or give a glossary."
+        )
 
 
 def _language(run: Run, entries: list[Entry]) -> str:
@@ -116,6 +125,7 @@ def preview(run: Run, count: int = 3) -> None:
     They are kept: `create` goes on from there.
     """
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
+    _refuse_table(run)
     refuse_other_server(run, path)
     entries = glossary_entries(run)
     print(_language(run, entries))
@@ -149,6 +159,9 @@ def prepare(run: Run) -> dict[str, Any]:
         rows, made_from = source.read_table(data), folder / "rows.sha256"
         write_atomic(made_from, source.digest(rows))
     if not run.finished("prepare", [made_from], PREPARES):
+        if data.source is not None:
+            rows = rows or source.read_table(data)
+            roles_of(rows, data)  # refused before a folder is made
         rehearsed = folder / "general_answers.jsonl"
         parts = ("train.jsonl", "validation.jsonl", "test.jsonl", "rejected.jsonl")
         outputs = [*(folder / name for name in (*parts, "card.json", "card.md", "lengths.png")), rehearsed]
@@ -158,7 +171,7 @@ def prepare(run: Run) -> dict[str, Any]:
             if data.source is None:
                 _prepare_conversations(run, read_jsonl(made_from), rehearsed)
             else:
-                _prepare_table(run, rows or source.read_table(data), rehearsed)
+                _prepare_table(run, rows or [], rehearsed)
     return read_card(run)
 
 

@@ -74,7 +74,7 @@ def test_ten_thousand_entries_in_seconds(glossary_file: GlossaryFile) -> None:
         ([{"acronym": " ", "definition": "x"}], "entry 1: 'acronym' must be a text that is not empty, received ' '"),
         ([{"acronym": 7, "definition": "x"}], "entry 1: 'acronym' must be a text"),
         ([ABC | {"field": ["x"]}], "entry 1: 'field' of 'ABC' must be a text"),
-        ([{"sigle": "A", "acronym": "A", "definition": "x"}], "'sigle' and 'acronym' could both be the acronym"),
+        ([{"sigle": "A", "Acronyme": "A", "definition": "x"}], "'sigle' and 'Acronyme' could both be the acronym"),
         ('[{"acronym": "A\\ud800", "definition": "x"}]', "entry 1: 'acronym' holds half a character"),
         ([ABC, {**ABC, "definition": "Other"}], "entry 2: 'ABC' means 'Other' here but 'Alpha Beta Gamma' in entry 1"),
         ([ABC, {**ABC, "definition": "Other", "field": "law"}], "'ABC' has 2 meanings and one lacks a 'field'"),
@@ -123,6 +123,53 @@ def test_formats_of_a_glossary(tmp_path: Path) -> None:
     questions.write_text('acronym,definition\nA,"x\nB,y\n')
     with pytest.raises(GlossaryError, match="cannot be read as csv"):
         load_glossary(questions)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("MAR1", pd.Timestamp("2024-03-01"))], "entry 1: 'definition' of 'MAR1' must be a text"),
+        ([("AB", True)], "'definition' of 'AB' must be a text"),
+        ([("AB", "#REF!"), ("CD", "x")], "entry 1: 'definition' of 'AB' must be a text that is not empty"),
+        ([("AB", 1.5)], "'definition' of 'AB' must be a text"),
+    ],
+)
+def test_cells_that_are_no_texts_are_refused(rows: list[tuple[str, Any]], expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.xlsx"
+    pd.DataFrame(rows, columns=["acronym", "definition"]).to_excel(path, index=False)
+    with pytest.raises(GlossaryError, match=expected):
+        load_glossary(path)
+
+
+def test_of_several_names_the_exact_or_first_one_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("Acronym;Definition;Description;Explanation;Service;field\n112;Call;first;second;x;y\n")
+    (entry,) = load_glossary(path)
+    assert (entry.acronym, entry.verbose_def, entry.field) == ("112", "first", "y")
+    assert "not read are the columns Explanation, Service" in capsys.readouterr().out
+    path.write_text("Acronym;Definition;Notes, remarks, other, more\nAB;Alpha;z\n")
+    assert [entry.acronym for entry in load_glossary(path)] == ["AB"]
+
+
+def test_tables_that_cannot_be_used_say_what_to_do(tmp_path: Path) -> None:
+    lines = [{"acronym": "RSA", "definition": "Revenu"}, {"abbrev": "SMIC", "def": "Salaire"}]
+    path = tmp_path / "g.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(GlossaryError, match="entry 2: 'acronym' must be a text"):
+        load_glossary(path)
+    path.write_text(json.dumps({"acronym": "RSA", "definition": {"fr": "Revenu"}}))
+    with pytest.raises(GlossaryError, match="'definition' of 'RSA' must be a text"):
+        load_glossary(path)
+    book = tmp_path / "g.xlsx"
+    with pd.ExcelWriter(book) as writer:
+        for sheet in ("A", "B"):
+            pd.DataFrame([("X", "y")] * 2, columns=["acronym", "definition"]).to_excel(writer, sheet_name=sheet)
+    with pytest.raises(GlossaryError, match=r"has 2 sheets: 'A', 'B'. Save its one table as a csv"):
+        load_glossary(book)
+    old = tmp_path / "g.xls"
+    old.write_bytes(b"\xd0\xcf\x11\xe0")
+    with pytest.raises(GlossaryError, match="Save it as xlsx or csv"):
+        load_glossary(old)
 
 
 def test_a_json_glossary_in_cp1252_with_french_keys(tmp_path: Path) -> None:

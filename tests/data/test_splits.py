@@ -127,6 +127,13 @@ def test_some_questions_type_acronyms_in_lower_case(tmp_path: Path) -> None:
     assert all(record.subject.lower() in record.answer for record in declined)
 
 
+def test_acronyms_that_differ_in_case_alone_keep_it(tmp_path: Path) -> None:
+    entries = [Entry(a, a, f"{number} defined") for number, a in enumerate(("COCO", "CoCo", "coco", "İSTB"))]
+    train, validation, _ = make(entries, tmp_path / "c.jsonl")
+    forward = [record for record in (*train, *validation) if record.bucket == "forward"]
+    assert all(record.subject in record.question for record in forward)
+
+
 @pytest.mark.parametrize("makers", [training_makers, held_out_makers])
 def test_invented_acronyms_are_new_and_their_makers_take_turns(makers: Callable[..., list[Maker]]) -> None:
     entries = [Entry(a, a, "x") for a in ("ABCD", "Ef9-h", "ΑΒΓ", "larch", "A")]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.data.languages.pack import DEFAULT, Pack, load_pack, recognise
+from helpers.data.table.examples import NOTHING
 from helpers.data.table.files import FORMATS, decode, plain_name, read_rows
 from helpers.errors import DataError, GlossaryError
 from helpers.files import Record
@@ -119,11 +121,14 @@ def _read_rows(path: Path) -> list[Any]:
         raise GlossaryError(f"There is no glossary at {path}. Pass GLOSSARY=path/to/file.json.") from None
     except OSError as error:
         raise GlossaryError(f"The glossary {path} cannot be read: {error.strerror}.") from None
+    if form in ("xls", "xlsm", "ods", "numbers", "docx"):
+        raise GlossaryError(f"The glossary {path.name} cannot be read. Save it as xlsx or csv.")
     if form in FORMATS and form != "json":
         try:
             return _named(path.name, read_rows(content, path.name, form, wanted=[*sum(NAMES.values(), ())]))
         except DataError as error:
-            raise GlossaryError(f"The glossary cannot be read: {error}") from None
+            what = re.split(r"; give its encoding| Say which", str(error))[0].rstrip(".()")
+            raise GlossaryError(f"The glossary cannot be read: {what}. Save its one table as a csv in UTF-8.") from None
     try:
         rows = json.loads(decode(content))
     except UnicodeError:
@@ -147,24 +152,41 @@ def _named(name: str, rows: list[Record]) -> list[Record]:
         )
     if unused := sorted({key for row in renamed for key in row} - {*KEYS}):
         print(f"{name}: not read are the columns {', '.join(unused)}.")
-    cells = [{key: row.get(key) for key in KEYS} for row in renamed]
-    kept = [{key: cell for key, cell in row.items() if cell not in (None, "") and cell == cell} for row in cells]
-    return [{key: str(cell) for key, cell in row.items()} for row in kept if row]
+    filled = [{key: cell for key, cell in row.items() if not _is_empty(cell)} for row in renamed]
+    return [{key: _whole(row[key]) for key in KEYS if key in row} for row in filled if row]
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether nothing stands in a cell, or only what people and spreadsheets write into an empty one."""
+    return cell is None or cell != cell or (isinstance(cell, str) and cell.strip().casefold() in NOTHING)
+
+
+def _whole(cell: Any) -> Any:
+    """A whole number as text, as acronyms may be; what else is no text stays, to be refused."""
+    if isinstance(cell, int | float) and not isinstance(cell, bool) and cell == int(cell):
+        return str(int(cell))
+    return cell
 
 
 def _renamed(name: str, row: Record) -> Record:
-    """A row with the keys that `NAMES` knows called as in `KEYS`. Raises GlossaryError where two could be the same."""
+    """A row with the keys that `NAMES` knows called as in `KEYS`; of two names of one key the exact or first counts.
+
+    Raises GlossaryError where two could be the acronym or the definition.
+    """
     known = {other: key for key, others in NAMES.items() for other in others}
-    titles: dict[str, str] = {}
+    titles: dict[str, list[str]] = defaultdict(list)
     for title in row:
-        key = known.get(plain_name(str(title)), title)
-        if other := titles.get(key):
+        titles[known.get(plain_name(title), "")].append(title)
+    found: Record = {title: row[title] for title in titles.pop("", [])}
+    for key, several in titles.items():
+        if len(several) > 1 and key not in several and key in KEYS[:2]:
             raise GlossaryError(
-                f"The glossary {name}: '{other}' and '{title}' could both be the {key}. Rename the one that explains "
-                "to verbose_def, or take one out."
+                f"The glossary {name}: {' and '.join(map(repr, several))} could both be the {key}. Call "
+                f"the right one {key}."
             )
-        titles[key] = title
-    return {key: row[title] for key, title in titles.items()}
+        chosen = key if key in several else several[0]
+        found |= {key if title == chosen else title: row[title] for title in several}
+    return found
 
 
 def _problem(row: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from helpers.config import Dataset
@@ -53,14 +54,16 @@ def training_records(
     invented = invent_acronyms(training_makers(entries, seed), entries, number, avoid=avoid)
     chooser = random.Random(f"{seed}/train")
     by_id = {entry.id: entry for entry in entries}
+    folds = Counter(folded(acronym) for acronym in {plain_signs(entry.acronym) for entry in entries})
     examples = []
     for c in conversations:
         entry = by_id[c["entry"]]
         told = (entry.definition if c["kind"] == "forward" else entry.acronym,)
         about = {"subject": entry.id, "origin": c["origin"]}
         question = c["question"]
-        if c["kind"] == "forward" and (typed := _typed(entry.acronym, chooser)) != entry.acronym:
-            question = whole(entry.acronym, question, keep_case=True).sub(lambda _: typed, question)
+        if c["kind"] == "forward" and folds[folded(entry.acronym)] == 1:
+            known = whole(entry.acronym, question, keep_case=True)  # not inside other words
+            question = _typed(entry.acronym, chooser).join(known.split(question))
         prompt = (*c.get("earlier", ()), *asked(question))
         examples.append(Example(c["id"], c["kind"], prompt, c["answer"], told, **about))
     # Where somebody guesses or comes back, more than the acronym would have to change.
@@ -70,7 +73,7 @@ def training_records(
     for number, (acronym, maker) in enumerate(invented.items()):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
         question = plain_signs(source["question"])
-        known = whole(by_id[source["entry"]].acronym, question, keep_case=True)  # not inside other words
+        known = whole(by_id[source["entry"]].acronym, question, keep_case=True)
         typed = acronym if maker == WORDS else _typed(acronym, chooser)  # what a word means is another question
         question = typed.join(known.split(question))
         answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=typed)
@@ -83,9 +86,9 @@ def training_records(
 
 
 def _typed(acronym: str, chooser: random.Random) -> str:
-    """The acronym as somebody in a hurry types it, one time in six; always drawn, so that no draw moves another."""
-    in_lower_case = chooser.random() < TYPED_IN_LOWER_CASE and len(acronym) > KEEPS_CASE_UP_TO
-    return acronym.lower() if in_lower_case else acronym
+    """The acronym as somebody in a hurry types it, one time in six."""
+    lower, drawn = acronym.lower(), chooser.random() < TYPED_IN_LOWER_CASE
+    return lower if drawn and len(acronym) > KEEPS_CASE_UP_TO and len(lower) == len(acronym) else acronym
 
 
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:

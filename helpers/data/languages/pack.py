@@ -48,6 +48,12 @@ def _slots(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _for_any_acronym(forms: dict[str, str]) -> dict[str, str]:
+    if not forms.keys() - {"fields"}:
+        raise ValueError("expected a form beside fields, which is for acronyms with several meanings")
+    return forms
+
+
 Item = TypeVar("Item")
 Some = Annotated[list[Item], Field(min_length=1)]
 Filled = Annotated[str, Field(min_length=1)]
@@ -103,7 +109,7 @@ class Structured(Part):
     request: Annotated[str, _slots("entry", "conversations")]
     persons: Some[Filled]
     registers: Some[Filled]
-    forms: Both[Annotated[dict[str, Filled], Field(min_length=1)]]
+    forms: Both[Annotated[dict[str, Filled], AfterValidator(_for_any_acronym)]]
     """Of a conversation, with what happens in it; `fields` is for acronyms with several meanings."""
 
 

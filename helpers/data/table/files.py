@@ -120,7 +120,8 @@ def _csv_rows(
         """Wanted columns, whether nothing stands above them, columns, and rows among the first with as many cells."""
         first, header = islice(csv.reader(tables[each][1:], delimiter=each), 100), headers[each]
         on_top = len(tables[each]) == len(lines) and len(header) > 1
-        return len({*wanted} & {*header}), on_top, len(header), sum(len(row) == len(header) for row in first)
+        named = {*header, *map(plain_name, header)}
+        return len({*wanted} & named), on_top, len(header), sum(len(row) == len(header) for row in first)
 
     separator = max(headers, key=fits)
     _say_above(where, len(lines) - len(tables[separator]))
