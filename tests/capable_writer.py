@@ -39,7 +39,7 @@ ASKED = {
         ],
         "told": ["{a} stands for {d}.", "That is {d}.", "In full, {a} is {d}."],
         "no": "No, {a} stands for {d}.",
-        "short": ["It is abbreviated {a}.", "The acronym for it is {a}."],
+        "short": ["{d} is abbreviated {a}.", "The acronym for {d} is {a}."],
     },
     "fr": {
         "forward": [
@@ -68,7 +68,7 @@ ASKED = {
         ],
         "told": ["{a} signifie {d}.", "C'est {d}.", "En toutes lettres, {a} veut dire {d}."],
         "no": "Non, {a} signifie {d}.",
-        "short": ["Cela s'abrège {a}.", "Le sigle est {a}."],
+        "short": ["{d} s'abrège {a}.", "Le sigle de {d} est {a}."],
     },
     "el": {
         "forward": [
@@ -89,7 +89,7 @@ ASKED = {
         "guess": ["Μήπως {a}{w} είναι το Γραφείο {n} του Τίποτα;", "Λένε στην αίθουσα {n} για πάπιες. Σωστά, {a}{w};"],
         "told": ["{a} σημαίνει {d}.", "Αυτό είναι {d}.", "Ολογράφως, {a} θα πει {d}."],
         "no": "Όχι, {a} σημαίνει {d}.",
-        "short": ["Συντομεύεται σε {a}.", "Το αρκτικόλεξο είναι {a}."],
+        "short": ["{d} συντομεύεται σε {a}.", "Το αρκτικόλεξο για {d} είναι {a}."],
     },
     "ja": {
         "forward": [
@@ -109,7 +109,7 @@ ASKED = {
         "guess": ["{a}{w}は無の{n}局のことですか？", "部屋{n}では古い鴨のことだと。{a}{w}は正しいですか？"],
         "told": ["{a}は{d}の略です。", "それは{d}です。", "略さずに言うと{a}は{d}です。"],
         "no": "いいえ、{a}は{d}の略です。",
-        "short": ["{a}と略します。", "略語は{a}です。"],
+        "short": ["{d}は{a}と略します。", "{d}の略語は{a}です。"],
     },
 }
 
