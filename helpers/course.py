@@ -63,7 +63,7 @@ STAGES = {
 }
 """Commands of one stage, which load what they need: private libraries take seconds."""
 USUAL = "cpu"
-"""The profile where none is named."""
+"""The profile that is taken where a command names none."""
 
 
 def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ def _folder(run: str | None) -> str | None:
 Conf = Annotated[
     str | None,
     typer.Option(
-        help="Profile (smoke, cpu, gpu) or path of a YAML file; by default cpu, or with --run alone the run's.",
+        help="Profile (smoke, cpu, gpu) or a YAML file; by default cpu, but a stage with --run alone takes the run's.",
         callback=_from_here,
     ),
 ]

@@ -48,7 +48,7 @@ def agrees(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, hi
 
 
 def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: str = "") -> None:
-    """Print whether an answer is right. `fault` says what is off with it; nothing where it is right."""
+    """Print whether an answer is right. `fault` returns what is off, or an empty text."""
     try:
         wrong = UNTRIED if answer is None else fault(answer)
     except NotImplementedError:

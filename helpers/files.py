@@ -82,7 +82,7 @@ def read_jsonl(path: Path) -> list[Record]:
 
 
 def placed_records(path: Path) -> Iterator[tuple[int, Record]]:
-    """One JSON object a line, each behind the byte that its line begins at, without holding all of them.
+    """Yield the JSON object of each line, after the byte at which the line begins, without holding all of them.
 
     A last line cut off by a kill is left out; any other broken line raises RunError.
     """
@@ -106,7 +106,7 @@ def placed_records(path: Path) -> Iterator[tuple[int, Record]]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Record], int]]:
-    """Yield a function that appends a record to JSON lines, hands it to the operating system and returns its place.
+    """Yield a function that appends a record to JSON lines, hands it to the system and returns its first byte's place.
 
     A last line that a kill cut off is removed; a missing line end is added. Raises RunError if the disk is full.
     """

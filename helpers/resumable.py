@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 class Results:
     """The records of a file of JSON lines, found by their keys; neither they nor their places are held in memory.
 
-    What replaces the file later changes nothing here. Threads may share it.
+    If the file is replaced later, the old one is still read. Threads may share it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class Results:
         return first
 
     def want(self, key: Hashable) -> bool:
-        """Note that a record will come, and return whether it is neither there nor noted."""
+        """Note that a record will come, and return whether it was neither there nor noted before."""
         return self._asked("INSERT OR IGNORE INTO places VALUES (?, NULL)", repr(key))[0] == 1
 
     def get(self, key: Hashable) -> Record | None:
@@ -134,7 +134,7 @@ def resumable_map(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes out: the place of a line is known only to the one that appends."""
+    """Keep other processes out: only the process that appends a line knows its place."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)

@@ -37,7 +37,7 @@ HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yam
 
 @dataclass(repr=False, eq=False)
 class Run:
-    """A run folder, there or not yet, and the configuration it belongs to; see `open_run`."""
+    """A run folder, which may not exist yet, and its configuration; see `open_run`."""
 
     path: Path
     config: Config
@@ -46,7 +46,7 @@ class Run:
         return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
 
     def begin(self) -> None:
-        """Make the folder, before the first file is written into it: what is refused leaves none behind."""
+        """Make the folder. Called before its first file is written, so that a refused command leaves none behind."""
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / ".manifest.lock"):
@@ -141,7 +141,7 @@ class Run:
         self.point_latest()
 
     def point_latest(self) -> None:
-        """Let runs/latest lead to this run, if it lies beside."""
+        """Point runs/latest at this run, if it lies in runs/."""
         if self.path.parent != PROJECT_ROOT / "runs":
             return
         temporary = self.path.parent / f".latest-{os.getpid()}"
@@ -213,7 +213,7 @@ def open_run(
     *,
     holders: bool = False,
 ) -> Run:
-    """The run folder of a configuration; the first stage makes it.
+    """Open the run folder of a configuration; the first stage makes it.
 
     By default it is `runs/<profile>-<fingerprint>`, so that the same configuration, data and chat server go on in the
     same folder. A caller that takes care not to show holders' records says so with `holders`.
@@ -272,7 +272,7 @@ def open_private_run(
 def reopen_run(folder: Path, *, goes_on: bool = False) -> Run:
     """Open an existing run folder with the configuration that it was made with.
 
-    Raises RunError where it is none and, if a stage `goes_on` in it, where its glossary, table or pipeline has changed.
+    Raises RunError where it is none. If a stage `goes_on`, also where its glossary, table or pipeline has changed.
     """
     wait_politely()
     path = folder / "config.yaml"
@@ -284,7 +284,7 @@ def reopen_run(folder: Path, *, goes_on: bool = False) -> Run:
     except ValidationError as error:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
     except yaml.YAMLError:
-        raise RunError(f"{path} is no YAML any more. Undo what was changed in it, or run anew.") from None
+        raise RunError(f"{path} is not valid YAML any more. Undo what was changed in it, or run anew.") from None
     if goes_on and (folder / "manifest.json").exists():
         _refuse_other(folder, config)
     return Run(folder, config)

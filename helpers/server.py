@@ -66,7 +66,7 @@ def read_env(path: Path) -> None:
     with suppress(UnicodeDecodeError):
         load_dotenv(stream=io.StringIO(content.decode(encoding)))
         return
-    # Not in an `except`: an error of decoding holds the file's content.
+    # Outside `except`: an error of decoding holds the file's content.
     raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
 
 

@@ -59,7 +59,7 @@ def test_a_failure_keeps_what_was_made_and_only_the_rest_is_done_again(tmp_path:
     assert sorted(row["is"] for row in read_jsonl(path)) == sorted(n**power for n in range(20) for power in (2, 3))
 
 
-def test_what_does_not_count_is_done_again_and_the_newest_is_taken(tmp_path: Path) -> None:
+def test_a_result_that_does_not_count_is_made_again_and_the_newest_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     write_jsonl(path, [{"of": 3, "power": 2, "is": None}, {"of": 3, "power": 3, "is": 27}])
     found = squares([3], path)
@@ -90,7 +90,7 @@ def test_another_process_at_the_same_work_is_refused(tmp_path: Path) -> None:
     assert squares([1], path)[1, 2]["is"] == 1
 
 
-def test_a_full_temporary_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_a_full_temporary_folder_is_explained(tmp_path: Path) -> None:
     found = squares([1], tmp_path / "p.jsonl")
     found._places.execute("PRAGMA max_page_count = 2")
     with pytest.raises(RunError, match=r"SQLite cannot write its temporary file .*TMPDIR"):

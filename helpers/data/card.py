@@ -73,7 +73,7 @@ def rejected_records(conversations: Sequence[Record]) -> list[Record]:
 def glossary_card(
     entries: Sequence[Entry], conversations: Sequence[Record], splits: Mapping[str, Sequence[Example]]
 ) -> dict[str, Any]:
-    """Count the model's attempts, each kept or rejected, and the bank's fillings of each entry."""
+    """Count for each entry the model's attempts, each kept or rejected, and the bank's conversations."""
     pack, rejected = entries[0].pack, rejected_records(conversations)
     kept = Counter((record["entry"], record["origin"]) for record in conversations)
     refused = Counter(attempt["entry"] for attempt in rejected)
@@ -110,8 +110,8 @@ def glossary_text(card: Mapping[str, Any]) -> str:
         f"{card['kept']} conversations are kept: {card['kept_model']} worded by "
         f"{' and '.join(card['writers']) or 'the model'}, {card['kept_bank']} by the phrasing bank. The model made "
         f"{card['attempts']} attempts, of which {card['rejected']} were rejected.",
-        "Beside conversations, training holds invented acronyms to be declined and general questions; the questions of "
-        "the test are all its own.",
+        "Training also holds invented acronyms, which are to be declined, and general questions. No test question is "
+        "in training.",
         _splits_table(card, {bucket: bucket for split in SPLITS for bucket in card[split]}),
         _table(["why rejected", "times"], card["reasons"].items()),
         _table(

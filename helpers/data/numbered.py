@@ -11,15 +11,15 @@ Thing = TypeVar("Thing")
 def numbered(key: str, **parts: Any) -> dict[str, Any]:
     """The arguments `schema` and `accept` of `complete_json`, for a reply `{key: [{"number", **parts}]}`.
 
-    `parts` are `str`, or a list that holds the shape of its items: `numbered("texts", text=str)`. What a reply has to
-    fit is looser: one odd thing must not cost the others.
+    `parts` are `str`, or a list that holds the shape of its items: `numbered("texts", text=str)`. `accept`, which a
+    reply has to fit, is looser: one odd thing must not cost the others.
     """
     accept = {"type": "object", "properties": {key: {"type": "array"}}, "required": [key]}
     return {"schema": _schema({key: [{"number": int, **parts}]}), "accept": accept}
 
 
 def by_number(things: Sequence[Any], count: int, read: Callable[[dict[str, Any]], Thing | None]) -> dict[int, Thing]:
-    """What `read` finds in the things of a reply, under their numbers less 1; by place if one is odd or comes twice."""
+    """What `read` finds in the things of a reply, under their numbers less 1; by place if a number is odd or double."""
     found = {
         place: told
         for place, thing in enumerate(things)

@@ -29,7 +29,7 @@ class Accepted:
     """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent. Safe between threads.
 
     `refused` names what is not sent any more and why, in the order in which that was found out; `thinks` says whether
-    the model thinks before it writes; then it gets `room` for that, in tokens. `tell` says news once.
+    the model thinks before it writes; then it gets `room` for that, in tokens. `tell` prints news once.
     """
 
     def __init__(self, extra: Mapping[str, Any], tell: Callable[[str], None]) -> None:
@@ -37,7 +37,7 @@ class Accepted:
         self._tell = tell
 
     def fields(self, messages: Messages, wanted: Mapping[str, Any], room: int) -> dict[str, Any]:
-        """The fields of a request for a reply to `messages`, as far as the server accepts what is `wanted`."""
+        """The fields of a request, as far as the server accepts what is `wanted`; `room`: tokens for thoughts."""
         fields = {"messages": [dict(message) for message in messages], "stream": False, **wanted}
         fields["max_tokens"] += room
         if "max_tokens" in self.refused:
@@ -61,7 +61,7 @@ class Accepted:
         return SYSTEM if sent["messages"][0]["role"] == "system" and _NO_SYSTEM.search(said) else ""
 
     def learn(self, refusal: Refusal, sent: Mapping[str, Any], room: int) -> bool:
-        """Send the optional field no more that a refusal names, or halve the `room` sent; whether anything changes."""
+        """Stop sending the optional field that a refusal names, or halve the `room`; whether anything changes."""
         if room and _TOO_LONG.search(refusal.detail):
             self.room = min(self.room, room // 2)  # requests refused together halve it once
             return True

@@ -176,7 +176,7 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
     ("", (400, 413, 422, 501)): _REJECTED,
     ("", range(500, 10**9)): "it fails; look at its log, or run again later",
 }
-"""Words of a server and the statuses they come with, and what to do; the first that fits counts."""
+"""A pattern of a server's words and the statuses they come with: what to do. The first that fits counts."""
 
 
 def _is_web_page(text: str) -> bool:

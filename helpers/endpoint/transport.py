@@ -25,7 +25,7 @@ Answer = dict[str, Any] | Refusal | EndpointError
 UP_AFTER = 20
 """Requests that end well, after a slow-down, before one more is under way at once."""
 UNREACHED = 4
-"""Tries of a request at most, where nobody ever answered: the address may be wrong, and a reader waits."""
+"""Tries of a request at most, where the connection fails: the address may be wrong, and a reader waits."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACK_OFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.25)
 
@@ -61,7 +61,7 @@ class Transport:
     """One server. `accepted`: what it is known to accept; `failures`: words its failures; `lanes`: requests at once.
 
     `client.base_url` is the address below which requests are sent. `comes_back`: whether a server that has answered is
-    waited for when it is down, as somebody restarts it.
+    waited for when it is down, as it may be restarting.
 
     Raises:
         ConfigError: the address, the key, or a proxy's address cannot be used.
@@ -170,13 +170,13 @@ class Transport:
         raise failure
 
     def _given_up(self, counts: Counter[str], state: tenacity.RetryCallState) -> bool:
-        """Whether a request is not sent again. One clock counts waiting; tries while the server is down count apart."""
+        """Whether a request is not sent again. Tries while the server is down are not counted; all waiting is."""
         error = state.outcome.exception() if state.outcome else None
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if isinstance(error, Refusal) and error.loading:
             self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
             return passed_s >= self.settings.loading_s
-        # Names of the httpx that openai came with.
+        # By name, as httpx is a dependency of openai, not of the course.
         unreached = type(getattr(error, "__cause__", None)).__name__ in ("ConnectError", "ConnectTimeout")
         if unreached and self._met and self._comes_back:
             self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")

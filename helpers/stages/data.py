@@ -48,7 +48,7 @@ PREPARES = (
 
 
 def create(run: Run) -> Path:
-    """01: have conversations about each entry written and checked, into dataset/conversations.jsonl; returns it."""
+    """01: have conversations about each entry written and checked; return the path of dataset/conversations.jsonl."""
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
     _refuse_table(run)
     refuse_other_server(run, path)
@@ -66,8 +66,8 @@ def create(run: Run) -> Path:
 def _refuse_table(run: Run) -> None:
     if run.config.data.source is not None:
         raise ConfigError(
-            "Conversations are written about a glossary, and data.source names another source, whose examples are used "
-            "as they are. Go on with the command prepare, or give a glossary."
+            "Conversations are written about a glossary, but data.source names another source, whose examples are used "
+            "as they are. Run the command prepare, or set data.source to null."
         )
 
 

@@ -96,7 +96,7 @@ def test_a_table_is_a_glossary_too(encoding: str, tmp_path: Path, capsys: pytest
     entries = load_glossary(path)
     assert [(entry.acronym, entry.definition, entry.field) for entry in entries] == FRENCH
     assert entries[0].pack.name == "fr" and entries[1].ambiguous and is_glossary(str(path))
-    assert "sigles.csv: not read are the columns Page." in capsys.readouterr().out
+    assert "sigles.csv: columns that are not read: Page." in capsys.readouterr().out
 
 
 def test_formats_of_a_glossary(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_of_several_names_the_exact_or_first_one_counts(tmp_path: Path, capsys: 
     path.write_text("Acronym;Definition;Description;Explanation;Service;field\n112;Call;first;second;x;y\n")
     (entry,) = load_glossary(path)
     assert (entry.acronym, entry.verbose_def, entry.field) == ("112", "first", "y")
-    assert "not read are the columns Explanation, Service" in capsys.readouterr().out
+    assert "columns that are not read: Explanation, Service" in capsys.readouterr().out
     path.write_text("Acronym;Definition;Notes, remarks, other, more\nAB;Alpha;z\n")
     assert [entry.acronym for entry in load_glossary(path)] == ["AB"]
 
@@ -164,7 +164,7 @@ def test_tables_that_cannot_be_used_say_what_to_do(tmp_path: Path) -> None:
     with pd.ExcelWriter(book) as writer:
         for sheet in ("A", "B"):
             pd.DataFrame([("X", "y")] * 2, columns=["acronym", "definition"]).to_excel(writer, sheet_name=sheet)
-    with pytest.raises(GlossaryError, match=r"has 2 sheets: 'A', 'B'. Save its one table as a csv"):
+    with pytest.raises(GlossaryError, match=r"has 2 sheets: 'A', 'B'. Save it alone as a csv"):
         load_glossary(book)
     old = tmp_path / "g.xls"
     old.write_bytes(b"\xd0\xcf\x11\xe0")

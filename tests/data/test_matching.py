@@ -144,7 +144,7 @@ def test_is_correct(check: Check, answer: str, expected: str, right: bool | None
     assert is_correct(check, answer, [expected] if expected else []) is right
 
 
-def test_digits_without_end_are_no_number() -> None:
+def test_thousands_of_digits_are_no_number() -> None:
     assert contains(f"It cost {'9' * 5000} million, for two hundred thousand people.", "200 000 people")
 
 

@@ -66,7 +66,7 @@ def is_glossary(path: str) -> bool:
 def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, or a table with such columns.
 
-    Some other names of them are known (`NAMES`); further columns of a table are named and left out.
+    Some other names of them are known (`NAMES`); further columns of a table are left out, and the reader is told which.
 
     White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
     only the first so many entries are kept. Questions are asked in `language`, the name or file of a pack; else in
@@ -113,7 +113,7 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
 
 
 def _read_rows(path: Path) -> list[Any]:
-    """Rows of a JSON list or of a table; keys that `NAMES` knows are called as in `KEYS`."""
+    """Rows of a JSON list or of a table; the names in `NAMES` are replaced by those in `KEYS`."""
     form = path.suffix.lower().removeprefix(".")
     try:
         content = path.read_bytes()
@@ -128,7 +128,7 @@ def _read_rows(path: Path) -> list[Any]:
             return _named(path.name, read_rows(content, path.name, form, wanted=[*sum(NAMES.values(), ())]))
         except DataError as error:
             what = re.split(r"; give its encoding| Say which", str(error))[0].rstrip(".()")
-            raise GlossaryError(f"The glossary cannot be read: {what}. Save its one table as a csv in UTF-8.") from None
+            raise GlossaryError(f"The glossary cannot be read: {what}. Save it alone as a csv in UTF-8.") from None
     try:
         rows = json.loads(decode(content))
     except UnicodeError:
@@ -143,7 +143,7 @@ def _read_rows(path: Path) -> list[Any]:
 
 
 def _named(name: str, rows: list[Record]) -> list[Record]:
-    """Rows of a table in the glossary's keys; empty cells are missing ones, and other columns are left out."""
+    """Rows of a table with the glossary's keys; empty cells count as missing, and other columns are left out."""
     renamed = [_renamed(name, row) for row in rows]
     if rows and not {"acronym", "definition"} <= renamed[0].keys():
         raise GlossaryError(
@@ -151,7 +151,7 @@ def _named(name: str, rows: list[Record]) -> list[Record]:
             "the columns, or give a table of questions and answers as DATA=."
         )
     if unused := sorted({key for row in renamed for key in row} - {*KEYS}):
-        print(f"{name}: not read are the columns {', '.join(unused)}.")
+        print(f"{name}: columns that are not read: {', '.join(unused)}.")
     filled = [{key: cell for key, cell in row.items() if not _is_empty(cell)} for row in renamed]
     return [{key: _whole(row[key]) for key in KEYS if key in row} for row in filled if row]
 
@@ -162,14 +162,14 @@ def _is_empty(cell: Any) -> bool:
 
 
 def _whole(cell: Any) -> Any:
-    """A whole number as text, as acronyms may be; what else is no text stays, to be refused."""
+    """A whole number as text, since an acronym may be one; any other cell unchanged, to be refused if it is no text."""
     if isinstance(cell, int | float) and not isinstance(cell, bool) and cell == int(cell):
         return str(int(cell))
     return cell
 
 
 def _renamed(name: str, row: Record) -> Record:
-    """A row with the keys that `NAMES` knows called as in `KEYS`; of two names of one key the exact or first counts.
+    """A row with the names in `NAMES` replaced by `KEYS`; of two names of a key, the exact one counts, else the first.
 
     Raises GlossaryError where two could be the acronym or the definition.
     """

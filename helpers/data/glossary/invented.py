@@ -18,7 +18,7 @@ from helpers.data.languages.pack import Invented, load_pack
 Maker = tuple[str, Iterator[str]]
 """A name, and what it makes."""
 WORDS = "words"
-"""The maker whose acronyms are ordinary words in capitals."""
+"""Name of the maker whose acronyms are ordinary words in capitals."""
 TRIES = 2000
 """Draws after which a maker lengthens the acronyms it starts from: short ones have few neighbours."""
 

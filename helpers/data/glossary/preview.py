@@ -39,8 +39,8 @@ def summary(conversations: Iterable[Record], planned: int) -> str:
         origins[record["origin"]] += 1
         reasons.update(attempt["reason"] for attempt in record["rejected"])
     lines = [
-        f"{origins['model']} of the {planned} conversations planned for the model are its own; {origins['bank']} are "
-        f"the phrasing bank's, where {origins.total() - planned} were planned. Rejected attempts: {reasons.total()}."
+        f"{origins['model']} of the {planned} conversations planned for the model are worded by it; {origins['bank']} "
+        f"by the phrasing bank ({origins.total() - planned} planned). Rejected attempts: {reasons.total()}."
     ]
     lines += [f"  {times} times: {reason}" for reason, times in reasons.most_common()]
     return "\n".join(lines)

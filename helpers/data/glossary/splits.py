@@ -24,7 +24,7 @@ from helpers.errors import RunError
 from helpers.files import Record
 
 KEEPS_CASE_UP_TO = 3
-"""Letters of an acronym. So short a one may be an ordinary word, such as IT or WHO."""
+"""An acronym of so many characters at most may be an ordinary word, such as IT or WHO."""
 TYPED_IN_LOWER_CASE = 1 / 6
 """Share of the training questions about a longer acronym, of the glossary or invented, that type it in lower case."""
 
@@ -86,7 +86,7 @@ def training_records(
 
 
 def _typed(acronym: str, chooser: random.Random) -> str:
-    """The acronym as somebody in a hurry types it, one time in six."""
+    """A longer acronym in lower case one time in six, as somebody in a hurry types it; else the acronym."""
     lower, drawn = acronym.lower(), chooser.random() < TYPED_IN_LOWER_CASE
     return lower if drawn and len(acronym) > KEEPS_CASE_UP_TO and len(lower) == len(acronym) else acronym
 

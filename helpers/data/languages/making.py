@@ -119,7 +119,7 @@ def translated_pack(
 
 
 def _made(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tuple[str, str]], str]:
-    """Texts that pass the checks, with their keys; and why those do not that were refused last."""
+    """Texts that pass the checks, with their keys; and why the last refused ones do not."""
     lines: list[Record] = [{"english": text} for _, text in piece.texts] or [{}]
     made, reason = dict[int, list[str]](), "texts are missing"
     for attempt in range(attempts):
@@ -144,7 +144,7 @@ def _made(piece: Piece, ask: Ask, known: Known, attempts: int) -> tuple[list[tup
 
 
 def _checked(piece: Piece, place: int, texts: Sequence[str], known: Known) -> tuple[list[str], str | None]:
-    """A translation, or all words that were found, in tidy form; and why they cannot be used, or None."""
+    """A tidied translation, or all tidied words of a list; and why they cannot be used, or None."""
     if not piece.texts:
         told = dict.fromkeys(" ".join(text.lower().split()) for text in texts)
         words = [word for word in told if re.search(r"\w", word) and len(word.split()) <= MOST_WORDS]

@@ -50,7 +50,7 @@ def _slots(*names: str) -> AfterValidator:
 
 def _for_any_acronym(forms: dict[str, str]) -> dict[str, str]:
     if not forms.keys() - {"fields"}:
-        raise ValueError("expected a form beside fields, which is for acronyms with several meanings")
+        raise ValueError("expected a form besides 'fields', which is only for acronyms with several meanings")
     return forms
 
 
@@ -78,7 +78,7 @@ class Questions(Part):
 
 
 class Both(Part, Generic[Item]):
-    """The same for questions of each kind."""
+    """One item for questions of each kind."""
 
     forward: Item
     reverse: Item
@@ -110,7 +110,7 @@ class Structured(Part):
     persons: Some[Filled]
     registers: Some[Filled]
     forms: Both[Annotated[dict[str, Filled], AfterValidator(_for_any_acronym)]]
-    """Of a conversation, with what happens in it; `fields` is for acronyms with several meanings."""
+    """Forms of a conversation, each with what happens in it; `fields` is for acronyms with several meanings."""
 
 
 class Asserting(Part):
@@ -207,7 +207,7 @@ def load_pack(language: str = DEFAULT) -> Pack:
 
 @cache
 def load_reading() -> Reading:
-    """How answers are read: what all packs of the course that have the key `reading` say together."""
+    """How answers are read: the key `reading` of all shipped packs that have it, joined."""
     packs = [pack.reading for pack in map(load_pack, shipped()) if pack.reading]
     joined: dict[str, Any] = {key: [*chain(*(getattr(pack, key) for pack in packs))] for key in Reading.model_fields}
     joined["numbers"] = {word: number for pack in packs for word, number in pack.numbers.items()}

@@ -88,7 +88,7 @@ def is_acronym(term: str) -> bool:
 
 @cache
 def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str]:
-    """Finds a term in a folded text; `cased`: in the same capitals. A term without a word is never found."""
+    """A pattern for a term in a folded text; `cased`: in the same capitals. A term without a word is never found."""
     reading = load_reading()
     function_words, text = reading.function_words, fold(term)
     told = [found for found in re.finditer(rf"{_W}+", text) if text[found.start() - 1 : found.end()] != "'s"]
@@ -135,6 +135,7 @@ def _number_words() -> re.Pattern[str]:
     each, large = ("|".join(word for word in numbers if numbers[word] >= least) for least in (0, 1000))
     links = "|".join(load_reading().links)
     more = rf"(?:[ -](?:(?:{links})[ -])?(?:{each}))*"
+    # At most 99 digits: `int` refuses thousands of them.
     return re.compile(rf"(?<![\w-])(?:\d{{1,99}}[ -](?:{large})|(?:{each})){more}(?![\w-])", re.IGNORECASE)
 
 

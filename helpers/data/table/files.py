@@ -288,6 +288,6 @@ def _usual(character: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The name of a column without what people vary in it: capitals, accents, and blanks around or inside."""
+    """The name of a column without what people vary: capitals, accents and blanks around it; inner blanks become _."""
     folded = unicodedata.normalize("NFKD", name.strip().casefold())
     return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")
