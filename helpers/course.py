@@ -62,7 +62,7 @@ STAGES = {
     "audit-privacy": ("helpers.stages.audit:audit_privacy", "03: attack the models trained on fictitious records."),
 }
 """Commands of one stage, which load what they need: private libraries take seconds."""
-USUAL = "cpu"
+DEFAULT_PROFILE = "cpu"
 """The profile that is taken where a command names none."""
 
 
@@ -159,7 +159,7 @@ Set = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Overri
 @app.command("run")
 def _run(conf: Conf = None, glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks: all, or only those for your own data."""
-    conf = conf or USUAL
+    conf = conf or DEFAULT_PROFILE
     overrides = _overrides(set, glossary, data)
     opened = open_run(conf, run, overrides, holders=True)
     _execute_all(opened, conf, overrides)
@@ -170,7 +170,7 @@ def _run(conf: Conf = None, glossary: Glossary = None, data: Table = None, run: 
 @app.command("run-private")
 def _run_private(conf: Conf = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """Execute the notebooks on private records: those of example_data/, or of your configuration's data.source."""
-    conf, overrides = conf or USUAL, _overrides(set, data=data)
+    conf, overrides = conf or DEFAULT_PROFILE, _overrides(set, data=data)
     _execute_all(open_private_run(conf, run, overrides), conf, overrides)
 
 
@@ -190,7 +190,7 @@ def _ask(
 @app.command("begin-ledgers")
 def _begin_ledgers(conf: Conf = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """02: create the missing ledgers of holders of real records."""
-    opened = open_run(conf or USUAL, run, _overrides(set, data=data), holders=True)
+    opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, data=data), holders=True)
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}")
 
@@ -205,7 +205,7 @@ def _make_pack(
     set: Set = None,
 ) -> None:
     """01: have a capable model make the pack of another language, for a person to read before use."""
-    started, opened = time.monotonic(), open_run(conf or USUAL, run, _overrides(set), holders=True)
+    started, opened = time.monotonic(), open_run(conf or DEFAULT_PROFILE, run, _overrides(set), holders=True)
     stages.make_pack(opened, language, to, overwrite=overwrite)
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
@@ -216,9 +216,9 @@ def _stage(name: str, target: str, told: str) -> None:
     ) -> None:
         started = time.monotonic()
         if run and not (conf or glossary or data or set) and Path(run, "config.yaml").exists():
-            opened = reopen_run(Path(run).resolve(), goes_on=True)
+            opened = reopen_run(Path(run).resolve(), unchanged=True)
         else:
-            opened = open_run(conf or USUAL, run, _overrides(set, glossary, data), holders=True)
+            opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, glossary, data), holders=True)
         pkgutil.resolve_name(target)(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)

@@ -35,12 +35,12 @@ class Results:
     def add(self, key: Hashable, place: int) -> bool:
         """Say at which byte a record begins, and return whether it is the first of its key."""
         first = key not in self
-        self._asked("INSERT OR REPLACE INTO places VALUES (?, ?)", repr(key), place)
+        self._execute("INSERT OR REPLACE INTO places VALUES (?, ?)", repr(key), place)
         return first
 
     def want(self, key: Hashable) -> bool:
         """Note that a record will come, and return whether it was neither there nor noted before."""
-        return self._asked("INSERT OR IGNORE INTO places VALUES (?, NULL)", repr(key))[0] == 1
+        return self._execute("INSERT OR IGNORE INTO places VALUES (?, NULL)", repr(key))[0] == 1
 
     def get(self, key: Hashable) -> Record | None:
         """The record of a key, if it is there."""
@@ -60,10 +60,10 @@ class Results:
         return self._place(key) is not None
 
     def _place(self, key: Hashable) -> int | None:
-        _, found = self._asked("SELECT place FROM places WHERE key = ?", repr(key))
+        _, found = self._execute("SELECT place FROM places WHERE key = ?", repr(key))
         return int(found[0]) if found and found[0] is not None else None
 
-    def _asked(self, sql: str, *values: str | int) -> tuple[int, Any]:
+    def _execute(self, sql: str, *values: str | int) -> tuple[int, Any]:
         """How many rows a statement changed, and the first row that it found."""
         try:
             with self._lock:
@@ -97,7 +97,7 @@ def resumable_map(
 
     Raises RunError where another process is at work on `path`.
     """
-    with _alone(path), appending(path) as append:
+    with _locked(path), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for place, row in placed_records(path):
             if keep(row):
@@ -133,7 +133,7 @@ def resumable_map(
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Keep other processes out: only the process that appends a line knows its place."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,6 @@ class Run:
                 "stages": {},
             }
             write_json(self.path / "manifest.json", manifest)
-            self.home.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -242,7 +241,7 @@ def open_run(
         except RunError:
             if made:
                 raise
-            (path / "manifest.json").unlink()
+            (path / "manifest.json").unlink()  # nothing was made: `begin` writes it for this configuration
         else:
             opened.point_latest()
     return opened
@@ -269,10 +268,10 @@ def open_private_run(
     return open_run(conf, run, overrides, holders=True)
 
 
-def reopen_run(folder: Path, *, goes_on: bool = False) -> Run:
+def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
     """Open an existing run folder with the configuration that it was made with.
 
-    Raises RunError where it is none. If a stage `goes_on`, also where its glossary, table or pipeline has changed.
+    Raises RunError where it is none. With `unchanged`, also where its glossary, table or pipeline has changed.
     """
     wait_politely()
     path = folder / "config.yaml"
@@ -285,7 +284,7 @@ def reopen_run(folder: Path, *, goes_on: bool = False) -> Run:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
     except yaml.YAMLError:
         raise RunError(f"{path} is not valid YAML any more. Undo what was changed in it, or run anew.") from None
-    if goes_on and (folder / "manifest.json").exists():
+    if unchanged and (folder / "manifest.json").exists():
         _refuse_other(folder, config)
     return Run(folder, config)
 

@@ -26,7 +26,7 @@ _NO_SYSTEM = re.compile(r"system\W+(role|message|prompt|turn)|roles? (must|\w+ n
 
 
 class Accepted:
-    """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent. Safe between threads.
+    """The fields of requests to one server. `extra`: those of `endpoint.extra`, always sent.
 
     `refused` names what is not sent any more and why, in the order in which that was found out; `thinks` says whether
     the model thinks before it writes; then it gets `room` for that, in tokens. `tell` prints news once.

@@ -139,6 +139,7 @@ _NO_CREDIT, _OF_ACCOUNTS = r"quota|billing|credit|insufficient (funds|balance)|p
 _FILTERED = "its filter held the request back"
 _REJECTED = "it rejects the request; check the endpoint settings"
 _ADMINISTRATOR = "ask its administrator to"
+_SERVER_FAULTS = range(500, 10**9)  # an error in a reply with status 200 may have any code
 _CURES: dict[tuple[str, Sequence[int]], str] = {
     (r"content.?(filter|management|policy)|safety system", (400, 403, 422)): _FILTERED,
     (_NO_CREDIT, _OF_ACCOUNTS): "the account has no credit left; top it up, or choose another server",
@@ -174,7 +175,7 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
         "its model was not loaded after {loading_s:g} s; run again later, or raise endpoint.loading_s"
     ),
     ("", (400, 413, 422, 501)): _REJECTED,
-    ("", range(500, 10**9)): "it fails; look at its log, or run again later",
+    ("", _SERVER_FAULTS): "it fails; look at its log, or run again later",
 }
 """A pattern of a server's words and the statuses they come with: what to do. The first that fits counts."""
 

@@ -170,22 +170,23 @@ class Transport:
         raise failure
 
     def _given_up(self, counts: Counter[str], state: tenacity.RetryCallState) -> bool:
-        """Whether a request is not sent again. Tries while the server is down are not counted; all waiting is."""
+        """Whether a request is not sent again. Tries while it is waited for are not counted; all waiting is."""
         error = state.outcome.exception() if state.outcome else None
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if isinstance(error, Refusal) and error.loading:
             self.tell(f"it loads its model; waiting for up to {self.settings.loading_s:g} s")
+            counts["waited"] += 1
             return passed_s >= self.settings.loading_s
         # By name, as httpx is a dependency of openai, not of the course.
         unreached = type(getattr(error, "__cause__", None)).__name__ in ("ConnectError", "ConnectTimeout")
         if unreached and self._met and self._comes_back:
             self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")
-            counts["down"] += 1
+            counts["waited"] += 1
             return passed_s >= self.settings.max_wait_s
         most = self.settings.max_attempts
         if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
             most = min(most, UNREACHED)
-        return state.attempt_number - counts["down"] >= most or passed_s >= self.settings.max_wait_s
+        return state.attempt_number - counts["waited"] >= most or passed_s >= self.settings.max_wait_s
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:

@@ -23,7 +23,7 @@ from helpers.report.figures import (
     to_svg,
 )
 
-NOISE = "tiny-random"
+RANDOM_MODEL = "tiny-random"
 """The model of the `smoke` profile."""
 UNTRAINED = ("base", "in_context")
 _TEMPLATE = Path(__file__).with_name("template.html")
@@ -80,8 +80,8 @@ def headline(results: Results) -> tuple[str, list[str]]:
     trained = [name for name in models if name not in UNTRAINED]
     if not trained:
         return "No fine-tuned model was tested yet.", []
-    if results.get("base_model") == NOISE:
-        return f"{NOISE} has random weights: its answers are noise, and show only that every step works.", []
+    if results.get("base_model") == RANDOM_MODEL:
+        return f"{RANDOM_MODEL} has random weights: its answers are noise, and show only that every step works.", []
     rated = [bucket for bucket in buckets_of(results) if not is_general(bucket)]
     alike = [bucket for name in trained for bucket in models[name].get("likeness", {}) if not is_general(bucket)]
     first = next(iter(models))

@@ -68,6 +68,7 @@ def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
     with open_endpoint(run.config.endpoint) as endpoint:
         endpoint.probe()
         run.begin()
+        run.home.mkdir(mode=0o700, exist_ok=True)
         try:
             yield endpoint
         finally:

@@ -118,7 +118,7 @@ def _read_rows(path: Path) -> list[Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise GlossaryError(f"There is no glossary at {path}. Pass GLOSSARY=path/to/file.json.") from None
+        raise GlossaryError(f"There is no glossary at {path}. Pass GLOSSARY=path/to/file.") from None
     except OSError as error:
         raise GlossaryError(f"The glossary {path} cannot be read: {error.strerror}.") from None
     if form in ("xls", "xlsm", "ods", "numbers", "docx"):
@@ -163,7 +163,7 @@ def _is_empty(cell: Any) -> bool:
 
 def _whole(cell: Any) -> Any:
     """A whole number as text, since an acronym may be one; any other cell unchanged, to be refused if it is no text."""
-    if isinstance(cell, int | float) and not isinstance(cell, bool) and cell == int(cell):
+    if isinstance(cell, int | float) and not isinstance(cell, bool) and cell % 1 == 0:
         return str(int(cell))
     return cell
 
