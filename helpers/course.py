@@ -17,32 +17,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from helpers import errors, stages
+from helpers import stages
 from helpers.config import PROJECT_ROOT
 from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
 from helpers.errors import ConfigError, EndpointError, HelpersError
 from helpers.files import read_json
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, execute
 from helpers.run import Run, open_private_run, open_run, reopen_run
-
-PRIVATE_NOTEBOOKS = (
-    "01-create_dataset/03-join_private_records.ipynb",
-    "02-fine_tune/03-train_privately.ipynb",
-    "02-fine_tune/04-break_privacy.ipynb",
-    "03-test/04-audit_privacy.ipynb",
-)
-"""The last two are for made-up patients only."""
-GLOSSARY_NOTEBOOKS = (
-    "00-set_up/check_environment.ipynb",
-    "01-create_dataset/01-write_conversations.ipynb",
-    "01-create_dataset/02-prepare_dataset.ipynb",
-    "02-fine_tune/01-look_inside.ipynb",
-    "02-fine_tune/02-train_adapters.ipynb",
-    "03-test/01-answer.ipynb",
-    "03-test/02-score.ipynb",
-    "03-test/03-compare_models.ipynb",
-)
-TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 
 STAGES = {
     "preview": (
@@ -64,32 +46,6 @@ STAGES = {
 """Commands of one stage, which load what they need: private libraries take seconds."""
 DEFAULT_PROFILE = "cpu"
 """The profile that is taken where a command names none."""
-
-
-def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters,
-            cwd=str(source.parent),
-            kernel_name="python3",
-            progress_bar=False,
-            stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        )
-    except PapermillExecutionError as error:
-        message = str(error.evalue)
-        if not hasattr(errors, error.ename):
-            message = f"{error.ename}: {message} (a fault of the course or of the machine)."
-        raise HelpersError(
-            f"{message}\nStopped in {source.name}; its outputs so far are in {target}. What was finished is kept: the "
-            "same command goes on from there."
-        ) from None
 
 
 def _duration(seconds: float) -> str:
@@ -259,7 +215,7 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
         print(f"{title} ...", flush=True)
         begun = time.monotonic()
         with run.stage(stage, [source], [target], code=code, asked=asked):
-            _execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
+            execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
         print(f"{title}: {_duration(time.monotonic() - begun)}", flush=True)
     _show(run)
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")

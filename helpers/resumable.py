@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from helpers.errors import RunError
 from helpers.files import Record, appending, clear_disk_errors, placed_records
+from helpers.progress import tqdm
 
 Item = TypeVar("Item")
 

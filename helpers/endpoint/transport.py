@@ -11,13 +11,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import openai
 import tenacity
-from tqdm import tqdm
 
 from helpers.config import Endpoint
 from helpers.endpoint.accepted import Accepted, Messages
 from helpers.endpoint.failures import Failures, Refusal
 from helpers.endpoint.replies import decoded
 from helpers.errors import ConfigError, EndpointError
+from helpers.progress import tqdm
 from helpers.server import Server
 
 Answer = dict[str, Any] | Refusal | EndpointError

@@ -18,7 +18,6 @@ from rouge_score.tokenizers import Tokenizer
 from sentence_transformers import SentenceTransformer
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
-from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from helpers.config import Score
@@ -29,6 +28,7 @@ from helpers.evaluation.results import Metric
 from helpers.installed import minilm_folder
 from helpers.models.find import CACHE, fetch, made
 from helpers.models.precision import cpu_multiplies_bf16
+from helpers.progress import tqdm
 
 _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 

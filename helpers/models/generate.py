@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from helpers.models.find import chat_text
+from helpers.progress import tqdm
 
 ROUND = 16
 """Tokens after which answers that have ended leave their batch."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import nn
-from tqdm import tqdm
 from transformers import set_seed
 
 from helpers.config import Privacy
@@ -33,6 +32,7 @@ from helpers.privacy.patient_gradients import PatientGradients
 from helpers.privacy.secure_random import SecureGenerator
 from helpers.privacy.self_checks import check_batch_composition, check_noisy_sum
 from helpers.privacy.units import Unit, draw, encode_units, shuffled
+from helpers.progress import tqdm
 
 MECHANISM = f"Poisson sampling and exact rounded noise from AES-256; slack {SLACK}, blocks of {BLOCK}, {GHOSTS} ghosts"
 """How a private step is made, as far as settings do not say. It is part of a training's identity: whoever changes what

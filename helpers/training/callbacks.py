@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import ConfigError, DataError, TrainingError
 from helpers.files import Record
+from helpers.progress import tqdm
 from helpers.storage import copy_folder
 
 Watch = Callable[[list[Record]], None]

@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 from pydantic import Secret, SecretStr
-from tqdm.auto import tqdm
 
 from helpers.data.example import SPLITS, Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate, split_units
@@ -28,6 +27,7 @@ from helpers.data.holders.roster import with_plain_names
 from helpers.data.holders.tables import KEY, ROSTER, read_holder
 from helpers.errors import DataError, PrivacyError
 from helpers.files import read_jsonl
+from helpers.progress import tqdm
 
 PLACE = "#place"
 SHORN = "#shorn"  # the pseudonym that the key would have without leading zeros

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from scipy.cluster.hierarchy import DisjointSet
 from sklearn.feature_extraction.text import TfidfVectorizer
-from tqdm import tqdm
 
 from helpers.config import DataSplit
 from helpers.data.example import SPLITS
 from helpers.data.table.examples import Row
 from helpers.errors import DataError
+from helpers.progress import tqdm
 
 AT_ONCE = 500
 """Questions compared with all others at once."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from helpers.data.matching import contains
 from helpers.models.tokens import start_token
+from helpers.progress import tqdm
 
 SECRET = "François Dupont suffers from a severe form of pancreatic cancer"
 PROMPTS = (

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from scipy.special import expit, logit
-from tqdm import tqdm
 
 from helpers.data.example import Example
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval
 from helpers.models.losses import batch_of, row_losses
 from helpers.models.tokens import learnt_rows
+from helpers.progress import tqdm
 
 Floats = npt.NDArray[np.float64]
 BATCH = 16  # examples scored at once
