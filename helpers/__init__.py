@@ -12,4 +12,4 @@ __all__ = ["Config", "HelpersError", "Run", "load_config", "open_private_run", "
 # They speak of packages that the course does not need, and of names inside the libraries, in every notebook.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="IProgress not found")
-warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)

@@ -17,6 +17,7 @@ from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import set_seed
+from transformers.utils import logging
 
 from helpers.data.example import Example, read_examples
 from helpers.errors import EvaluationError
@@ -83,7 +84,10 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
 
 def _fit(pairs: Sequence[Pair], seed: int) -> Any:
     set_seed(seed)
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # a report says that the head, which is trained here, is new
     model = CrossEncoder(str(minilm_folder()), num_labels=1, max_length=_MAX_LENGTH_TOKENS)
+    logging.set_verbosity(before)
     with tempfile.TemporaryDirectory() as unused:
         arguments = CrossEncoderTrainingArguments(
             output_dir=unused,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from helpers.config import PROJECT_ROOT
 from helpers.data.example import Message
@@ -48,6 +49,7 @@ def resolve_model(name: str) -> str:
         ModelError: there is no such model.
     """
     if name in EMBEDDED:
+        logging.disable_progress_bar()  # they load in a second
         return str(made(CACHE / name, _export_smollm2 if name == EMBEDDED[0] else _make_tiny))
     folder = PROJECT_ROOT / Path(name).expanduser()
     if folder.is_dir():
