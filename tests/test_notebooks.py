@@ -105,7 +105,7 @@ def test_notebook_is_clean(path: Path) -> None:
         lines = cell.source.splitlines()
         assert not cell.outputs and cell.execution_count is None, cell.source
         assert len(lines) <= LONGEST_CELL, cell.source
-        if not {"sandbox", "exercise"} & {*cell.metadata.get("tags", [])}:
+        if not {"sandbox", "exercise", "check"} & {*cell.metadata.get("tags", [])}:
             assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), cell.source
 
 
