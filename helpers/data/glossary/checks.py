@@ -174,7 +174,7 @@ def check_conversation(
         return "answer cut off"
     if reason := _unsaid(answer, told, entry):
         return reason
-    if kind == "reverse" and not _holds(answer, "definition", entry):  # "it is abbreviated" teaches far less (0003)
+    if kind == "reverse" and not _holds(answer, "definition", entry):  # "it is abbreviated" teaches far less (0018)
         return "answer without the definition"
     for person, text in turns:
         if len(person.split()) > 2 * MAX_QUESTION_WORDS + len(entry.definition.split()):
