@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,10 +122,12 @@ def resumable_map(
             tqdm(total=before + sum(missing), initial=before, desc=title, disable=not any(missing)) as bar,
             ThreadPoolExecutor(max_workers=parallel) as pool,
         ):
-            running = [pool.submit(work_off) for _ in range(parallel)]
+            running = {pool.submit(work_off) for _ in range(parallel)}
             try:
-                for future in as_completed(running):
-                    future.result()
+                while running:  # not all at once: a Ctrl-C that another thread received is seen between two waits
+                    ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        future.result()
             except BaseException:  # Ctrl-C too
                 stop.set()
                 raise
