@@ -124,7 +124,7 @@ def resumable_map(
         ):
             running = {pool.submit(work_off) for _ in range(parallel)}
             try:
-                while running:  # not all at once: a Ctrl-C that another thread received is seen between two waits
+                while running:  # in short waits, between which a Ctrl-C that another thread received is seen
                     ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in ended:
                         future.result()
