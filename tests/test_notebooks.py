@@ -20,6 +20,22 @@ AUDIT = ROOT / "03-test" / "04-audit_privacy.ipynb"
 TABLE = ROOT / "01-create_dataset" / "04-prepare_your_table.ipynb"
 TESTING = [path for path in NOTEBOOKS if path.parent.name == "03-test" and path != AUDIT]
 LONGEST_CELL = 15
+LIBRARY_CALLS = {
+    "00-set_up/check_environment": "psutil.virtual_memory( importlib.metadata",
+    "01-create_dataset/01-write_conversations": "OpenAI( chat.completions.create",
+    "01-create_dataset/02-prepare_dataset": "rapidfuzz from_pretrained( apply_chat_template(",
+    "01-create_dataset/03-join_private_records": "hmac.new( AnalyzerEngine .merge(",
+    "01-create_dataset/04-prepare_your_table": "read_csv( GroupShuffleSplit TfidfVectorizer",
+    "02-fine_tune/01-look_inside": "from_pretrained( apply_chat_template( .generate( LoraConfig( get_peft_model( AdamW(",
+    "02-fine_tune/02-train_adapters": "from_pretrained( BitsAndBytesConfig( LoraConfig( SFTConfig( SFTTrainer( .train()",
+    "02-fine_tune/03-train_privately": "autograd.grad( opacus PRVAccountant( .generate(",
+    "02-fine_tune/04-break_privacy": "opacus get_peft_model(",
+    "03-test/01-answer": "from_pretrained( PeftModel.from_pretrained( .generate( disable_adapter(",
+    "03-test/02-score": "RougeScorer( cos CrossEncoder( .predict( RUBRIC",
+    "03-test/03-compare_models": "binomtest( proportion_ci(",
+    "03-test/04-audit_privacy": "PeftModel.from_pretrained( disable_adapter( roc_auc_score( binom",
+}
+"""The library calls that each notebook shows by hand, not through the course's own helpers."""
 
 
 def name(path: Path) -> str:
@@ -107,6 +123,20 @@ def test_notebook_is_clean(path: Path) -> None:
         assert len(lines) <= LONGEST_CELL, cell.source
         if not {"sandbox", "exercise", "check"} & {*cell.metadata.get("tags", [])}:
             assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_teaches(path: Path) -> None:
+    cells = nbformat.read(path, as_version=nbformat.NO_CONVERT).cells
+    code = Counter({call: 0 for call in LIBRARY_CALLS[name(path)].split()})
+    for cell in cells:
+        if cell.cell_type == "code":
+            code.update({call: cell.source.count(call) for call in code})
+    assert all(code.values()), code
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert text.count("<summary>Solution</summary>") >= 3
+    assert 8 <= text.count("<summary>Answer</summary>") <= 12
+    assert "## In three sentences" in text and "## Go deeper" in text
 
 
 def test_the_audit_alone_says_what_to_run_first(tmp_path: Path) -> None:
