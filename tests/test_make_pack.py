@@ -186,6 +186,14 @@ def test_a_file_is_not_overwritten_unasked(
     assert load_pack(str(mine)).language == "Greek"
 
 
+def test_a_file_in_the_place_of_a_folder_is_said_first(
+    maker: PackMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "packs").write_text("mine", "utf-8")
+    assert "packs is a file" in refused(capsys, command("el", tmp_path, maker, "--to", str(tmp_path / "packs")))
+    assert not maker.requests
+
+
 @pytest.mark.parametrize(
     ("language", "more", "says"),
     [

@@ -26,8 +26,8 @@ LIBRARY_CALLS = {
     "01-create_dataset/02-prepare_dataset": "rapidfuzz from_pretrained( apply_chat_template(",
     "01-create_dataset/03-join_private_records": "hmac.new( AnalyzerEngine .merge(",
     "01-create_dataset/04-prepare_your_table": "read_csv( GroupShuffleSplit TfidfVectorizer",
-    "02-fine_tune/01-look_inside": "from_pretrained( apply_chat_template( .generate( LoraConfig( get_peft_model( AdamW(",
-    "02-fine_tune/02-train_adapters": "from_pretrained( BitsAndBytesConfig( LoraConfig( SFTConfig( SFTTrainer( .train()",
+    "02-fine_tune/01-look_inside": "from_pretrained( apply_chat_template( .generate( get_peft_model( AdamW(",
+    "02-fine_tune/02-train_adapters": "from_pretrained( BitsAndBytesConfig( LoraConfig( SFTConfig( SFTTrainer(",
     "02-fine_tune/03-train_privately": "autograd.grad( opacus PRVAccountant( .generate(",
     "02-fine_tune/04-break_privacy": "opacus get_peft_model(",
     "03-test/01-answer": "from_pretrained( PeftModel.from_pretrained( .generate( disable_adapter(",
@@ -128,11 +128,9 @@ def test_notebook_is_clean(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_notebook_teaches(path: Path) -> None:
     cells = nbformat.read(path, as_version=nbformat.NO_CONVERT).cells
-    code = Counter({call: 0 for call in LIBRARY_CALLS[name(path)].split()})
-    for cell in cells:
-        if cell.cell_type == "code":
-            code.update({call: cell.source.count(call) for call in code})
-    assert all(code.values()), code
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    absent = [call for call in LIBRARY_CALLS[name(path)].split() if call not in source]
+    assert not absent
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert text.count("<summary>Solution</summary>") >= 3
     assert 8 <= text.count("<summary>Answer</summary>") <= 12

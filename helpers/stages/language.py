@@ -44,6 +44,8 @@ def make_pack(run: Run, language: str, to: Path, *, overwrite: bool = False) -> 
     target = (to if to.suffix in (".yaml", ".yml") else to / f"{name}.yaml").resolve()
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists. Give another file by --to, or replace this one by --overwrite.")
+    if file := next((folder for folder in target.parents if folder.is_file()), None):
+        raise ConfigError(f"{target} cannot be made: {file} is a file. Give a folder or another file by --to.")
     if run.server().base_url is None:
         raise ConfigError(
             "make-pack needs a larger language model than the embedded one, which writes English alone. Put the "

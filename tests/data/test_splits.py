@@ -17,7 +17,7 @@ from helpers.data.example import Example, asked, read_examples, write_examples
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.invented import Maker, held_out_makers, invent_acronyms, training_makers
 from helpers.data.glossary.phrasings import fill, fill_entry
-from helpers.data.glossary.splits import assert_disjoint, test_records, training_records
+from helpers.data.glossary.splits import assert_disjoint, shortfall, test_records, training_records
 from helpers.data.glossary.writer import write_conversations
 from helpers.data.languages.pack import load_pack
 from helpers.errors import RunError
@@ -262,6 +262,14 @@ def test_general_questions_of_a_glossarys_language_stand_beside_the_english_ones
         for name in ("en", "fr")
     ]
     assert buckets[1] == buckets[0] | {"general_fr": 5}
+
+
+def test_a_test_smaller_than_wanted_is_said() -> None:
+    entries = [Entry("AB", "AB", "x"), Entry("CD", "CD", "y")]
+    assert not shortfall(test_records(entries, BY_BANK, seed=0), entries, BY_BANK)
+    more = BY_BANK.model_copy(update={"test_general": 10_000, "test_reverse": 100})
+    said = shortfall(test_records(entries, more, seed=0), entries, more)
+    assert [("reverse, not 200" in said[0]), ("general, not 10000" in said[1]), len(said)] == [True, True, 2]
 
 
 def leak(train: Example, test: Example, entries: list[Entry]) -> str:

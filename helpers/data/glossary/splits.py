@@ -123,6 +123,21 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     return examples + general
 
 
+def shortfall(test: Sequence[Example], entries: Sequence[Entry], settings: Dataset) -> list[str]:
+    """What `settings` ask of the test and the packs do not hold, a sentence a bucket."""
+    wanted = {
+        "new_phrasing": (settings.test_new_phrasings * len(entries), "dataset.test_new_phrasings"),
+        "reverse": (settings.test_reverse * len(entries), "dataset.test_reverse"),
+        "general": (settings.test_general, "dataset.test_general"),
+    }
+    found = Counter(example.bucket for example in test)
+    return [
+        f"The test has {found[bucket]} questions of {bucket}, not {count} as {name} says: no more are held out."
+        for bucket, (count, name) in wanted.items()
+        if found[bucket] < count
+    ]
+
+
 def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: Sequence[Entry]) -> dict[str, float]:
     """Check that training and test share no question, unknown acronym or phrasing; else RunError names what is shared.
 
