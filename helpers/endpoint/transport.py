@@ -81,7 +81,7 @@ class Transport:
         key = server.api_key.get_secret_value() if server.api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it into .env again.")
-        self.name, self.settings, self._comes_back, self._met = server.name(), settings, comes_back, False
+        self.name, self.settings, self._comes_back, self._has_answered = server.name(), settings, comes_back, False
         self._told, self._telling = set[str](), threading.Lock()
         self.accepted = Accepted(settings.extra, self.tell)
         self.failures, self.lanes = Failures(server.place, key, settings), Lanes(settings.parallel_requests)
@@ -141,7 +141,7 @@ class Transport:
                 body = decoded(text)
                 if not isinstance(body, dict):
                     return self.failures.not_json(text)
-                self._met = True
+                self._has_answered = True
                 told = None if body.get("choices") else body.get("error")
                 if not told:
                     return body
@@ -179,7 +179,7 @@ class Transport:
             return passed_s >= self.settings.loading_s
         # By name, as httpx is a dependency of openai, not of the course.
         unreached = type(getattr(error, "__cause__", None)).__name__ in ("ConnectError", "ConnectTimeout")
-        if unreached and self._met and self._comes_back:
+        if unreached and self._has_answered and self._comes_back:
             self.tell(f"it is down; waiting for up to {self.settings.max_wait_s:g} s")
             counts["waited"] += 1
             return passed_s >= self.settings.max_wait_s

@@ -152,7 +152,7 @@ def open_ledger(folder: Path, grant: Grant, *, begin: bool = False) -> Ledger:
             "its folder. If nothing was ever trained on this holder's records, begin it, once, with "
             "'python -m helpers.course begin-ledgers' and the same --conf and --set as the training."
         )
-    with _locked([ledger]):
+    with _all_locked([ledger]):
         if (begin and not ledger.path.exists()) or _granted(ledger.entries()) != grant:
             ledger._append(kind="grant", grant=grant)
     return ledger
@@ -166,7 +166,7 @@ def reserve(ledgers: Sequence[Ledger], spend_id: str, run: str, cost: Cost) -> N
     nothing twice. Raises LedgerError if a budget is too small, the id another training's, or a ledger cannot be used.
     """
     new = []
-    with _locked(ledgers):
+    with _all_locked(ledgers):
         for ledger in ledgers:
             reserved, _ = ledger._spend(spend_id)
             if reserved is None:
@@ -189,7 +189,7 @@ def commit(ledgers: Sequence[Ledger], spend_id: str, result: str) -> None:
     the second is refused here. Raises LedgerError then, if nothing was reserved, or if a ledger cannot be used.
     """
     new = []
-    with _locked(ledgers):
+    with _all_locked(ledgers):
         for ledger in ledgers:
             reserved, ended = ledger._spend(spend_id)
             if reserved is None:
@@ -224,7 +224,7 @@ def check_budgets(ledgers: Sequence[Ledger], costs: Sequence[Cost], who: str) ->
 
 
 @contextmanager
-def _locked(ledgers: Sequence[Ledger]) -> Iterator[None]:
+def _all_locked(ledgers: Sequence[Ledger]) -> Iterator[None]:
     """Hold the locks of all ledgers, in one order for everyone so that nobody waits in a circle."""
     with ExitStack() as stack:
         for ledger in sorted(ledgers, key=lambda ledger: ledger.path):

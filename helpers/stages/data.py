@@ -17,7 +17,7 @@ from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.coverage import coverage
 from helpers.data.glossary.entries import Entry, load_glossary
-from helpers.data.glossary.preview import a_few, forecast, summary, told
+from helpers.data.glossary.preview import a_few, forecast, in_words, summary
 from helpers.data.glossary.structured import ENOUGH, share_accepted
 from helpers.data.glossary.writer import Way, write_conversations
 from helpers.data.languages.pack import DEFAULT, recognise
@@ -135,7 +135,7 @@ def preview(run: Run, count: int = 3) -> None:
         shown, started = a_few(entries, count), time.monotonic()
         written, planned = _write(run, shown, endpoint, path)
         conversations, took_s = [*written], time.monotonic() - started
-    print(f"{told(conversations, planned)}\n")
+    print(f"{in_words(conversations, planned)}\n")
     if before or not endpoint.usage["requests"]:
         print("Some or all were written before, so that their cost is not measured again.")
     else:

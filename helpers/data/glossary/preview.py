@@ -20,7 +20,7 @@ def a_few(entries: Sequence[Entry], count: int) -> list[Entry]:
     return [entries[round(number * (len(entries) - 1) / max(1, count - 1))] for number in range(count)]
 
 
-def told(conversations: Sequence[Record], planned: int) -> str:
+def in_words(conversations: Sequence[Record], planned: int) -> str:
     """The first conversations of each entry and kind, and `summary`."""
     lines: list[str] = []
     seen: Counter[tuple[str, str]] = Counter()

@@ -54,14 +54,14 @@ def training_records(
     invented = invent_acronyms(training_makers(entries, seed), entries, number, avoid=avoid)
     chooser = random.Random(f"{seed}/train")
     by_id = {entry.id: entry for entry in entries}
-    folds = Counter(folded(acronym) for acronym in {plain_signs(entry.acronym) for entry in entries})
+    spelt_alike = Counter(folded(acronym) for acronym in {plain_signs(entry.acronym) for entry in entries})
     examples = []
     for c in conversations:
         entry = by_id[c["entry"]]
         told = (entry.definition if c["kind"] == "forward" else entry.acronym,)
         about = {"subject": entry.id, "origin": c["origin"]}
         question = c["question"]
-        if c["kind"] == "forward" and folds[folded(entry.acronym)] == 1:
+        if c["kind"] == "forward" and spelt_alike[folded(entry.acronym)] == 1:
             known = whole(entry.acronym, question, keep_case=True)  # not inside other words
             question = _typed(entry.acronym, chooser).join(known.split(question))
         prompt = (*c.get("earlier", ()), *asked(question))

@@ -26,7 +26,7 @@ TRIED = 4
 """Conversations that a trial asks for, about each of a few entries."""
 ENOUGH = 0.6
 """Share of a trial's conversations that have to pass the checks, for a model to write in this way."""
-REPLY = numbered("conversations", turns=[{"user": str, "assistant": str}])
+REPLY_FORM = numbered("conversations", turns=[{"user": str, "assistant": str}])
 
 
 def write_about(
@@ -50,7 +50,7 @@ def write_about(
         try:
             reply = endpoint.complete_json(
                 _prompt(kind, entry, [forms[slot] for slot in left], chooser),
-                **REPLY,
+                **REPLY_FORM,
                 max_tokens=200 + len(left) * (120 + 2 * len(entry.definition)),
                 temperature=settings.temperature,
                 seed=chooser.randrange(2**31),

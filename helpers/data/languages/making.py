@@ -21,7 +21,7 @@ from helpers.data.languages.pack import Pack, Questions, load_pack
 from helpers.data.languages.wanted import (
     BETWEEN,
     OPTIONAL,
-    REPLY,
+    REPLY_FORM,
     ROUNDS,
     TASK,
     TEXTS,
@@ -79,7 +79,7 @@ def translated_pack(
                 {"role": "system", "content": TASK.replace("{language}", called)},
                 {"role": "user", "content": f"{told}\n\n{asked}"},
             ],
-            **REPLY,
+            **REPLY_FORM,
             max_tokens=600 + 60 * len(lines) + 2 * len(asked),
             temperature=settings.temperature * 0.4,
             seed=seed + attempt,

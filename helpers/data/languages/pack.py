@@ -77,7 +77,7 @@ class Questions(Part):
     reverse: Some[Annotated[str, _slots("definition", "where")]]
 
 
-class Both(Part, Generic[Item]):
+class EachDirection(Part, Generic[Item]):
     """One item for questions of each kind."""
 
     forward: Item
@@ -96,7 +96,7 @@ Shot = tuple[str, str, str, str]
 """What a writing model is shown: a scene, an invented acronym, its definition and the question about it."""
 
 
-class Writer(Both[Filled]):
+class Writer(EachDirection[Filled]):
     """System prompts of a writing model: to word a question of each kind, and to answer."""
 
     answer: Filled
@@ -109,7 +109,7 @@ class Structured(Part):
     request: Annotated[str, _slots("entry", "conversations")]
     persons: Some[Filled]
     registers: Some[Filled]
-    forms: Both[Annotated[dict[str, Filled], AfterValidator(_for_any_acronym)]]
+    forms: EachDirection[Annotated[dict[str, Filled], AfterValidator(_for_any_acronym)]]
     """Forms of a conversation, each with what happens in it; `fields` is for acronyms with several meanings."""
 
 
@@ -170,9 +170,9 @@ class Pack(Part):
     scenes: Some[Filled]
     writer: Writer
     structured: Structured
-    examples: Both[Some[Shot]]
+    examples: EachDirection[Some[Shot]]
     in_context: InContext
-    asks: Both[Words] | None = None
+    asks: EachDirection[Words] | None = None
     """What a question of each kind holds."""
     asserting: Asserting | None = None
     """Where this or `asks` is missing, questions are not checked by it."""

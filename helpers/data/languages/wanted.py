@@ -68,7 +68,7 @@ OPTIONAL = {
     "refusals": "refusals are read in English and French alone",
 }
 """Keys that a pack can do without, and what then happens."""
-REPLY = numbered("texts", text=str)
+REPLY_FORM = numbered("texts", text=str)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _read_file(address: str, data: Data) -> list[Record]:
     )
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:220]
 
 
@@ -90,7 +90,7 @@ def _call(source: Mapping[str, Any]) -> list[Record]:
     except DataError:
         raise
     except Exception as error:  # whatever a function, a hub or a file raises
-        told = _told(error) + (f" ({_told(error.__cause__)})" if error.__cause__ else "")
+        told = _message(error) + (f" ({_message(error.__cause__)})" if error.__cause__ else "")
     raise DataError(f"data.source: {what} raised {told}")
 
 
