@@ -1,0 +1,122 @@
+"""The course in French: its passages in PO files, and pages and notebooks made from them.
+
+    python docs/translate.py update   # after a change of the English: what is new waits in the PO files, empty
+    python docs/translate.py build    # write the French pages and notebooks into docs/fr/
+
+A passage is a paragraph, a list or a table of a page or of a notebook's text. Code stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import polib
+
+ROOT = Path(__file__).resolve().parent.parent
+FRENCH = ROOT / "docs" / "fr"
+PAGES = [path for name in ("README", "docs/terms", "docs/cheat_sheet") if (path := ROOT / f"{name}.md").exists()]
+NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
+BETWEEN = re.compile(r"(^[ ]*```python.*?^[ ]*```[^\n]*$|\n{2,})", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#)([^)\"#\s]+)")
+
+
+def passages(path: Path) -> Iterator[str]:
+    """What there is to translate in a page or notebook, each passage once, in order."""
+    seen: dict[str, None] = {}
+    for text in _texts(path):
+        seen.update(dict.fromkeys(filter(None, map(_passage, BETWEEN.split(text)[::2]))))
+    yield from seen
+
+
+def french(path: Path) -> dict[str, str]:
+    """The translated passages of a page or notebook, by their English."""
+    return {entry.msgid: entry.msgstr for entry in _po(path) if entry.msgstr and not entry.obsolete}
+
+
+def missing(path: Path) -> list[str]:
+    """Passages that are new, or whose English changed since the French was written."""
+    known = french(path)
+    return [passage for passage in passages(path) if passage not in known]
+
+
+def update(path: Path) -> None:
+    """Bring a PO file in step with the English; French without its English is kept at the end, marked obsolete."""
+    known = {entry.msgid: entry.msgstr for other in [*PAGES, *NOTEBOOKS, path] for entry in _po(other) if entry.msgstr}
+    found, old = list(passages(path)), _po(path)
+    new = polib.POFile(wrapwidth=0)
+    new.metadata = {"Language": "fr", "Content-Type": "text/plain; charset=UTF-8"}
+    new.extend(polib.POEntry(msgid=passage, msgstr=known.get(passage, "")) for passage in found)
+    gone = [entry for entry in old if entry.msgstr and entry.msgid not in found]
+    new.extend(polib.POEntry(msgid=entry.msgid, msgstr=entry.msgstr, obsolete=True) for entry in gone)
+    _po_path(path).parent.mkdir(parents=True, exist_ok=True)
+    new.save(str(_po_path(path)))
+
+
+def translated(text: str, path: Path, known: dict[str, str]) -> str:
+    """The French of a text of a page or notebook, with links that fit its new place."""
+    pieces = BETWEEN.split(text)
+    pieces[::2] = [piece.replace(p, known.get(p, p), 1) if (p := _passage(piece)) else piece for piece in pieces[::2]]
+    return LINK.sub(lambda link: link[1] + _moved(link[2], path), "".join(pieces))
+
+
+def built(path: Path) -> str:
+    """The French file of a page or notebook."""
+    known = french(path)
+    return _mapped(path, lambda text: translated(text, path, known))
+
+
+def destination(path: Path) -> Path:
+    """Where the French of a page or notebook belongs."""
+    return FRENCH / str(path.relative_to(ROOT)).removeprefix("docs/")
+
+
+def _mapped(path: Path, change: Callable[[str], str]) -> str:
+    if path.suffix == ".md":
+        return change(path.read_text("utf-8"))
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = change(cell.source)
+    return str(nbformat.writes(notebook)) + "\n"
+
+
+def _texts(path: Path) -> list[str]:
+    texts: list[str] = []
+    _mapped(path, lambda text: (texts.append(text), text)[1])
+    return texts
+
+
+def _passage(piece: str) -> str:
+    """A piece of text without the space around it; empty where it has no word."""
+    return piece.strip() if re.search(r"[^\W\d_]{2}", re.sub(r"<[^>]*>", "", piece)) else ""
+
+
+def _moved(target: str, path: Path) -> str:
+    aimed = (path.parent / target).resolve()
+    new = destination(aimed) if aimed in {*PAGES, *NOTEBOOKS} else aimed
+    return Path(os.path.relpath(new, destination(path).parent)).as_posix()
+
+
+def _po_path(path: Path) -> Path:
+    return FRENCH / "po" / f"{path.stem}.po"
+
+
+def _po(path: Path) -> polib.POFile:
+    return polib.pofile(str(_po_path(path))) if _po_path(path).exists() else polib.POFile()
+
+
+if __name__ == "__main__":
+    for each in [*PAGES, *NOTEBOOKS]:
+        if sys.argv[1:] == ["update"]:
+            update(each)
+            print(f"{each.relative_to(ROOT)}: {len(missing(each))} passages wait for their French")
+        elif sys.argv[1:] == ["build"]:
+            destination(each).parent.mkdir(parents=True, exist_ok=True)
+            destination(each).write_text(built(each), "utf-8")
+        else:
+            sys.exit(__doc__)
