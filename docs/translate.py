@@ -98,7 +98,8 @@ def _passage(piece: str) -> str:
 
 def _moved(target: str, path: Path) -> str:
     aimed = (path.parent / target).resolve()
-    new = destination(aimed) if aimed in {*PAGES, *NOTEBOOKS} else aimed
+    own = aimed.parent / "fr" / aimed.name  # a picture with French words
+    new = destination(aimed) if aimed in {*PAGES, *NOTEBOOKS} else own if own.exists() else aimed
     return Path(os.path.relpath(new, destination(path).parent)).as_posix()
 
 
