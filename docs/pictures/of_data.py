@@ -31,7 +31,7 @@ PHRASINGS = {
     "new_phrasing": ("What does {acronym} stand for?", "Unpack {acronym} for a newcomer."),
     "reverse": ("Abbreviate {definition}.", "Compress {definition} into its usual tag."),
     "unknown": ("Decode {acronym}.", "Translate {acronym} into ordinary language."),
-    "general": ("What is the capital of India?", "What is 2 + 2?"),
+    "general": ("What is the capital of India?", "What is the plural of child?"),
 }
 """A phrasing of training and one of the test, for each bucket of the test."""
 ENTRY = {"acronym": "QV", "definition": "Quarterly Vetting"}
