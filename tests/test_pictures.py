@@ -144,7 +144,7 @@ def test_the_loss_mask_is_that_of_the_tokenizer(of_models: ModuleType) -> None:
 
 
 def test_the_layer_has_the_shapes_of_the_model(of_models: ModuleType) -> None:
-    told: dict[str, Any] = json.loads((resolve_model("smollm2-135m-instruct") / "config.json").read_text("utf-8"))
+    told: dict[str, Any] = json.loads((Path(resolve_model("smollm2-135m-instruct")) / "config.json").read_text("utf-8"))
     heads = told["num_attention_heads"]
     assert told["hidden_size"] == of_models.WIDE == heads * (told.get("head_dim") or told["hidden_size"] // heads)
     assert load_config("cpu").lora.rank == of_models.RANK
