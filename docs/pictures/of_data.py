@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from svg import PAPER, Picture, Point, Words, tint
 
+from helpers.config import load_config
 from helpers.report.figures import INK, MODEL_COLOURS, MUTED, RIGHT, WRONG
 
 AMBER, GREEN, GREY = MODEL_COLOURS["in_context"], MODEL_COLOURS["qlora"], MODEL_COLOURS["base"]
@@ -36,16 +37,20 @@ PHRASINGS = {
 """A phrasing of training and one of the test, for each bucket of the test."""
 ENTRY = {"acronym": "QV", "definition": "Quarterly Vetting"}
 UNKNOWN = "ORVF", "YAWN"
-COUNTS = {
-    "forward": 19,
-    "reverse": 7,
-    "unknown": 10,
-    "new_phrasing": 3,
-    "test_reverse": 2,
-    "test_unknown": 72,
-    "test_general": 90,
-}
-"""How many there are, as conf/conf.yaml says: for each entry, and the last two in all."""
+
+
+def counts() -> dict[str, int]:
+    """How many there are with `cpu`: for each entry, and the last two in all."""
+    settings = load_config("cpu").dataset
+    return {
+        "forward": settings.forward_by_model + settings.forward_by_bank,
+        "reverse": settings.reverse_by_model + settings.reverse_by_bank,
+        "unknown": settings.unknown_train,
+        "new_phrasing": settings.test_new_phrasings,
+        "test_reverse": settings.test_reverse,
+        "test_unknown": settings.test_unknown,
+        "test_general": settings.test_general,
+    }
 
 
 def course_map(say: Words) -> Picture:
@@ -102,7 +107,7 @@ def split(say: Words) -> Picture:
     for y, name, fill in ((66, "training", learnt), (92, "test", tested)):
         picture.box(354, y, 18, 18, fill=fill, edge="none", radius=3)
         picture.text(378, y + 14, *say(name), size=13)
-    sides = ((24, 344, RIGHT), (392, 384, WRONG))
+    sides, many_of = ((24, 344, RIGHT), (392, 384, WRONG)), counts()
     kinds = zip(("forward", "reverse", "unknown", "general"), PHRASINGS.items(), strict=True)
     for number, (kind, (bucket, phrasings)) in enumerate(kinds):
         y = 238 + 78 * number
@@ -112,7 +117,7 @@ def split(say: Words) -> Picture:
             about = {"acronym": UNKNOWN[side]} if kind == "unknown" else ENTRY
             picture.box(x, y, width, 62, fill=tint(colour, 0.1), edge=tint(colour, 0.5))
             picture.text(x + 12, y + 24, names[side], bold=True, mono=True)
-            many = say(counted[side], count=COUNTS.get(counted[side]))
+            many = say(counted[side], count=many_of.get(counted[side]))
             picture.text(x + width - 12, y + 24, *many, size=13, colour=MUTED, anchor="end")
             picture.text(x + 12, y + 48, phrasings[side].format(**about), size=13)
         picture.line((370, y + 31), (390, y + 31), colour=MUTED, head=9)
