@@ -43,7 +43,9 @@ def test_a_changed_passage_is_named_and_kept(tmp_path: Path, monkeypatch: pytest
     translate.update(page)
     assert translate.missing(page) == ["# One", "Two words."]
     po = translate.FRENCH / "po" / "page.po"
-    po.write_text(po.read_text("utf-8").replace('"Two words."\nmsgstr ""', '"Two words."\nmsgstr "Deux mots."'), "utf-8")
+    po.write_text(
+        po.read_text("utf-8").replace('"Two words."\nmsgstr ""', '"Two words."\nmsgstr "Deux mots."'), "utf-8"
+    )
     assert translate.missing(page) == ["# One"]
     page.write_text("# One\n\nTwo other words.\n", "utf-8")
     assert translate.missing(page) == ["# One", "Two other words."]
