@@ -47,7 +47,8 @@ class Shown:
         bundle = self.widget._repr_mimebundle_() if self.widget else {}
         if self.picture:
             bundle["image/png"] = b64encode(self.picture).decode()
-        return {**bundle, "text/plain": self.words}, {"image/png": {"width": WIDTH}} if self.picture else {}
+        told = {"image/png": {"width": WIDTH, "alt": self.words}} if self.picture else {}
+        return {**bundle, "text/plain": self.words}, told
 
 
 def reshaped(logits: ArrayLike, temperature: float, top_p: float) -> NDArray[np.float64]:
@@ -67,7 +68,8 @@ def reshaped(logits: ArrayLike, temperature: float, top_p: float) -> NDArray[np.
     falling = np.argsort(-probabilities, kind="stable")
     before = np.cumsum(probabilities[falling]) - probabilities[falling]  # of all that are likelier
     probabilities[falling[before >= top_p]] = 0.0
-    return probabilities / probabilities.sum()
+    probabilities /= probabilities.sum()
+    return probabilities
 
 
 def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown: int = 10) -> Shown:
