@@ -57,7 +57,7 @@ def reshaped(logits: ArrayLike, temperature: float, top_p: float) -> NDArray[np.
     Args:
         logits: one a token of the vocabulary.
         temperature: above 0.
-        top_p: above 0, at most 1; of the likeliest tokens as few stay as have this probability together.
+        top_p: above 0, at most 1; of the likeliest tokens as few stay as have this probability or more together.
 
     Returns:
         As many probabilities as logits, summing to 1; 0 outside of the nucleus.
@@ -99,7 +99,7 @@ def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown
 
     def redraw(temperature: float, top_p: float) -> Drawn:
         found = reshaped(logits, temperature, top_p)
-        told = f"Temperature {temperature:.1f}, top-p {top_p:.2f}: one of {np.count_nonzero(found):,} tokens is drawn"
+        told = f"Temperature {temperature:.1f}, top-p {top_p:.2f}. Tokens to draw from: {np.count_nonzero(found):,}"
         return draw(found), f"{told}; the likeliest has a probability of {found.max():.2f}."
 
     temperature = (ui.FloatSlider, {"value": 1.0, "min": 0.1, "max": 2.0, "step": 0.1})
@@ -180,7 +180,7 @@ def threshold_slider(models: Mapping[str, Cosines]) -> Shown:
         values, right = np.asarray(models[model][0], dtype=float), np.asarray(models[model][1], dtype=bool)
         figure, axes = plt.subplots(figsize=(8, 2.8), layout="constrained")
         for chosen, colour, label in ((values[right], RIGHT, "right"), (values[~right], WRONG, "wrong")):
-            axes.hist(chosen, bins, color=colour, alpha=0.6, label=f"{len(chosen)} {label}")
+            axes.hist(np.clip(chosen, lowest, 1.0), bins, color=colour, alpha=0.6, label=f"{len(chosen)} {label}")
         axes.axvline(cut, color=MUTED, label="threshold")
         axes.set(xlabel="cosine of the answer with the right answer", ylabel="answers", xlim=(lowest, 1.01))
         axes.set_title(model)

@@ -43,13 +43,13 @@ def test_temperature_and_top_p_are_those_of_transformers(temperature: float, top
 
 def test_sliders_over_the_next_token_redraw() -> None:
     shown = widgets.next_token_sliders(torch.tensor([3.0, 2.0, 1.0, 0.0]), lambda token: "$x$"[: token + 1], shown=3)
-    assert "one of 4 tokens" in shown.words and shown.picture.startswith(b"\x89PNG")
+    assert "draw from: 4;" in shown.words and shown.picture.startswith(b"\x89PNG")
     temperature, top_p = parts(shown.widget, ui.FloatSlider)
     [image], [line] = parts(shown.widget, ui.Image), parts(shown.widget, ui.HTML)
     top_p.value = 0.6
-    assert "one of 1 tokens" in line.value and "1.00" in line.value and image.value != shown.picture
+    assert "draw from: 1;" in line.value and "1.00" in line.value and image.value != shown.picture
     before, temperature.value = image.value, 2.0
-    assert "Temperature 2.0" in line.value and "one of 2 tokens" in line.value and image.value != before
+    assert "Temperature 2.0" in line.value and "draw from: 2;" in line.value and image.value != before
 
 
 def test_the_accountant_gives_epsilon_for_each_noise_and_refuses_what_guarantees_nothing() -> None:
