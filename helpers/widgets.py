@@ -91,7 +91,7 @@ def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown
         axes.barh(range(len(first)), plain, color=GRID, height=0.8, label="as the model gives them")
         axes.barh(range(len(first)), found[first], color=RIGHT, height=0.45, label="with the sliders' values")
         axes.set_yticks(range(len(first)), names, parse_math=False)
-        widest = next(limit for limit in (0.1, 0.25, 0.5, 1.01) if limit >= max(found.max(), plain.max()))
+        widest = next(limit for limit in (1e-3, 0.01, 0.1, 0.25, 0.5, 1.01) if limit >= max(found.max(), plain.max()))
         axes.set(xlim=(0, widest), ylim=(len(first) - 0.5, -0.5), xlabel="probability to be drawn as the next token")
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower right")
@@ -100,7 +100,7 @@ def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown
     def redraw(temperature: float, top_p: float) -> Drawn:
         found = reshaped(logits, temperature, top_p)
         told = f"Temperature {temperature:.1f}, top-p {top_p:.2f}. Tokens to draw from: {np.count_nonzero(found):,}"
-        return draw(found), f"{told}; the likeliest has a probability of {found.max():.2f}."
+        return draw(found), f"{told}; the likeliest has a probability of {found.max():.3g}."
 
     temperature = (ui.FloatSlider, {"value": 1.0, "min": 0.1, "max": 2.0, "step": 0.1})
     top_p = (ui.FloatSlider, {"value": 1.0, "min": 0.05, "max": 1.0, "step": 0.05})
