@@ -27,9 +27,9 @@ def fine_tune(
 ) -> dict[str, dict[str, Any]]:
     """02: train the configured adapters, or `only` one, into models/<name>/; returns name to its training.json.
 
-    Each is audited before its first step, answers a few test questions on the way (training.hot_test), and `watch` is
-    called with the training log whenever it grows. With holders'
-    records as source, `fine_tune_private` trains them with differential privacy instead, without `watch`.
+    Each is audited before its first step and answers a few test questions on the way (training.hot_test); `watch` is
+    called with the training log whenever it grows. With holders' records as source, `fine_tune_private` trains them with
+    differential privacy instead, without `watch`.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
@@ -43,8 +43,7 @@ def fine_tune(
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
     if only is not None and only not in settings.adapters:
         raise RunError(f"There is no adapter '{only}' in training.adapters; it has {', '.join(settings.adapters)}.")
-    test = dataset / "test.jsonl"  # no input: what is asked on the way does not change the adapter
-    questions = hot_questions(read_examples(test)) if test.exists() else []
+    test = dataset / "test.jsonl"  # not among the inputs: what is asked on the way does not change the adapter
     summaries = {}
     for name, quantisation in settings.adapters.items():
         folder = run.path / "models" / name
@@ -54,7 +53,8 @@ def fine_tune(
                     if not own:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                     train, validation = map(read_examples, inputs)
-                    rows: dict[str, Any] = {"train": train, "validation": validation, "questions": questions}
+                    asked = hot_questions(read_examples(test)) if test.exists() else []
+                    rows: dict[str, Any] = {"train": train, "validation": validation, "questions": asked}
                     train_adapter(folder, config, quantisation, **rows, watch=watch)
             summaries[name] = read_json(folder / "training.json")
     for name in summaries:  # when all are trained: a copy that fails stops none of them

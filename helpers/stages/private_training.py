@@ -257,8 +257,8 @@ def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity
     if recipe.cost is None or recipe.cost.validation_noise:
         validation = read_examples(folder / "validation.jsonl")
     with measured() as used:
-        asked = {"questions": hot_questions(run), "points": run.config.training.hot_test}
-        ready.run(state, identity, train, validation, name, **asked)
+        asked, points = hot_questions(run), run.config.training.hot_test
+        ready.run(state, identity, train, validation, name, questions=asked, points=points)
     audit = release.verify(ready, recipe.cost) if recipe.cost else {}
     save_adapter(part, ready.model, ready.tokenizer, recipe.base_name)
     told: dict[str, Any] = {
