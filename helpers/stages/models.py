@@ -28,8 +28,8 @@ def fine_tune(
     """02: train the configured adapters, or `only` one, into models/<name>/; returns name to its training.json.
 
     Each is audited before its first step and answers a few test questions on the way (training.hot_test); `watch` is
-    called with the training log whenever it grows. With holders' records as source, `fine_tune_private` trains them with
-    differential privacy instead, without `watch`.
+    called with the training log whenever it grows. With holders' records as source, `fine_tune_private` trains them
+    with differential privacy instead, without `watch`.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private

@@ -47,8 +47,8 @@ def train(made: Callable[..., Training], tmp_path: Path) -> Train:
         path = tmp_path / (folder or str(next(numbers))) / "state.pt"
         path.parent.mkdir(exist_ok=True)
         training = made(**changes)
-        asked = {"questions": questions or [], "points": points}
-        training.run(path, identity, records or patients(), validation or [], "test", **asked)
+        held_out, asked = validation or [], questions or []
+        training.run(path, identity, records or patients(), held_out, "test", questions=asked, points=points)
         return training
 
     return run

@@ -7,17 +7,16 @@ import torch
 from safetensors.torch import load_file
 from test_sft import SETTINGS, SHAPE, config_of, record
 
-from helpers.data.example import Example, asked
+from helpers.data.example import Check, Example, asked
 from helpers.files import read_jsonl, write_jsonl
 from helpers.models.hot_test import due
 from helpers.stages.models import hot_questions
 from helpers.training.sft import train_adapter
 
+KINDS: list[Check] = ["contains", "none", "contains", "contains"]
 QUESTIONS = [
-    Example(
-        f"new/X{n}", "new", asked(f"What is X{n} short for?"), f"X{n} stands for Drug Board.", ("Drug Board",), check
-    )
-    for n, check in ((1, "contains"), (2, "none"), (3, "contains"), (4, "contains"))
+    Example(f"new/X{n}", "new", asked(f"What is X{n} short for?"), f"X{n} is Board.", ("Board",), kind)
+    for n, kind in enumerate(KINDS, start=1)
 ]
 
 
