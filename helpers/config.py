@@ -173,6 +173,7 @@ class Training(Section):
     evaluations: Positive
     checkpoints: Positive
     packing: bool = False
+    hot_test: Annotated[int, Field(ge=0)] = 6
     additional_output_paths: tuple[str | dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
@@ -295,7 +296,7 @@ class Config(Section):
 
 
 WITHOUT_EFFECT: dict[str, set[str]] = {
-    "training": {"additional_output_paths"},
+    "training": {"additional_output_paths", "hot_test"},
     "endpoint": {"timeout_s", "max_attempts", "max_wait_s", "loading_s", "parallel_requests", "prices"},
     "privacy": {"ledgers", "further_epsilons", "physical_rows", "gradient_checkpointing", "checkpoints"},
 }

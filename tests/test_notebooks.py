@@ -1,7 +1,10 @@
 """The shipped notebooks, run in order on one run folder, and what they left there."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,17 @@ def test_a_bar_leaves_its_last_state(tmp_path: Path) -> None:
     keep_last_states(path)
     assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "said before\nbar: 100%\nand more"
     keep_last_states(tmp_path / "missing.ipynb")
+
+
+def test_errors_of_the_course_show_their_message_alone(tmp_path: Path) -> None:
+    said = {}
+    for error in ("RunError", "ValueError"):
+        raised = f"from helpers.errors import *\nraise {error}('No data. Run 01.')"
+        shell = [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "-c", f"import helpers\n{raised}"]
+        done = subprocess.run(shell, env=os.environ | {"IPYTHONDIR": str(tmp_path)}, capture_output=True, text=True)
+        said[error] = done.stdout + done.stderr
+    assert said["RunError"].strip() == "RunError: No data. Run 01."
+    assert "Traceback" in said["ValueError"]
 
 
 def test_every_notebook_belongs_to_a_source() -> None:

@@ -14,7 +14,7 @@ from few_patients import KEY, holders, joined, make_real, opened, pipeline, spen
 from filelock import FileLock
 from pydantic import SecretStr
 
-from helpers.data.example import GENERAL, Example, read_examples
+from helpers.data.example import GENERAL, SPLITS, Example, read_examples
 from helpers.data.holders.candidates import BUCKET
 from helpers.data.holders.pseudonyms import normalise_key, pseudonym
 from helpers.errors import ConfigError, DataError, LedgerError, PrivacyError, RunError
@@ -27,7 +27,7 @@ from helpers.stages import answer, private_training, report, score
 from helpers.stages import join as joining
 from helpers.stages.audit import audit_privacy
 from helpers.stages.join import join
-from helpers.stages.private_training import fine_tune_private, ledgers_of, models_to_train, planned
+from helpers.stages.private_training import fine_tune_private, ledgers_of, models_to_train, planned, told_of
 
 pytestmark = pytest.mark.usefixtures("one_key")
 REAL = ("fictitious: true", "fictitious: false")
@@ -45,6 +45,18 @@ def test_the_model_comes_with_its_report_and_the_ledgers_agree(trained: Run) -> 
         assert ledger.contains(report["ledgers"][ledger.holder])
     assert not (trained.path / "models" / "non_private" / "privacy_report.json").exists()
     assert {path.name for path in (trained.path / "models").glob(".*")} <= {".private.lock", ".non_private.lock"}
+
+
+def test_what_is_asked_on_the_way_is_about_nobody(trained: Run) -> None:
+    records = {each.question for name in SPLITS for each in read_examples(trained.home / "dataset" / f"{name}.jsonl")}
+    for name in ("private", "non_private"):
+        rows = told_of(trained, name)["hot_test"]
+        assert {row["step"] for row in rows} == {0, 1, 3, 4}
+        assert {row["id"] for row in rows} == {f"synthetic/{n}" for n in (1, 2, 3, 4)}
+        assert not records & {row["question"] for row in rows}
+        released = {path.name for path in (trained.path / "models" / name).iterdir()}
+        assert not any("hot_test" in file for file in released)
+        assert "hot_test" not in read_json(trained.path / "models" / name / "training.json")
 
 
 def test_a_released_model_is_reused_without_a_new_spend(trained: Run) -> None:
@@ -203,11 +215,13 @@ def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_
         fine_tune_private(run)
     assert not (tmp_path / "ledgers").exists()
     ledgers_of(run, begin=True)
+    monkeypatch.setattr("helpers.models.hot_test.generate_answers", out_of_memory)  # nothing may be asked
     summaries = fine_tune_private(run)
     assert list(summaries) == ["private"]
     released = {"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}
     assert set(summaries["private"]) == released
     assert not (run.path / "private" / "trainings").exists()  # who was drawn, times and memory
+    assert private_training.hot_questions(run) == []
     assert summaries["private"]["mechanism_audit"]["p_value"] > 1e-6  # ghosts need no planted text
     assert read_jsonl(run.home / "dataset" / "canaries.jsonl") == []
     assert "pancreatic" not in (run.home / "dataset" / "train.jsonl").read_text("utf-8")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import rate_with_interval
 from helpers.report.figures import plot_buckets, plot_similarity_blindness, plot_training, to_svg
-from helpers.report.page import comparison_table, headline, print_table, write_report
+from helpers.report.page import answers_on_the_way, comparison_table, headline, print_table, write_report
 
 ODD = 'Basic {{Budget}} <script>alert("x")</script>\nΈνωση'
 
@@ -142,6 +142,37 @@ def test_a_missing_model_bucket_or_metric_does_not_break_it(results: dict[str, A
     results["models"]["lora"]["buckets"]["reverse"] = rate_with_interval(0, 0)
     assert "95% of new phrasings right." in page(results, tmp_path)
     assert "No fine-tuned model" in page({"models": {}}, tmp_path)
+
+
+def on_the_way(*answers: tuple[int, str, bool | None]) -> list[dict[str, Any]]:
+    told = {"bucket": "new_phrasing", "question": ODD, "reference": "x"}
+    return [
+        {**told, "id": f"n{place % 2}", "step": step, "answer": answer, "correct": correct}
+        for place, (step, answer, correct) in enumerate(answers)
+    ]
+
+
+def test_answers_on_the_way_stand_under_the_curve_and_on_the_page(results: dict[str, Any], tmp_path: Path) -> None:
+    rows = on_the_way((0, "No\nidea", False), (0, "", None), (2, "It stands", False), (2, "A Board", True))
+    before = plot_training(results)
+    results["training"]["lora"]["hot_test"] = rows
+    figure = plot_training(results)
+    curve, marks = figure.axes
+    assert len(before.axes) == 1 and curve.get_xlim() == marks.get_xlim()
+    assert [line.get_marker() for line in marks.lines] == ["x", "o", "x", "o"]
+    assert [label.get_text() for label in marks.get_yticklabels()] == ["lora: new phrasings"] * 2
+    table = answers_on_the_way(rows)
+    assert table.index.tolist() == [0, 2] and table.columns.tolist() == [ODD, ODD]  # one question, of two rows
+    assert table.to_numpy().tolist() == [["✗ No idea", "(nothing)"], ["✗ It stands", "✓ A Board"]]
+    html = page(results, tmp_path)
+    assert "What lora answered on the way" in html
+    assert (
+        html.index("Before the first step")
+        < html.index("No\nidea")
+        < html.index("After step 2")
+        < html.index("A Board")
+    )
+    assert "<script>" not in html
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"models": '])

@@ -36,14 +36,14 @@ def generate_answers(
 ) -> list[Generated]:
     """Answer each conversation greedily, `batch_size` of similar length at once; answers keep the conversations' order.
 
-    The tokenizer must pad on the left, conversations must end with the user's turn. `on_batch` is called with
-    (positions, answers) as soon as a batch is done.
+    The tokenizer must pad on the left, conversations must end with the user's turn. `title` is that of the progress
+    bar; an empty one shows none. `on_batch` is called with (positions, answers) as soon as a batch is done.
     """
     texts = [chat_text(tokenizer, conversation, asks=True) for conversation in conversations]
     order = sorted(range(len(texts)), key=lambda position: (len(texts[position]), position))
     answers: dict[int, Generated] = {}
     stops = stop_tokens(model, tokenizer)
-    with tqdm(total=len(texts), desc=title) as bar:
+    with tqdm(total=len(texts), desc=title, disable=not title) as bar:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)

@@ -22,6 +22,7 @@ from helpers.data.example import Example
 from helpers.errors import PrivacyError
 from helpers.files import Record, write_atomic
 from helpers.models.find import load_tokenizer
+from helpers.models.hot_test import due, hot_test
 from helpers.models.load import add_adapter, load_base
 from helpers.models.precision import best_device, compute_dtype
 from helpers.privacy.accounting import Cost
@@ -100,6 +101,7 @@ class Training:
         self.tokens = 0  # learnt tokens of all steps; equal records are computed, and counted, once. Private
         self.ghosts: dict[str, torch.Tensor] = {}  # what the mechanism's audit needs; empty in the baseline
         self.log: list[Record] = []  # see `measure`
+        self.hot_test: list[Record] = []  # see `run`
 
     def _check_on_moved_weights(self) -> None:
         """Check independence with an adapter that changes something: LoRA's B is zero at first."""
@@ -112,14 +114,23 @@ class Training:
             weight.data.copy_(values)
 
     def run(
-        self, checkpoint: Path, identity: str, examples: Sequence[Example], validation: Sequence[Example], title: str
+        self,
+        checkpoint: Path,
+        identity: str,
+        examples: Sequence[Example],
+        validation: Sequence[Example],
+        title: str,
+        *,
+        questions: Sequence[Example] = (),
+        points: int = 0,
     ) -> None:
         """Take all steps; the model is then as after the last one.
 
         A killed training goes on from `checkpoint`. A private one gets a new key of the operating system at every
         start, so that no noise is used twice; each checkpoint replaces the one before, and steps after the last one
         are lost with the process, so that no two continuations of one state are ever on the disk. A checkpoint of
-        another `identity`, a digest of records and settings, is refused. `validation` may be empty.
+        another `identity`, a digest of records and settings, is refused. `validation` may be empty. `questions` are
+        answered at `points` of the training, into `hot_test`; they must be about nobody.
         """
         settings, limit = self.recipe.settings, self.recipe.settings.max_length_tokens
         units = encode_units(examples, self.tokenizer, max_length_tokens=limit)
@@ -128,6 +139,7 @@ class Training:
         self._resume(checkpoint, identity)
         take_step = self.baseline_step if self.recipe.cost is None else self.private_step(self.recipe.cost, generator)
         with tqdm(total=settings.steps, initial=self.steps, desc=f"train {title}", unit="step") as bar:
+            self._ask(questions, points)
             while self.steps < settings.steps:
                 for unit in take_step(units):
                     self.tokens += sum(len(row) - begin for row, begin in unit.distinct)
@@ -135,6 +147,7 @@ class Training:
                 self.scheduler.step()
                 if held_out and _due(self.steps, settings.steps, settings.scores):
                     self.measure(held_out, generator)
+                self._ask(questions, points)
                 if _due(self.steps, settings.steps, settings.checkpoints):
                     self._save(checkpoint, identity)
                 bar.update()
@@ -204,9 +217,13 @@ class Training:
             row["heldout_loss"] = LARGEST_LOSS * float(noisy[0]) / max(1.0, sum(counts) / len(counts))
         self.log.append(row)
 
+    def _ask(self, questions: Sequence[Example], points: int) -> None:
+        if due(self.steps, self.recipe.settings.steps, points) and self.steps not in (r["step"] for r in self.hot_test):
+            self.hot_test += hot_test(self.model, self.tokenizer, questions, self.steps)
+
     def _save(self, checkpoint: Path, identity: str) -> None:
         state: dict[str, Any] = {name: getattr(self, name) for name in SAVED}
-        state["identity"] = identity
+        state |= {"identity": identity, "hot_test": self.hot_test}
         state["weights"] = [weight.detach() for weight in self.patients.weights]
         state["optimizer"] = self.optimizer.state_dict()
         state["scheduler"] = self.scheduler.state_dict()
@@ -234,6 +251,7 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
         for name in SAVED:
             setattr(self, name, state[name])
+        self.hot_test = state.get("hot_test", [])  # older states have none
 
 
 def adapted_model(recipe: Recipe, dtype: torch.dtype) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import cycle
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helpers.files import Record
+from helpers.files import Record, read_jsonl
 
 Results = Mapping[str, Any]
 P = ParamSpec("P")
@@ -133,22 +134,53 @@ def plot_buckets(results: Results) -> Figure:
 
 @_styled
 def plot_training(results: Results) -> Figure:
-    """Draw the loss of each adapter by step: thin on training data, bold on held-back conversations."""
+    """Draw the loss of each adapter by step: thin on training data, bold on held-back conversations.
+
+    Below, on the same axis of steps, which of the few questions asked on the way (`hot_test`) were answered right.
+    """
     training: Mapping[str, Any] = results.get("training", {})
     colours = model_colours(list(training))
-    figure, axes = plt.subplots(figsize=(9.2, 3.6), layout="constrained")
+    answers = {name: facts["hot_test"] for name, facts in training.items() if facts.get("hot_test")}
+    figure = plt.figure(figsize=(9.2, 3.6), layout="constrained")
+    if answers:
+        marked = 0.24 * len({(name, row["id"]) for name, rows in answers.items() for row in rows}) + 0.6
+        figure.set_figheight(3.6 + marked)
+        axes, below = figure.subplots(2, sharex=True, height_ratios=(3.6, marked))
+        _draw_answers(below, answers, results)
+    else:
+        axes = figure.subplots()
     drawn: dict[str, Line2D] = {}  # for the legend: the bold line, where there is one
     for name, facts in training.items():
         for key, style in _LOSSES.items():
             points = [(row["step"], row[key]) for row in facts["log"] if row.get(key) is not None]
             if points:
                 [drawn[name]] = axes.plot(*zip(*points, strict=True), color=colours[name], **style)
-    axes.set(xlabel="Training step", ylabel="Loss (nats a token)", ylim=(0, None))
+    axes.set(xlabel="" if answers else "Training step", ylabel="Loss (nats a token)", ylim=(0, None))
     told = "Bold: conversations held back. Thin: conversations trained on."
     axes.set_title(told, fontweight="normal", fontsize=10.5)
     if drawn:
         axes.legend(drawn.values(), drawn.keys(), loc="upper right")
     return figure
+
+
+def _draw_answers(axes: Axes, answers: Mapping[str, Sequence[Record]], results: Results) -> None:
+    """One line for each model and question: a dot where the answer is right, a cross where it is wrong."""
+    lines = {(name, row["id"]): row["bucket"] for name, rows in answers.items() for row in rows}
+    places = {line: place for place, line in enumerate(lines)}
+    marks: dict[bool | None, dict[str, Any]] = {
+        True: {"marker": "o", "color": RIGHT},
+        False: {"marker": "x", "color": WRONG, "markeredgewidth": 2},
+        None: {"marker": "o", "color": MUTED, "fillstyle": "none"},
+    }
+    for name, rows in answers.items():
+        for row in rows:
+            axes.plot(row["step"], places[name, row["id"]], markersize=8, clip_on=False, **marks[row["correct"]])
+    shown = [f"{name}: {bucket_title(results, bucket).lower()}" for (name, _), bucket in lines.items()]
+    axes.set_yticks(range(len(lines)), shown, color=INK)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_xlabel("Training step")
+    axes.set_title("Asked on the way. Dot: right. Cross: wrong. Ring: not decided.", fontweight="normal", fontsize=10.5)
+    axes.spines["left"].set_visible(False)
 
 
 @_styled
@@ -229,10 +261,11 @@ def to_svg(figure: Figure, prefix: str) -> str:
     return re.sub(r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', r'<svg \1 role="img">', svg, count=1)
 
 
-def live_curve(title: str) -> Callable[[list[Record]], None]:
+def live_curve(title: str, folder: Path | None = None) -> Callable[[list[Record]], None]:
     """A function that draws the log so far, always into the same figure, at most every 5 s and once at the end.
 
-    Outside a notebook it does nothing; the progress bar tells the same there.
+    Where the model's `folder` is given, what was asked on the way is drawn too. Outside a notebook it does nothing; the
+    progress bar tells the same there.
     """
     from IPython.core.getipython import get_ipython
 
@@ -248,7 +281,9 @@ def live_curve(title: str) -> Callable[[list[Record]], None]:
         if ended or time.monotonic() - drawn_at >= 5:
             show = handle.update if drawn_at else handle.display
             drawn_at = time.monotonic()
-            figure = plot_training({"training": {title: {"log": log}}})
+            asked = folder / "hot_test.jsonl" if folder else None
+            answered = read_jsonl(asked) if asked and asked.exists() else []
+            figure = plot_training({"training": {title: {"log": log, "hot_test": answered}}})
             show(Image(to_png(figure), format="png", width=700))
 
     return watch

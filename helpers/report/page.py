@@ -1,6 +1,6 @@
 """Tables and a self-contained HTML report, from `results.json` alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from helpers.data.example import FEW, is_general
 from helpers.errors import EvaluationError
-from helpers.files import read_json, write_atomic
+from helpers.files import Record, read_json, write_atomic
 from helpers.report.figures import (
     METRIC_TITLES,
     Results,
@@ -27,6 +27,7 @@ RANDOM_MODEL = "tiny-random"
 """The model of the `smoke` profile."""
 UNTRAINED = ("base", "in_context")
 _TEMPLATE = Path(__file__).with_name("template.html")
+_MARKS = {True: "✓", False: "✗", None: ""}
 _ALIKE = 0.8  # A cosine at which an answer would commonly pass as right.
 
 
@@ -40,6 +41,20 @@ def comparison_table(results: Results) -> pd.DataFrame:
     rows = {n: [_cell(m["buckets"].get(b)) for b in buckets] for n, m in models.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=buckets)
     return table.rename_axis(index="model", columns="bucket")
+
+
+def answers_on_the_way(rows: Sequence[Record]) -> pd.DataFrame:
+    """What a model answered while it was trained, from the rows of a `hot_test`.
+
+    One row a step, one column a question; `✓` stands before a right answer, `✗` before a wrong one.
+    """
+    asked = {row["id"]: row["question"] for row in rows}
+    shown: dict[int, dict[str, str]] = {}
+    for row in rows:
+        answer = " ".join(row["answer"].split()) or "(nothing)"
+        shown.setdefault(row["step"], {})[row["id"]] = f"{_MARKS[row['correct']]} {answer}".strip()
+    table = pd.DataFrame.from_dict(shown, orient="index", columns=[*asked]).rename_axis(index="step")
+    return table.set_axis([*asked.values()], axis="columns")
 
 
 def _cell(rate: Mapping[str, Any] | None) -> str:

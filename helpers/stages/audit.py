@@ -65,7 +65,7 @@ def _privacy_section(run: Run, folders: dict[str, Path], outputs: dict[str, Path
     for name, path in outputs.items():
         models[name] = {key: value for key, value in read_json(path).items() if key != "losses"}
         if name in folders:
-            models[name]["training"] = told_of(run, name)
+            models[name]["training"] = {k: v for k, v in told_of(run, name).items() if k != "hot_test"}
         page = folders.get(name, path) / "privacy_report.json"
         models[name]["epsilon"] = read_json(page)["epsilon"] if page.exists() else None
     private = read_json(folders["private"] / "privacy_report.json")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers.config import Quantisation
-from helpers.data.example import GENERAL, Example, Message, read_examples
+from helpers.data.example import GENERAL, Example, Message, is_general, read_examples
 from helpers.data.table.conversations import worded
 from helpers.errors import RunError
 from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
@@ -26,8 +27,9 @@ def fine_tune(
 ) -> dict[str, dict[str, Any]]:
     """02: train the configured adapters, or `only` one, into models/<name>/; returns name to its training.json.
 
-    Each is audited before its first step, and `watch` is called with the training log whenever it grows. With holders'
-    records as source, `fine_tune_private` trains them with differential privacy instead, without `watch`.
+    Each is audited before its first step and answers a few test questions on the way (training.hot_test); `watch` is
+    called with the training log whenever it grows. With holders' records as source, `fine_tune_private` trains them
+    with differential privacy instead, without `watch`.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
@@ -41,6 +43,7 @@ def fine_tune(
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
     if only is not None and only not in settings.adapters:
         raise RunError(f"There is no adapter '{only}' in training.adapters; it has {', '.join(settings.adapters)}.")
+    test = dataset / "test.jsonl"  # not among the inputs: what is asked on the way does not change the adapter
     summaries = {}
     for name, quantisation in settings.adapters.items():
         folder = run.path / "models" / name
@@ -50,11 +53,27 @@ def fine_tune(
                     if not own:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                     train, validation = map(read_examples, inputs)
-                    train_adapter(folder, config, quantisation, train=train, validation=validation, watch=watch)
+                    asked = hot_questions(read_examples(test)) if test.exists() else []
+                    rows: dict[str, Any] = {"train": train, "validation": validation, "questions": asked}
+                    train_adapter(folder, config, quantisation, **rows, watch=watch)
             summaries[name] = read_json(folder / "training.json")
     for name in summaries:  # when all are trained: a copy that fails stops none of them
         copy_model(run.path / "models" / name, settings.additional_output_paths)
     return summaries
+
+
+def hot_questions(test: Sequence[Example]) -> list[Example]:
+    """The few test questions that a model answers while it is trained, from each bucket but common knowledge in turn.
+
+    A digest of the ids chooses them, so that they are the same in every run on this test and about different subjects.
+    """
+    from helpers.evaluation.results import by_bucket, spread
+    from helpers.models.hot_test import QUESTIONS
+
+    buckets = by_bucket((each.bucket, each) for each in test if each.prompt and not is_general(each.bucket))
+    for own in buckets.values():
+        own.sort(key=lambda each: hashlib.sha256(each.id.encode()).digest())
+    return spread([*buckets.values()], QUESTIONS)
 
 
 def answer(run: Run) -> dict[str, Path]:

@@ -10,17 +10,19 @@ import hashlib
 import json
 import shutil
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from helpers.config import WITHOUT_EFFECT
-from helpers.data.example import SPLITS, read_examples
+from helpers.data.example import SPLITS, Example, read_examples
+from helpers.data.holders.candidates import lookalike_examples
 from helpers.data.holders.pipeline import Holder, Pipeline
 from helpers.errors import ConfigError, LedgerError, PrivacyError, RunError
 from helpers.files import read_json, sha256, sync, write_atomic, write_json
+from helpers.models.hot_test import QUESTIONS
 from helpers.models.load import save_adapter
 from helpers.privacy import ledger, release
 from helpers.privacy.accounting import Cost, plan
@@ -169,7 +171,8 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
 def told_of(run: Run, name: str) -> dict[str, Any]:
     """What is told of a training: `{"steps", "quantisation", "dtype", "privacy", "log", "mechanism_audit"}`.
 
-    On fictitious records also what it took, which depends on who was drawn: `{"tokens", "seconds", "peak_memory_mb"}`.
+    On fictitious records also what it took, which depends on who was drawn, and what was answered on the way:
+    `{"tokens", "seconds", "peak_memory_mb", "hot_test"}`.
     """
     took = run.home / "trainings" / f"{name}.json"
     return read_json(run.path / "models" / name / "training.json") | (read_json(took) if took.exists() else {})
@@ -220,6 +223,19 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
     release.release(part, target, report)
 
 
+def hot_questions(run: Run) -> list[Example]:
+    """What a model is asked while it is trained: look-alikes, made of the pipeline's public words, never a record.
+
+    None where a holder did not declare its records fictitious: what a model answers before its training has ended is
+    nothing that such a training tells.
+    """
+    pipeline = pipeline_of(run)
+    if not pipeline.fictitious:
+        return []
+    alike = lookalike_examples(pipeline, QUESTIONS, run.config.seed)
+    return [replace(each, bucket="look-alike", unit="") for each in alike if each.prompt]
+
+
 def _identity(run: Run, recipe: Recipe) -> str:
     """Digest of what decides the result. The records' file is only hashed: none is read before its cost is reserved."""
     settings = recipe.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT["privacy"])
@@ -241,7 +257,8 @@ def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity
     if recipe.cost is None or recipe.cost.validation_noise:
         validation = read_examples(folder / "validation.jsonl")
     with measured() as used:
-        ready.run(state, identity, train, validation, name)
+        asked, points = hot_questions(run), run.config.training.hot_test
+        ready.run(state, identity, train, validation, name, questions=asked, points=points)
     audit = release.verify(ready, recipe.cost) if recipe.cost else {}
     save_adapter(part, ready.model, ready.tokenizer, recipe.base_name)
     told: dict[str, Any] = {
@@ -255,5 +272,6 @@ def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity
     write_json(part / "training.json", told)
     if pipeline_of(run).fictitious:  # of real records, this would be one more look
         (run.home / "trainings").mkdir(mode=0o700, exist_ok=True)
-        write_json(run.home / "trainings" / f"{name}.json", {"tokens": ready.tokens, **used})
+        took = {"tokens": ready.tokens, **used, "hot_test": ready.hot_test}
+        write_json(run.home / "trainings" / f"{name}.json", took)
     return audit

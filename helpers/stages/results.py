@@ -169,5 +169,7 @@ def _training(run: Run) -> dict[str, Any]:
             told["log"] = [{"step": row["step"], "eval_loss": row["heldout_loss"]} for row in told["log"]]
         else:
             told = {"log": read_jsonl(folder / "training_log.jsonl"), **read_json(folder / "training.json")}
+            asked = folder / "hot_test.jsonl"
+            told["hot_test"] = read_jsonl(asked) if asked.exists() else []
         trained[name] = told
     return trained

@@ -1,9 +1,11 @@
-"""What a training does beside training: it shows a progress bar, and copies the model's folder to other addresses."""
+"""What a training does beside training: a progress bar, a few questions on the way, copies of the model's folder."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import psutil
 from transformers import TrainerCallback, TrainerState
 
 from helpers.config import PROJECT_ROOT
+from helpers.data.example import Example
 from helpers.errors import ConfigError, DataError, TrainingError
-from helpers.files import Record
+from helpers.files import Record, read_jsonl, write_jsonl
+from helpers.models.hot_test import due, hot_test
 from helpers.progress import tqdm
 from helpers.storage import copy_folder
 
@@ -58,6 +62,49 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+class HotTest(TrainerCallback):  # type: ignore[misc]
+    """Asks `questions` at `points` of a training and keeps the answers in `path`; a resumed training adds to them.
+
+    A point comes before the checkpoint of its step: the answers up to a checkpoint are always there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        questions: Sequence[Example],
+        points: int,
+        tokenizer: Any,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._path, self._questions, self._points = path, questions, points
+        self._tokenizer, self._autocast = tokenizer, autocast
+        self._rows: list[Record] = []
+        self.seconds = 0.0  # of this session
+
+    def on_train_begin(self, _: Any, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
+        """Ask before the first step, or take up the answers until the checkpoint that training goes on from."""
+        kept = read_jsonl(self._path) if state.global_step and self._path.exists() else []
+        self._rows = [row for row in kept if row["step"] <= state.global_step]
+        if not self._rows:
+            self._path.unlink(missing_ok=True)  # of an earlier training
+        self._ask(model, state)
+
+    def on_step_end(self, _: Any, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
+        """Ask where it is time."""
+        self._ask(model, state)
+
+    def _ask(self, model: Any, state: TrainerState) -> None:
+        step = state.global_step
+        if not due(step, state.max_steps, self._points) or any(row["step"] == step for row in self._rows):
+            return
+        started = time.monotonic()
+        with self._autocast():
+            self._rows += hot_test(model, self._tokenizer, self._questions, step)
+        if self._rows:
+            write_jsonl(self._path, self._rows)
+        self.seconds += time.monotonic() - started
 
 
 def copy_model(folder: Path, addresses: Iterable[Address]) -> None:

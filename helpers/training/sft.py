@@ -30,7 +30,7 @@ from helpers.models.losses import IGNORED, row_losses
 from helpers.models.precision import best_device, compute_dtype
 from helpers.models.tokens import tokenise
 from helpers.provenance import measured
-from helpers.training.callbacks import Copies, ProgressBar, Watch
+from helpers.training.callbacks import Copies, HotTest, ProgressBar, Watch
 from helpers.training.preflight import audit, check_lengths
 
 
@@ -65,6 +65,7 @@ def train_adapter(
     *,
     train: Sequence[Example],
     validation: Sequence[Example],
+    questions: Sequence[Example] = (),
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, audited before the first step; only the answers carry loss.
@@ -72,11 +73,12 @@ def train_adapter(
     Adapter, tokenizer, log and summary are written at the end; until then `folder/checkpoints` holds the last state.
     `config` tells the base, its threads, the seed and how to train; `quantisation` is that of the base: `none` (LoRA,
     arXiv:2106.09685), `nf4` (QLoRA, arXiv:2305.14314) or others. `validation`, perhaps empty, is for the loss curve.
-    `watch` is called with the log so far whenever it grows.
+    `questions` are answered at a few points of the training, into `hot_test.jsonl`. `watch` is called with the log so
+    far whenever it grows.
 
     Returns:
         `{"steps", "trained_parameters", "train_tokens", "seconds", "peak_memory_mb", "train_loss", "eval_loss",
-        "tokens_per_second", "audit"}`.
+        "tokens_per_second", "hot_test_seconds", "audit"}`.
 
     Raises:
         ModelError: the base cannot be loaded or has no layer of that name.
@@ -103,6 +105,9 @@ def train_adapter(
             processing_class=tokenizer,
             callbacks=[ProgressBar(folder.name, watch), Copies(folder, config.training.additional_output_paths)],
         )
+        autocast = trainer.accelerator.autocast  # without it, products of a base in bf16 and an adapter in fp32 fail
+        hot = HotTest(folder / "hot_test.jsonl", questions, config.training.hot_test, tokenizer, autocast)
+        trainer.add_callback(hot)
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL stores QLoRA's adapters in bf16, where small updates round to nothing
                 parameter.data = parameter.data.float()
@@ -124,6 +129,7 @@ def train_adapter(
         "eval_loss": last.get("eval_loss"),
         # This and `seconds` are of this session, `train_tokens` also of those that a kill ended.
         "tokens_per_second": last.get("train_tokens_per_second"),
+        "hot_test_seconds": round(hot.seconds, 2),  # of `seconds`
         "audit": findings,
     }
     save_adapter(folder, model, tokenizer, config.base_model)

@@ -40,12 +40,15 @@ def train(made: Callable[..., Training], tmp_path: Path) -> Train:
         records: list[Example] | None = None,
         validation: list[Example] | None = None,
         identity: str = "x",
+        questions: list[Example] | None = None,
+        points: int = 0,
         **changes: Any,
     ) -> Training:
         path = tmp_path / (folder or str(next(numbers))) / "state.pt"
         path.parent.mkdir(exist_ok=True)
         training = made(**changes)
-        training.run(path, identity, records or patients(), validation or [], "test")
+        held_out, asked = validation or [], questions or []
+        training.run(path, identity, records or patients(), held_out, "test", questions=asked, points=points)
         return training
 
     return run

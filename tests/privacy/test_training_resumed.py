@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_trainings import BASELINE, Train, equal, patients
 
+from helpers.data.example import Example, asked
 from helpers.errors import PrivacyError
 from helpers.privacy.accounting import spent
 from helpers.privacy.release import verify
@@ -70,6 +71,29 @@ def test_a_killed_baseline_ends_as_an_undisturbed_one(train: Train, kill_after: 
     assert equal(whole, resumed)
     assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
     assert [row["step"] for row in resumed.log] == [2, 4, 6] and resumed.log == whole.log
+
+
+@pytest.mark.parametrize("of", [BASELINE, {}], ids=["baseline", "private"])
+def test_asking_on_the_way_changes_no_bit_and_goes_on_after_a_kill(
+    train: Train, kill_after: Any, same_numbers: None, of: dict[str, Any]
+) -> None:
+    questions = [
+        Example(f"alike/{n}", "look-alike", asked(f"fever {n}"), "rash", ("rash",), "contains") for n in (1, 2)
+    ]
+    options: dict[str, Any] = {"steps": 6, "checkpoints": 3, **of}
+    silent = train(**options)
+    options |= {"questions": questions, "points": 4}
+    whole = train(**options)
+    assert equal(whole, silent) and silent.hot_test == []
+    assert [(row["step"], row["id"]) for row in whole.hot_test] == [
+        (step, f"alike/{n}") for step in (0, 1, 3, 6) for n in (1, 2)
+    ]
+    with kill_after(2):
+        train(folder="b", **options)
+    resumed = train(folder="b", **options)
+    steps = [row["step"] for row in resumed.hot_test]
+    assert steps == [0, 0, 1, 1, 3, 3, 6, 6] and resumed.hot_test[:6] == whole.hot_test[:6]
+    assert of != BASELINE or (equal(resumed, whole) and resumed.hot_test == whole.hot_test)
 
 
 def test_a_checkpoint_of_something_else_is_refused(train: Train, kill_after: Any, tmp_path: Path) -> None:
