@@ -1,7 +1,7 @@
 """Derive every link to the repository from one setting, `00-set_up/repository_url`.
 
 After a fork or a move, edit that file and run `python 00-set_up/update_links.py`. It rewrites the launch
-links of README.md (between the two `launch links` comments), the Colab badges of the notebooks, the address
+links of README.md (between the two `launch links` comments), the Colab links of the notebooks, the address
 that the launchers clone and the label of the Dockerfile. With `--check` it changes nothing and ends with exit
 code 1 if a link is out of date.
 """
@@ -20,7 +20,6 @@ REPOSITORY = re.compile(
     r"|(?<=colab\.research\.google\.com/github/)[\w-]+/[\w.-]+(?=/blob/)"
 )
 LAUNCH_LINKS = re.compile(r"(?<=<!-- launch links -->\n).*?(?=<!-- /launch links -->)", re.DOTALL)
-COLAB_BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 
 
 def onyxia_link(repository: str) -> str:
@@ -49,7 +48,7 @@ def launch_links(repository: str, notebooks: list[str]) -> str:
         "- **Your machine:** "
         f"`git clone https://github.com/{repository}`, then `source 00-set_up/init_locally.sh` inside it",
         "- **Google Colab, one notebook at a time:**",
-        *(f"  - {COLAB_BADGE}({colab}/{quote(name)}) `{name}`" for name in notebooks),
+        *(f"  - [{name}]({colab}/{quote(name)})" for name in notebooks),
     ]
     return "\n".join(lines) + "\n"
 
