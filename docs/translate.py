@@ -3,7 +3,8 @@
     python docs/translate.py update   # after a change of the English: what is new waits in the PO files, empty
     python docs/translate.py build    # write the French pages and notebooks into docs/fr/
 
-A passage is a paragraph, a list or a table of a page or of a notebook's text. Code stays as it is.
+A passage is a paragraph, a list or a table of a page or of a notebook's text. Code stays as it is. Links from terms to
+their meaning are no part of it: each language finds where its own terms are first used.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import polib
+from link_terms import LINK as TERM
+from link_terms import link, terms
 
 ROOT = Path(__file__).resolve().parent.parent
 FRENCH = ROOT / "docs" / "fr"
+TERMS = ROOT / "docs" / "terms.md"
 PAGES = [path for name in ("README", "docs/terms", "docs/cheat_sheet") if (path := ROOT / f"{name}.md").exists()]
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
 BETWEEN = re.compile(r"(^[ ]*```python.*?^[ ]*```[^\n]*$|\n{2,})", re.MULTILINE | re.DOTALL)
@@ -59,7 +63,7 @@ def update(path: Path) -> None:
 
 def translated(text: str, path: Path, known: dict[str, str]) -> str:
     """The French of a text of a page or notebook, with links that fit its new place."""
-    pieces = BETWEEN.split(text)
+    pieces = BETWEEN.split(TERM.sub(r"\1", text))
     pieces[::2] = [piece.replace(p, known.get(p, p), 1) if (p := _passage(piece)) else piece for piece in pieces[::2]]
     return LINK.sub(lambda link: link[1] + _moved(link[2], path), "".join(pieces))
 
@@ -67,7 +71,15 @@ def translated(text: str, path: Path, known: dict[str, str]) -> str:
 def built(path: Path) -> str:
     """The French file of a page or notebook."""
     known = french(path)
-    return _mapped(path, lambda text: translated(text, path, known))
+    if path.suffix == ".md":
+        return translated(path.read_text("utf-8"), path, known)
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    page = Path(os.path.relpath(destination(TERMS), destination(path).parent)).as_posix()
+    texts = link([translated(cell.source, path, known) for cell in cells], terms(built(TERMS)), page)
+    for cell, text in zip(cells, texts, strict=True):
+        cell.source = text
+    return str(nbformat.writes(notebook)) + "\n"
 
 
 def destination(path: Path) -> Path:
@@ -75,20 +87,11 @@ def destination(path: Path) -> Path:
     return FRENCH / str(path.relative_to(ROOT)).removeprefix("docs/")
 
 
-def _mapped(path: Path, change: Callable[[str], str]) -> str:
-    if path.suffix == ".md":
-        return change(path.read_text("utf-8"))
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = change(cell.source)
-    return str(nbformat.writes(notebook)) + "\n"
-
-
 def _texts(path: Path) -> list[str]:
-    texts: list[str] = []
-    _mapped(path, lambda text: (texts.append(text), text)[1])
-    return texts
+    if path.suffix == ".md":
+        return [path.read_text("utf-8")]
+    cells = nbformat.read(path, as_version=4).cells
+    return [TERM.sub(r"\1", cell.source) for cell in cells if cell.cell_type == "markdown"]
 
 
 def _passage(piece: str) -> str:

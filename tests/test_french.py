@@ -63,3 +63,10 @@ def test_a_french_notebook_has_the_same_code_and_links_that_lead_somewhere() -> 
                 for _, target in translate.LINK.findall(other.source):
                     aimed = (translate.destination(path).parent / target.partition("#")[0]).resolve()
                     assert aimed.exists() or aimed in map(translate.destination, ALL), target
+
+
+def test_terms_of_a_french_notebook_lead_to_the_french_page() -> None:
+    known = translate.terms(translate.built(translate.TERMS))
+    for path in translate.NOTEBOOKS:
+        found = re.findall(r"\(\.\./terms\.md#([^)]*)\)", translate.built(path))
+        assert len(found) >= 3 and {*found} <= {*known}, path.name
