@@ -33,6 +33,7 @@ def rating_form(ratings: Ratings) -> Shown:
     def press(key: str) -> Callable[[Any], None]:
         def pressed(_: Any) -> None:
             box.value = ratings.text + key if key else ratings.text[:-1]
+            box.focus()  # a key pressed while a button has the focus is a command of JupyterLab, such as "raw cell"
 
         return pressed
 
