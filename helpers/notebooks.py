@@ -28,6 +28,7 @@ GLOSSARY_NOTEBOOKS = (
     "03-test/01-answer.ipynb",
     "03-test/02-score.ipynb",
     "03-test/03-compare_models.ipynb",
+    "03-test/05-use_it.ipynb",
 )
 TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 

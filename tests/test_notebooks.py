@@ -37,6 +37,7 @@ LIBRARY_CALLS = {
     "03-test/02-score": "RougeScorer( cos CrossEncoder( .predict( RUBRIC",
     "03-test/03-compare_models": "binomtest( proportion_ci(",
     "03-test/04-audit_privacy": "PeftModel.from_pretrained( disable_adapter( roc_auc_score( binom",
+    "03-test/05-use_it": "PeftModel disable_adapter( TextStreamer( merge_and_unload( OpenAI( ModelCard(",
 }
 """The library calls that each notebook shows by hand, not through the course's own helpers."""
 

@@ -1,21 +1,16 @@
 """llama.cpp's own server, run in a child process for readers who have no chat endpoint at hand.
 
-The child is this very file run with `python -m`. It ends when its standard input closes, so it cannot
-outlive the notebook that started it, however that notebook ends; and a crash in native code takes the
-child alone.
+The child is this very file run with `python -m`; `child` says how it ends.
 """
 
 import os
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from helpers.errors import EndpointError, ModelError
+from helpers.endpoint.child import child_server, watch_parent
+from helpers.errors import ModelError
 from helpers.files import write_atomic
 
 CONTEXT = 1024  # tokens of the longest prompt and answer together
@@ -35,47 +30,21 @@ def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
     """
     if not gguf.is_file():
         raise ModelError(f"There is no GGUF file at {gguf}; give the path of one that exists.")
-    spins = {} if "OMP_WAIT_POLICY" in os.environ else _SPINS
-    with TemporaryDirectory(prefix="embedded-server-", ignore_cleanup_errors=True) as folder:
-        log, address = Path(folder, "log"), Path(folder, "address")
-        with (
-            log.open("wb") as log_file,
-            subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(gguf.resolve()), str(parallel), str(address)],
-                stdin=subprocess.PIPE,
-                stdout=log_file,
-                stderr=subprocess.STDOUT,
-                env={**spins, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,  # Stopping a notebook's cell must not stop its server.
-            ) as process,
-        ):
-            try:
-                yield _wait_until_ready(process, address, log)
-            finally:
-                process.kill()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path) -> str:
-    give_up_at = time.monotonic() + START_S
-    while time.monotonic() < give_up_at:
-        if process.poll() is not None:
-            tail = log.read_text(encoding="utf-8", errors="replace").split("\n")[-6:]
-            raise EndpointError(
-                f"The embedded chat server stopped with exit code {process.returncode} before it was ready; "
-                f"is the GGUF file whole, and memory free? It said: {' '.join(tail).strip()}"
-            )
-        if address.exists():
-            return f"{address.read_text(encoding='utf-8')}/v1"
-        time.sleep(0.05)
-    raise EndpointError(
-        f"The embedded chat server was not ready after {START_S} s; close other programs and run again."
-    )
+    with child_server(
+        __spec__.name,
+        str(gguf.resolve()),
+        str(parallel),
+        title="embedded chat server",
+        hint="is the GGUF file whole, and memory free?",
+        start_s=START_S,
+        env={} if "OMP_WAIT_POLICY" in os.environ else _SPINS,
+    ) as url:
+        yield url
 
 
 def _serve(gguf: Path, parallel: int, address: Path) -> None:
     """Run the server until standard input closes; write its URL to `address` once it answers."""
-    watchdog = threading.Thread(target=_exit_with_parent, daemon=True)
-    watchdog.start()
+    watchdog = watch_parent()
     import joblib  # type: ignore[import-untyped]
     import xllamacpp
 
@@ -92,11 +61,6 @@ def _serve(gguf: Path, parallel: int, address: Path) -> None:
     server = xllamacpp.Server(params)  # Returns once the model is loaded.
     write_atomic(address, server.listening_address)
     watchdog.join()
-
-
-def _exit_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
 
 
 if __name__ == "__main__":
