@@ -83,9 +83,19 @@ def _tidy(source: Path, target: Path, beside: Sequence[str]) -> None:
 
     notebook = nbformat.read(target, as_version=4)
     keep_last_states(notebook)
+    run = target.parents[1]
+    _link_outputs(notebook, f"{os.path.relpath(run, source.parent)}/", f"{os.path.relpath(run, target.parent)}/")
     if source.is_relative_to(PROJECT_ROOT):
         relink(notebook, source.relative_to(PROJECT_ROOT).as_posix(), link)
     nbformat.write(notebook, target)
+
+
+def _link_outputs(notebook: Any, before: str, after: str) -> None:
+    """Let links in outputs that begin with `before` begin with `after`."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        page = output.get("data", {}).get("text/html")
+        if page and f"href='{before}" in page:
+            output.data["text/html"] = page.replace(f"href='{before}", f"href='{after}")
 
 
 def executed_name(name: str) -> str:

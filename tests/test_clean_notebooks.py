@@ -26,7 +26,9 @@ def checkout(tmp_path: Path) -> Path:
     """The notebooks, committed before the filter was set: what it leaves has to be what is stored."""
     root = tmp_path / "my course"
     for folder in sorted({Path(name).parts[0] for name in NOTEBOOKS}):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     for name in (".gitattributes", ".gitignore"):
         shutil.copy(ROOT / name, root)
     git(root, "init", "-q")

@@ -1,8 +1,9 @@
-"""Build the site of the course: its pages, and its notebooks with the outputs of a run.
+"""Build the site of the course: its pages, and its notebooks with what they showed in a run.
 
-    python docs/site_source/build.py [--run runs/cpu-...] [--private runs/cpu-...] [--language en] [--to docs/site]
+    python docs/site_source/build.py [--run runs/cpu-...] [--private runs/cpu-...] [--language fr] [--to docs/site]
 
-Without --run and --private it takes the newest runs. A notebook that neither has executed is shown without outputs.
+Without --run and --private it takes the newest runs. Only cells that are still as they were run show something.
+With --language fr, pages and the text of notebooks come from docs/fr/, where they are there, and go to docs/site/fr/.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -24,28 +26,28 @@ from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, executed_na
 
 HERE = Path(__file__).parent
 REPOSITORY = (ROOT / "00-set_up" / "repository_url").read_text("utf-8").strip()
-PAGES = {"README.md": "index.md", "docs/terms.md": "", "docs/cheat_sheet.md": "", "docs/instructors.md": ""}
-"""Pages of text and, where it differs, what each is called on the site."""
-FOLDED = {"colab", "check"}
-"""Tags of cells that the site folds, with their outputs."""
+NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/*.ipynb"))]
+TEXTS = [name for name in ("README.md", *(f"docs/{n}.md" for n in ("terms", "cheat_sheet", "instructors")))]
+SHOWN = {"en": "The notebooks show what these runs gave; their reports:", "fr": "Les carnets montrent ces exécutions ; rapports :"}
+REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy_report.html": "-privacy"}
+"""Pages of a run folder, and what the site adds to the run's name for theirs."""
 
 
 def newest(notebook: str) -> Path | None:
-    """The run whose execution of a notebook is the newest."""
-    found = (ROOT / "runs").glob(f"*/notebooks/{executed_name(notebook)}")
-    return max((path.parents[1] for path in found), key=lambda run: (run / "manifest.json").stat().st_mtime, default=None)
+    """The run that executed a notebook last."""
+    found = [*(ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")]
+    return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
 
 
-def address(target: str, pages: set[str], page: str) -> str:
-    """Where a link from a page leads: to a page or picture of the site, else to the repository."""
+def address(target: str, page: str, pages: Collection[str]) -> str:
+    """What a page writes to link to a file of the course: a page or picture of the site, else the repository."""
     if target in pages or Path(target).suffix in {".svg", ".png"}:
-        return os.path.relpath(PAGES.get(target) or target, Path(page).parent or ".")
-    kind = "tree" if (ROOT / target).is_dir() else "blob"
-    return f"{REPOSITORY}/{kind}/main/{target}"
+        return os.path.relpath("index.md" if target == "README.md" else target, Path(page).parent)
+    return f"{REPOSITORY}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
 
 
 def drawn(text: str, page: Path) -> str:
-    """Markdown with its Mermaid diagrams as pictures beside the page, and without pictures from the network."""
+    """Markdown with Mermaid diagrams as pictures beside the page, and without pictures from a network."""
     for number, diagram in enumerate(re.findall(r"```mermaid\n.*?```", text, re.DOTALL)):
         picture = page.with_name(f"{page.stem}_{number}.png")
         picture.write_bytes(mmdr.render(diagram[11:-3]).png(width=1400, background="#ffffff"))
@@ -53,97 +55,96 @@ def drawn(text: str, page: Path) -> str:
     return re.sub(r"!\[([^]]*)]\(https?:[^)]*\)", r"\1", text)
 
 
-def lay_out(stage: Path, source: Path, runs: list[Path]) -> None:
-    """Write all that Sphinx reads into the folder `stage`. A page in `source` stands in for the one of the same path."""
-    names = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/*.ipynb"))]
-    texts = [name for name in PAGES if (source / name).exists() or (ROOT / name).exists()]
-    pages = {*names, *texts}
-    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg")):
-        (stage / picture.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, stage / picture.relative_to(ROOT))
-    for name in texts:
-        page = stage / (PAGES[name] or name)
-        written = (source / name) if (source / name).exists() else ROOT / name
-        page.parent.mkdir(parents=True, exist_ok=True)
-        text = drawn(relinked(written.read_text("utf-8"), name, partial(address, pages=pages, page=name)), page)
-        page.write_text(text + (contents(names, texts[1:], runs) if page.name == "index.md" else ""), "utf-8")
-    for name in names:
-        page = stage / name
-        page.parent.mkdir(parents=True, exist_ok=True)
-        notebook = with_outputs(name, source, runs)
-        relink(notebook, name, partial(address, pages=pages, page=name))
-        for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = drawn(cell.source, page)
-        text = nbformat.writes(notebook)
-        for run in runs:
-            text = text.replace(f"{run.parents[1]}/", "")
-        page.write_text(text, "utf-8")
-
-
-def with_outputs(name: str, source: Path, runs: list[Path]) -> nbformat.NotebookNode:
-    """A notebook as it is now, with what its cells showed in a run; one that has changed since then shows nothing."""
+def with_outputs(name: str, runs: list[Path], translated: Path) -> nbformat.NotebookNode:
+    """A notebook as it is now, with what those of its cells showed that have not changed since; checks are folded."""
     notebook = nbformat.read(ROOT / name, as_version=4)
-    executed = [run / "notebooks" / executed_name(name) for run in runs]
-    shown = {cell.id: cell for path in executed if path.exists() for cell in nbformat.read(path, as_version=4).cells}
-    other = {cell.id: cell for cell in nbformat.read(source / name, 4).cells} if (source / name).exists() else {}
-    changed = 0
+    other = {cell.id: cell for cell in nbformat.read(translated, 4).cells} if translated.exists() else {}
+    ran, changed = {}, 0
+    for run in runs:
+        if (path := run / "notebooks" / executed_name(name)).exists():
+            text = path.read_text("utf-8").replace(f"{run.parents[1]}/", "")
+            for page, more in REPORTS.items():
+                text = text.replace(f"href='../{page}'", f"href='../{run.name}{more}.html'")
+            ran = {cell.id: cell for cell in nbformat.reads(text, 4).cells}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = other.get(cell.id, cell).source
             continue
-        ran = shown.get(cell.id)
-        if ran and ran.source == cell.source:
-            cell.outputs = ran.outputs
-        changed += bool(shown) and not (ran and ran.source == cell.source)
+        if cell.id in ran and ran[cell.id].source == cell.source:
+            cell.outputs = ran[cell.id].outputs
+        changed += bool(ran) and not (cell.id in ran and ran[cell.id].source == cell.source)
         tags = cell.metadata.setdefault("tags", [])
-        if FOLDED & {*tags}:
+        if {"colab", "check"} & {*tags}:
             tags.append("hide-cell")
         elif cell.metadata.get("jupyter", {}).get("source_hidden"):
             tags.append("hide-input")
-    if changed:
-        print(f"{name}: {changed} cells have changed since the run, and show nothing")
+    print(f"{name}: {f'{changed} cells have changed since the run' if ran else 'no run has executed it'}")
     keep_last_states(notebook)
     return notebook
 
 
-def contents(names: list[str], texts: list[str], runs: list[Path]) -> str:
-    """What the front page says last: which run is shown, and the table of contents."""
-    folders = dict.fromkeys(name.partition("/")[0] for name in names)
-    lists = {f.replace("-", " ").replace("_", " "): [n for n in names if n.startswith(f)] for f in folders}
-    trees = [
-        "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *listed, "```"])
-        for caption, listed in {**lists, "reference": texts}.items()
-    ]
-    told = [read_json(run / "manifest.json") for run in runs]
-    shown = ", ".join(f'<a href="{run["id"]}.html">{run["profile"]}, {run["started"][:10]}</a>' for run in told)
-    return f"\n\nThe notebooks show the outputs of these runs; each link opens its report: {shown}.\n\n" + "\n\n".join(trees)
+def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
+    """Write what Sphinx reads into the folder `stage`."""
+    own = ROOT / "docs" / language
+    texts = [name for name in TEXTS if (ROOT / name).exists()]
+    for name in [*NOTEBOOKS, *texts]:
+        page = stage / ("index.md" if name == "README.md" else name)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        link = partial(address, page=name, pages=NOTEBOOKS + texts)
+        if name in texts:
+            path = next(path for path in (own / Path(name).name, ROOT / name) if path.exists())
+            text = drawn(relinked(path.read_text("utf-8"), name, link), page)
+            page.write_text(text + (contents(texts[1:], runs, SHOWN[language]) if name == "README.md" else ""), "utf-8")
+            continue
+        notebook = with_outputs(name, runs, own / name)
+        relink(notebook, name, link)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = drawn(cell.source, page)
+        nbformat.write(notebook, page)
+    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
+        (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(picture, stage / picture.relative_to(ROOT))
+
+
+def contents(texts: list[str], runs: list[Path], shown: str) -> str:
+    """What the front page says last: which runs are shown, and the table of contents."""
+    folders = dict.fromkeys(name.partition("/")[0] for name in NOTEBOOKS)
+    parts = {re.sub("[-_]", " ", f): [name for name in NOTEBOOKS if name.startswith(f)] for f in folders}
+    trees = [[f"```{{toctree}}\n:hidden:\n:caption: {c}\n", *n, "```\n"] for c, n in {**parts, "docs": texts}.items()]
+    told = {run.name: read_json(run / "manifest.json") for run in runs}
+    links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in told.items()]
+    return "\n".join(["\n", f"{shown} {', '.join(links)}.", "", *(line for tree in trees for line in tree)])
 
 
 def main() -> None:
+    """Read the command line, build the site in a temporary folder and put it where it belongs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=newest(GLOSSARY_NOTEBOOKS[-1]))
     parser.add_argument("--private", type=Path, default=newest(PRIVATE_NOTEBOOKS[-1]))
-    parser.add_argument("--language", default="en")
-    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "site")
+    parser.add_argument("--language", default="en", choices=SHOWN)
+    parser.add_argument("--to", type=Path)
     given = parser.parse_args()
     runs = [run.resolve() for run in (given.run, given.private) if run]
+    to = given.to or ROOT / "docs" / "site" / ("" if given.language == "en" else given.language)
     with tempfile.TemporaryDirectory() as folder:
-        stage, site = Path(folder) / "pages", Path(folder) / "site"
-        stage.mkdir()
-        lay_out(stage, ROOT / "docs" / given.language, runs)
-        command = [sys.executable, "-m", "sphinx", "-q", "-c", HERE, "-D", f"language={given.language}"]
-        subprocess.run([*command, "-d", Path(folder) / "doctrees", stage, site], check=True)
-        for left in (".buildinfo", "objects.inv", "_sources"):
-            shutil.rmtree(site / left) if (site / left).is_dir() else (site / left).unlink(missing_ok=True)
+        stage, site = Path(folder, "pages"), Path(folder, "site")
+        lay_out(stage, given.language, runs)
+        command = [sys.executable, "-m", "sphinx", "-q", "-c", HERE, "-d", f"{folder}/trees"]
+        subprocess.run([*command, "-D", f"language={given.language}", stage, site], check=True)
         for run in runs:
-            for report in (run / "report.html", run / "private" / "report.html"):
-                if report.exists():
-                    shutil.copy(report, site / f"{run.name}.html")
-        shutil.rmtree(given.to, ignore_errors=True)
-        shutil.copytree(site, given.to)
-    size = sum(path.stat().st_size for path in given.to.rglob("*") if path.is_file())
-    print(f"{given.to / 'index.html'}: {size / 2**20:.1f} MB")
+            for path, more in REPORTS.items():
+                if (run / path).exists():
+                    shutil.copy(run / path, site / f"{run.name}{more}.html")
+        unneeded = [".buildinfo", "objects.inv", *(path.relative_to(site) for path in site.rglob("*.map"))]
+        for name in unneeded:
+            (site / name).unlink()
+        kept = [path for path in to.glob("??") if path.is_dir()]  # the other languages, inside the site
+        for path in kept:
+            shutil.move(path, site / path.name)
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(site, to)
+    print(f"{to / 'index.html'}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 project = "Fine-tune a language model on your own knowledge"
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
-nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # nothing from a network: widgets show what they say without a front end
+nb_ipywidgets_js: dict[
+    str, dict[str, str]
+] = {}  # nothing from a network: widgets show what they say without a front end
 nb_execution_show_tb = False
 nb_code_prompt_show = "Show"
 nb_code_prompt_hide = "Hide"
@@ -15,5 +17,5 @@ html_title = project
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = html_use_index = html_show_sphinx = html_show_copyright = False
-highlight_language = "python"
+highlight_language = "none"  # of blocks in text that name none; notebooks name theirs
 pygments_style, pygments_dark_style = "friendly", "github-dark"
