@@ -79,7 +79,9 @@ def test_nothing_on_the_site_names_a_machine_or_a_secret() -> None:
     found = re.compile("|".join([machine, secret, *(rf"\b{re.escape(name)}\b" for name in names)]))
     for path in SITE.rglob("*"):
         if path.suffix in {".html", ".js", ".txt", ".css", ".svg"} and (hit := found.search(path.read_text("utf-8"))):
-            raise AssertionError(f"{path.relative_to(SITE)} has {hit[0]!r} in {hit.string[hit.start() - 60 : hit.end() + 60]!r}")
+            raise AssertionError(
+                f"{path.relative_to(SITE)} has {hit[0]!r} in {hit.string[hit.start() - 60 : hit.end() + 60]!r}"
+            )
 
 
 def test_styles_load_nothing_from_a_network() -> None:
@@ -102,6 +104,6 @@ def test_outputs_of_changed_cells_are_left_out(tmp_path: Path, monkeypatch: pyte
     code[-1].source += " "
     (run / "notebooks").mkdir(parents=True)
     nbformat.write(executed, run / "notebooks" / build.executed_name(name))
-    shown = [cell.outputs for cell in build.with_outputs(name, [run], tmp_path / "none").cells if cell.cell_type == "code"]
+    shown = [cell.outputs for cell in build.with_outputs(name, [run]).cells if cell.cell_type == "code"]
     assert [outputs[0].text for outputs in shown[:-1]] == ["runs/cpu-1/a.txt\n"] * (len(code) - 1)
     assert shown[-1] == []

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,16 @@ import nbformat
 
 from helpers.config import PROJECT_ROOT as ROOT
 from helpers.files import read_json
-from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, executed_name, keep_last_states, relink, relinked
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, executed_name, keep_last_states, relinked
 
 HERE = Path(__file__).parent
 REPOSITORY = (ROOT / "00-set_up" / "repository_url").read_text("utf-8").strip()
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/*.ipynb"))]
-TEXTS = [name for name in ("README.md", *(f"docs/{n}.md" for n in ("terms", "cheat_sheet", "instructors")))]
-SHOWN = {"en": "The notebooks show what these runs gave; their reports:", "fr": "Les carnets montrent ces exécutions ; rapports :"}
+TEXTS = ["README.md", "docs/terms.md", "docs/cheat_sheet.md", "docs/instructors.md"]
+SHOWN = {
+    "en": "The notebooks show what these runs gave; their reports:",
+    "fr": "Les carnets montrent ces exécutions ; rapports :",
+}
 REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy_report.html": "-privacy"}
 """Pages of a run folder, and what the site adds to the run's name for theirs."""
 
@@ -39,10 +42,10 @@ def newest(notebook: str) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
 
 
-def address(target: str, page: str, pages: Collection[str]) -> str:
+def address(target: str, page: str, pages: Mapping[str, str]) -> str:
     """What a page writes to link to a file of the course: a page or picture of the site, else the repository."""
     if target in pages or Path(target).suffix in {".svg", ".png"}:
-        return os.path.relpath("index.md" if target == "README.md" else target, Path(page).parent)
+        return os.path.relpath(pages.get(target, target), Path(page).parent)
     return f"{REPOSITORY}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
 
 
@@ -55,10 +58,9 @@ def drawn(text: str, page: Path) -> str:
     return re.sub(r"!\[([^]]*)]\(https?:[^)]*\)", r"\1", text)
 
 
-def with_outputs(name: str, runs: list[Path], translated: Path) -> nbformat.NotebookNode:
+def with_outputs(name: str, runs: list[Path]) -> nbformat.NotebookNode:
     """A notebook as it is now, with what those of its cells showed that have not changed since; checks are folded."""
     notebook = nbformat.read(ROOT / name, as_version=4)
-    other = {cell.id: cell for cell in nbformat.read(translated, 4).cells} if translated.exists() else {}
     ran, changed = {}, 0
     for run in runs:
         if (path := run / "notebooks" / executed_name(name)).exists():
@@ -68,7 +70,6 @@ def with_outputs(name: str, runs: list[Path], translated: Path) -> nbformat.Note
             ran = {cell.id: cell for cell in nbformat.reads(text, 4).cells}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = other.get(cell.id, cell).source
             continue
         if cell.id in ran and ran[cell.id].source == cell.source:
             cell.outputs = ran[cell.id].outputs
@@ -85,22 +86,28 @@ def with_outputs(name: str, runs: list[Path], translated: Path) -> nbformat.Note
 
 def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
     """Write what Sphinx reads into the folder `stage`."""
-    own = ROOT / "docs" / language
     texts = [name for name in TEXTS if (ROOT / name).exists()]
+    pages = {name: "index.md" if name == "README.md" else name for name in [*NOTEBOOKS, *texts]}
+    other = {name: f"docs/{language}/{name if name in NOTEBOOKS else Path(name).name}" for name in pages}
+    other = {name: path for name, path in other.items() if (ROOT / path).exists()}
+    pages |= {path: pages[name] for name, path in other.items()}
     for name in [*NOTEBOOKS, *texts]:
-        page = stage / ("index.md" if name == "README.md" else name)
+        page = stage / pages[name]
         page.parent.mkdir(parents=True, exist_ok=True)
-        link = partial(address, page=name, pages=NOTEBOOKS + texts)
+        link = partial(address, page=name, pages=pages)
         if name in texts:
-            path = next(path for path in (own / Path(name).name, ROOT / name) if path.exists())
-            text = drawn(relinked(path.read_text("utf-8"), name, link), page)
-            page.write_text(text + (contents(texts[1:], runs, SHOWN[language]) if name == "README.md" else ""), "utf-8")
+            path = other.get(name, name)
+            text = drawn(relinked((ROOT / path).read_text("utf-8"), path, link), page)
+            shown = contents(texts[1:], runs, SHOWN[language]) if name == "README.md" else ""
+            page.write_text(text + shown, "utf-8")
             continue
-        notebook = with_outputs(name, runs, own / name)
-        relink(notebook, name, link)
+        notebook = with_outputs(name, runs)
+        translated = {cell.id: cell for cell in nbformat.read(ROOT / other[name], 4).cells} if name in other else {}
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = drawn(cell.source, page)
+                own = cell.id in translated
+                text = translated[cell.id].source if own else cell.source
+                cell.source = drawn(relinked(text, other[name] if own else name, link), page)
         nbformat.write(notebook, page)
     for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
         (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
