@@ -1,4 +1,4 @@
-"""The one style of the course's figures, in notebooks and in the report; safe for colour-blind readers (Okabe and Ito)."""
+"""One style for figures in notebooks and in the report; safe for colour-blind readers (Okabe and Ito)."""
 
 from typing import Any
 
