@@ -28,7 +28,7 @@ def table_html(frame: pd.DataFrame) -> str:
     """A table as HTML that any front end shows alike, also where it removes style sheets.
 
     Texts stand on the left and are cut only where a notebook has set `display.max_colwidth`; an empty value is an
-    empty cell; a column of decimals has two of them, or up to three where the notebook rounded to that.
+    empty cell; a column of decimals has two of them, or three where it has small numbers or the notebook rounded to three.
     """
     import pandas as pd
 
@@ -64,7 +64,8 @@ def _column(values: pd.Series[Any]) -> pd.Series[Any]:
         sizes = values[values.notna() & (values != 0)].abs()
         if len(sizes) and (sizes % 1 != 0).any() and sizes.min() >= 0.005 and sizes.max() < 100:
             known = values.dropna()
-            digits = 3 if (known.round(3) == known).all() and (known.round(2) != known).any() else 2
+            finer = sizes.min() < 0.1 or ((known.round(3) == known).all() and (known.round(2) != known).any())
+            digits = 3 if finer else 2
             return values.map(lambda value: "" if value != value else f"{value:.{digits}f}").astype(object)
     return values.astype(object).map(_cell)
 

@@ -29,6 +29,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
     frame = pd.DataFrame(
         {
             "rate": [0.420290, 0.5],
+            "likely": [0.3679, 0.0439],
             "rounded": [0.931, 0.9],
             "none": [np.nan, 40.0],
             "small": [0.00001, 0.027403],
@@ -37,8 +38,8 @@ def test_numbers_have_the_digits_that_matter() -> None:
         }
     )
     assert cells(frame) == [
-        ["> 0.42", "> 0.931", "> ", "> 1e-05", "> 7.97", "True"],
-        ["> 0.50", "> 0.900", "> 40", "> 0.027", "> 4,884,480", "False"],
+        ["> 0.42", "> 0.368", "> 0.931", "> ", "> 1e-05", "> 7.97", "True"],
+        ["> 0.50", "> 0.044", "> 0.900", "> 40", "> 0.027", "> 4,884,480", "False"],
     ]
 
 

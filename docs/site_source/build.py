@@ -3,7 +3,7 @@
     python docs/site_source/build.py [--run runs/cpu-...] [--private runs/cpu-...] [--language fr] [--to docs/site]
 
 Without --run and --private it takes the newest runs. Only cells that are still as they were run show something.
-With --language fr, pages and the text of notebooks come from docs/fr/, where they are there, and go to docs/site/fr/.
+With --language fr it takes the French of docs/fr/po/, and writes to docs/site/fr/.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/
 TEXTS = ["README.md", "docs/terms.md", "docs/cheat_sheet.md", "docs/instructors.md"]
 SHOWN = {
     "en": "The notebooks show what these runs gave; their reports:",
-    "fr": "Les carnets montrent ces exécutions ; rapports :",
+    "fr": "Les notebooks montrent ces exécutions ; rapports :",
 }
 REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy_report.html": "-privacy"}
 """Pages of a run folder, and what the site adds to the run's name for theirs."""
@@ -75,8 +75,9 @@ def with_outputs(name: str, runs: list[Path]) -> nbformat.NotebookNode:
             cell.outputs = ran[cell.id].outputs
         changed += bool(ran) and not (cell.id in ran and ran[cell.id].source == cell.source)
         tags = cell.metadata.setdefault("tags", [])
-        if {"colab", "check"} & {*tags}:
+        if folded := {"colab", "check"} & {*tags}:
             tags.append("hide-cell")
+            cell.metadata["mystnb"] = {"code_prompt_show": folded.pop().capitalize(), "code_prompt_hide": "–"}
         elif cell.metadata.get("jupyter", {}).get("source_hidden"):
             tags.append("hide-input")
     print(f"{name}: {f'{changed} cells have changed since the run' if ran else 'no run has executed it'}")
@@ -86,28 +87,30 @@ def with_outputs(name: str, runs: list[Path]) -> nbformat.NotebookNode:
 
 def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
     """Write what Sphinx reads into the folder `stage`."""
+    if language == "fr":
+        sys.path.insert(0, str(ROOT / "docs"))
+        import translate
     texts = [name for name in TEXTS if (ROOT / name).exists()]
     pages = {name: "index.md" if name == "README.md" else name for name in [*NOTEBOOKS, *texts]}
-    other = {name: f"docs/{language}/{name if name in NOTEBOOKS else Path(name).name}" for name in pages}
-    other = {name: path for name, path in other.items() if (ROOT / path).exists()}
-    pages |= {path: pages[name] for name, path in other.items()}
-    for name in [*NOTEBOOKS, *texts]:
+    places = {name: f"docs/{language}/{name.removeprefix('docs/')}" if language != "en" else name for name in pages}
+    there = pages | {place: pages[name] for name, place in places.items()}
+
+    def said(text: str) -> str:
+        if language == "fr":
+            text = translate.translated(text, ROOT / name, translate.french(ROOT / name))
+        return drawn(relinked(text, places[name], partial(address, page=name, pages=there)), page)
+
+    for name in pages:
         page = stage / pages[name]
         page.parent.mkdir(parents=True, exist_ok=True)
-        link = partial(address, page=name, pages=pages)
         if name in texts:
-            path = other.get(name, name)
-            text = drawn(relinked((ROOT / path).read_text("utf-8"), path, link), page)
             shown = contents(texts[1:], runs, SHOWN[language]) if name == "README.md" else ""
-            page.write_text(text + shown, "utf-8")
+            page.write_text(said((ROOT / name).read_text("utf-8")) + shown, "utf-8")
             continue
         notebook = with_outputs(name, runs)
-        translated = {cell.id: cell for cell in nbformat.read(ROOT / other[name], 4).cells} if name in other else {}
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                own = cell.id in translated
-                text = translated[cell.id].source if own else cell.source
-                cell.source = drawn(relinked(text, other[name] if own else name, link), page)
+                cell.source = said(cell.source)
         nbformat.write(notebook, page)
     for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
         (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
@@ -143,9 +146,8 @@ def main() -> None:
             for path, more in REPORTS.items():
                 if (run / path).exists():
                     shutil.copy(run / path, site / f"{run.name}{more}.html")
-        unneeded = [".buildinfo", "objects.inv", *(path.relative_to(site) for path in site.rglob("*.map"))]
-        for name in unneeded:
-            (site / name).unlink()
+        for path in (site / ".buildinfo", site / "objects.inv", *site.rglob("*.map")):
+            path.unlink()
         kept = [path for path in to.glob("??") if path.is_dir()]  # the other languages, inside the site
         for path in kept:
             shutil.move(path, site / path.name)
