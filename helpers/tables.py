@@ -28,7 +28,7 @@ def table_html(frame: pd.DataFrame) -> str:
     """A table as HTML that any front end shows alike, also where it removes style sheets.
 
     Texts stand on the left and are cut only where a notebook has set `display.max_colwidth`; an empty value is an
-    empty cell; a column of decimals has two of them, or three where it has small numbers or the notebook rounded to three.
+    empty cell; decimals are two, or three where a column has small numbers or a notebook rounded to three.
     """
     import pandas as pd
 
@@ -36,7 +36,7 @@ def table_html(frame: pd.DataFrame) -> str:
         return str(frame._repr_html_())  # type: ignore[operator]
     told = frame.copy()
     for place in range(frame.shape[1]):
-        told.isetitem(place, _column(frame.iloc[:, place]))
+        told.isetitem(place, list(_column(frame.iloc[:, place])))
     sides = ["right" if told.iloc[:, n].map(_is_number).all() else "left" for n in range(frame.shape[1])]
     width = pd.get_option("display.max_colwidth")
     if width not in (None, 50):  # 50 is pandas' own
@@ -78,10 +78,11 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
-    size = abs(value)
-    if value % 1 == 0:
-        return f"{value:,.0f}" if size >= 10_000 else f"{value:.0f}"
-    return f"{value:,.0f}" if size >= 100 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
+    number = float(value)
+    size = abs(number)
+    if number % 1 == 0:
+        return f"{number:,.0f}" if size >= 10_000 else f"{number:.0f}"
+    return f"{number:,.0f}" if size >= 100 else f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
 
 
 def _is_number(told: Any) -> bool:
