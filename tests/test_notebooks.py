@@ -15,7 +15,7 @@ import pytest
 from exercises import refuse_wrong_checks, with_trials
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, keep_last_states
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
