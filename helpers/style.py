@@ -38,5 +38,5 @@ def use_style() -> None:
         import matplotlib as mpl
         from cycler import cycler
 
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(STYLE | {"figure.constrained_layout.use": True})
         mpl.rcParams["axes.prop_cycle"] = cycler(color=[RIGHT, WRONG, "#009e73", "#e69f00", "#8b93a0", "#cc79a7"])

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -51,8 +52,8 @@ def address(target: str, page: str, pages: Mapping[str, str]) -> str:
 
 def drawn(text: str, page: Path) -> str:
     """Markdown with Mermaid diagrams as pictures beside the page, and without pictures from a network."""
-    for number, diagram in enumerate(re.findall(r"```mermaid\n.*?```", text, re.DOTALL)):
-        picture = page.with_name(f"{page.stem}_{number}.png")
+    for diagram in re.findall(r"```mermaid\n.*?```", text, re.DOTALL):
+        picture = page.with_name(f"{page.stem}_{zlib.crc32(diagram.encode())}.png")
         picture.write_bytes(mmdr.render(diagram[11:-3]).png(width=1400, background="#ffffff"))
         text = text.replace(diagram, f"![Diagram]({picture.name})")
     return re.sub(r"!\[([^]]*)]\(https?:[^)]*\)", r"\1", text)
@@ -146,6 +147,7 @@ def main() -> None:
             for path, more in REPORTS.items():
                 if (run / path).exists():
                     shutil.copy(run / path, site / f"{run.name}{more}.html")
+        shutil.rmtree(site / "_sources", ignore_errors=True)
         for path in (site / ".buildinfo", site / "objects.inv", *site.rglob("*.map")):
             path.unlink()
         kept = [path for path in to.glob("??") if path.is_dir()]  # the other languages, inside the site
