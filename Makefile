@@ -26,7 +26,7 @@ bench: install ## measure what a private step, a busy core and writing cost, int
 	@$(PY) tests/bench/private_step.py
 	@$(PY) tests/bench/busy_core.py
 	@$(PY) tests/bench/generation.py
-site: install ## build docs/site, the course with what its notebooks showed: newest runs, or [RUN=folder] [PRIVATE=folder] [LANGUAGE=fr]
+site: install ## build docs/site from the newest runs, or from [RUN=folder] [PRIVATE=folder]; [LANGUAGE=fr] for its French
 	@$(PY) -m pip install -qq --disable-pip-version-check -c 00-set_up/constraints.txt -e ".[site]"
 	@$(PY) docs/site_source/build.py $(if $(RUN),--run "$(RUN)") $(if $(PRIVATE),--private "$(PRIVATE)") $(if $(filter fr,$(LANGUAGE)),--language fr)
 clean: ## delete caches; runs/ and .venv stay
