@@ -142,7 +142,9 @@ def main() -> None:
         stage, site = Path(folder, "pages"), Path(folder, "site")
         lay_out(stage, given.language, runs)
         command = [sys.executable, "-m", "sphinx", "-q", "-c", HERE, "-d", f"{folder}/trees"]
-        subprocess.run([*command, "-D", f"language={given.language}", stage, site], check=True)
+        title = (stage / "index.md").read_text("utf-8").partition("\n")[0].lstrip("# ")
+        command += ["-D", f"language={given.language}", "-D", f"html_title={title}"]
+        subprocess.run([*command, stage, site], check=True)
         for run in runs:
             for path, more in REPORTS.items():
                 if (run / path).exists():

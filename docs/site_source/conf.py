@@ -13,9 +13,9 @@ myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
 html_theme = "furo"
-html_title = project
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = html_use_index = html_show_sphinx = html_show_copyright = False
+html_show_search_summary = False  # a page that was opened as a file may not read others
 highlight_language = "none"  # of blocks in text that name none; notebooks name theirs
 pygments_style, pygments_dark_style = "friendly", "github-dark"
