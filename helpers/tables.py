@@ -37,7 +37,7 @@ def table_html(frame: pd.DataFrame) -> str:
     told = frame.copy()
     for place in range(frame.shape[1]):
         told.isetitem(place, list(_column(frame.iloc[:, place])))
-    sides = ["right" if told.iloc[:, n].map(_is_number).all() else "left" for n in range(frame.shape[1])]
+    sides = ["right" if _are_numbers(told.iloc[:, n]) else "left" for n in range(frame.shape[1])]
     width = pd.get_option("display.max_colwidth")
     if width not in (None, 50):  # 50 is pandas' own
         told = told.map(lambda text: f"{text[: width - 4]}..." if isinstance(text, str) and len(text) > width else text)
@@ -85,5 +85,6 @@ def _cell(value: Any) -> Any:
     return f"{number:,.0f}" if size >= 100 else f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
 
 
-def _is_number(told: Any) -> bool:
-    return re.fullmatch(r"|-?[\d.,]+(e-\d+)?%?", str(told)) is not None
+def _are_numbers(told: pd.Series[Any]) -> bool:
+    texts = [str(text) for text in told if str(text)]
+    return bool(texts) and all(re.fullmatch(r"-?[\d.,]+(e-\d+)?%?", text) for text in texts)

@@ -21,8 +21,11 @@ def cells(frame: pd.DataFrame) -> list[list[str]]:
 
 def test_texts_stand_on_the_left_and_whole() -> None:
     long = "word " * 40 + "<b> & end"
-    frame = pd.DataFrame({"text": ["short", long], "n": [1, 23456], "mixed": ["a", 0.420290]})
-    assert cells(frame) == [["short", "> 1", "a"], [long.replace("<b> &", "&lt;b&gt; &amp;"), "> 23,456", "0.42"]]
+    frame = pd.DataFrame({"text": ["short", long], "n": [1, 23456], "mixed": ["a", 0.420290], "none": ["", ""]})
+    assert cells(frame) == [
+        ["short", "> 1", "a", ""],
+        [long.replace("<b> &", "&lt;b&gt; &amp;"), "> 23,456", "0.42", ""],
+    ]
 
 
 def test_numbers_have_the_digits_that_matter() -> None:
