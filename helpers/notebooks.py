@@ -117,6 +117,8 @@ def _with_last_states(outputs: list[Any]) -> list[Any]:
     bars, others = (nbformat.v4.new_output("stream", name=name, text="") for name in ("stdout", "stderr"))
     last: dict[str, str] = {}
     for output in outputs:
+        if BAR.search(output.get("data", {}).get("text/plain", "")):
+            continue  # a widget of a library: without its kernel it shows 0 %, or an error
         if output.output_type != "stream" or output.name != "stderr":
             kept.append(output)
             continue

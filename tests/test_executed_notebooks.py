@@ -69,6 +69,8 @@ def test_bars_and_warnings_that_share_a_stream() -> None:
     cell = nbformat.v4.new_code_cell(
         outputs=[nbformat.v4.new_output("stream", name="stderr", text=f"first\n{bar}last")]
     )
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "two:   0%|    | 0/2"}
+    cell.outputs.append(nbformat.v4.new_output("display_data", data=widget))
     notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
     notebooks.keep_last_states(notebook)
     assert [(output.name, output.text) for output in notebook.cells[0].outputs] == [
