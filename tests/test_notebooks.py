@@ -65,16 +65,6 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
     refuse_wrong_checks(out)
 
 
-def test_a_bar_leaves_its_last_state(tmp_path: Path) -> None:
-    bar = "said before\nbar:   0%\rbar:  50%\rbar: 100%\nsaid after\rand more"
-    stream = nbformat.v4.new_output("stream", name="stderr", text=bar)
-    path = tmp_path / "n.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[stream])]), path)
-    keep_last_states(path)
-    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "said before\nbar: 100%\nand more"
-    keep_last_states(tmp_path / "missing.ipynb")
-
-
 def test_errors_of_the_course_show_their_message_alone(tmp_path: Path) -> None:
     said = {}
     for error in ("RunError", "ValueError"):

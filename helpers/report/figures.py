@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from helpers.files import Record, read_jsonl
+from helpers.style import GRID, INK, MUTED, RIGHT, STYLE, WRONG
 
 Results = Mapping[str, Any]
 P = ParamSpec("P")
