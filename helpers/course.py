@@ -23,7 +23,7 @@ from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
 from helpers.errors import ConfigError, EndpointError, HelpersError
 from helpers.files import read_json
-from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, execute
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, execute, executed_name
 from helpers.run import Run, open_private_run, open_run, reopen_run
 
 STAGES = {
@@ -207,7 +207,7 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
             pass
     code = (".",)  # everything decides what a notebook shows
     for number, name in enumerate(notebooks, start=1):
-        source, target = PROJECT_ROOT / name, run.path / "notebooks" / name.replace("/", "-")
+        source, target = PROJECT_ROOT / name, run.path / "notebooks" / executed_name(name)
         stage, title = f"notebook {name}", f"[{number}/{len(notebooks)}] {name}"
         if run.finished(stage, [source], code, asked):
             print(f"{title}: done before", flush=True)
@@ -215,7 +215,7 @@ def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
         print(f"{title} ...", flush=True)
         begun = time.monotonic()
         with run.stage(stage, [source], [target], code=code, asked=asked):
-            execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides})
+            execute(source, target, {"conf": conf, "run": str(run.path), "overrides": overrides}, notebooks)
         print(f"{title}: {_duration(time.monotonic() - begun)}", flush=True)
     _show(run)
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(run.path)}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from helpers import errors
+from helpers.config import PROJECT_ROOT
 from helpers.errors import HelpersError
 from helpers.progress import HEADLESS
 
@@ -32,10 +37,14 @@ GLOSSARY_NOTEBOOKS = (
 )
 TABLE_NOTEBOOKS = (GLOSSARY_NOTEBOOKS[0], "01-create_dataset/04-prepare_your_table.ipynb", *GLOSSARY_NOTEBOOKS[3:])
 
+BAR = re.compile(r"\d+%\|.*\|")
+"""What a progress bar of tqdm looks like."""
 
-def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+
+def execute(source: Path, target: Path, parameters: dict[str, Any], beside: Sequence[str] = ()) -> None:
     """Run a notebook from `source` into `target` with these parameters; its progress goes to the terminal.
 
+    Its links then lead to the executed notebooks named in `beside`, else to the course's files.
     Raises HelpersError where a cell fails; what ran until then stays in `target`.
     """
     import papermill
@@ -63,17 +72,99 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             "same command goes on from there."
         ) from None
     finally:
-        keep_last_states(target)
+        if target.exists():
+            _tidy(source, target, beside)
 
 
-def keep_last_states(path: Path) -> None:
-    """Keep of each progress bar in an executed notebook what it showed last, in place of hundreds of lines."""
+def _tidy(source: Path, target: Path, beside: Sequence[str]) -> None:
     import nbformat
 
-    if not path.exists():
-        return
-    notebook = nbformat.read(path, as_version=4)
+    def link(path: str) -> str:
+        return executed_name(path) if path in beside else os.path.relpath(PROJECT_ROOT / path, target.parent)
+
+    notebook = nbformat.read(target, as_version=4)
+    keep_last_states(notebook)
+    run = target.parents[1]
+    _link_outputs(notebook, f"{os.path.relpath(run, source.parent)}/", f"{os.path.relpath(run, target.parent)}/")
+    if source.is_relative_to(PROJECT_ROOT):
+        relink(notebook, source.relative_to(PROJECT_ROOT).as_posix(), link)
+    nbformat.write(notebook, target)
+
+
+def _link_outputs(notebook: Any, before: str, after: str) -> None:
+    """Let links in outputs that begin with `before` begin with `after`."""
     for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-        if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r(?!\n|$)", "", output.text)
-    nbformat.write(notebook, path)
+        page = output.get("data", {}).get("text/html")
+        if page and f"href='{before}" in page:
+            output.data["text/html"] = page.replace(f"href='{before}", f"href='{after}")
+
+
+def executed_name(name: str) -> str:
+    """What an executed notebook is called in a run's notebooks/."""
+    return name.replace("/", "-")
+
+
+def keep_last_states(notebook: Any) -> None:
+    """Keep of each progress bar in an executed notebook what it showed last, in place of hundreds of red lines."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _with_last_states(cell.outputs)
+
+
+def _with_last_states(outputs: list[Any]) -> list[Any]:
+    import nbformat
+
+    kept: list[Any] = []
+    bars, others = (nbformat.v4.new_output("stream", name=name, text="") for name in ("stdout", "stderr"))
+    last: dict[str, str] = {}
+    for output in outputs:
+        if BAR.search(output.get("data", {}).get("text/plain", "")):
+            continue  # a widget of a library: without its kernel it shows 0 %, or an error
+        if output.output_type != "stream" or output.name != "stderr":
+            kept.append(output)
+            continue
+        if not last and not others.text:
+            kept += [bars, others]
+        for line in re.split(r"[\r\n]+", output.text):
+            if BAR.search(line):
+                last[line.partition(":")[0]] = line.rstrip()
+            elif line.strip():
+                others.text += f"{line}\n"
+    bars.text = "".join(f"{line}\n" for line in last.values())
+    return [output for output in kept if output.get("text", True)]
+
+
+def relink(notebook: Any, source: str, link: Callable[[str], str]) -> None:
+    """Let the links of a notebook's text lead on from another place.
+
+    Args:
+        notebook: As nbformat reads it; changed in place.
+        source: Where it was written, from the course's folder: "02-fine_tune/01-look_inside.ipynb".
+        link: Gets the target of a relative link, from the course's folder, and returns what to write.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = relinked(cell.source, source, link)
+
+
+def relinked(text: str, source: str, link: Callable[[str], str]) -> str:
+    """`relink` for a Markdown text."""
+
+    def changed(match: re.Match[str]) -> str:
+        path, mark, anchor = match[1].partition("#")
+        return f"]({link(posixpath.normpath(posixpath.join(posixpath.dirname(source), path)))}{mark}{anchor})"
+
+    return re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", changed, text)
+
+
+def after_save(os_path: str, **_: Any) -> None:
+    """JupyterLab calls this when it has saved a file: git looks at a notebook that differs by its outputs only.
+
+    Git's filter leaves the outputs out, but a file of another size counts as changed until git has read it again.
+    """
+    path = Path(os_path)
+    git = ["git", "-C", str(path.parent)]
+    if path.suffix == ".ipynb":
+        with suppress(OSError, subprocess.CalledProcessError):  # no git, no repository, or a change of the reader's own
+            for command in (["ls-files", "--error-unmatch"], ["diff", "--quiet"], ["add"]):
+                subprocess.run([*git, *command, "--", path.name], check=True, capture_output=True)

@@ -26,6 +26,8 @@ from helpers.errors import ConfigError, RunError
 from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, read_env, resolve_endpoint
+from helpers.style import use_style
+from helpers.tables import use_tables
 from helpers.threads import wait_politely
 
 KEY = ("inputs", "code", "asked")
@@ -222,6 +224,8 @@ def open_run(
         RunError: the folder belongs to another configuration, or is a file.
     """
     wait_politely()  # before a stage loads torch
+    use_tables()
+    use_style()
     read_env(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
     config = load_config(conf, overrides)
     if config.pipeline and not holders:

@@ -20,7 +20,8 @@ from scipy.stats import norm
 
 from helpers.errors import PrivacyError
 from helpers.progress import HEADLESS
-from helpers.report.figures import GRID, MUTED, RIGHT, WRONG, _styled, to_png
+from helpers.report.figures import _styled, to_png
+from helpers.style import GRID, MUTED, RIGHT, WRONG
 
 if TYPE_CHECKING:
     from helpers.privacy.accounting import Cost

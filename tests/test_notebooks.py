@@ -15,7 +15,7 @@ import pytest
 from exercises import refuse_wrong_checks, with_trials
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, keep_last_states
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
@@ -64,16 +64,6 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
         execution_timeout=600,
     )
     refuse_wrong_checks(out)
-
-
-def test_a_bar_leaves_its_last_state(tmp_path: Path) -> None:
-    bar = "said before\nbar:   0%\rbar:  50%\rbar: 100%\nsaid after\rand more"
-    stream = nbformat.v4.new_output("stream", name="stderr", text=bar)
-    path = tmp_path / "n.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[stream])]), path)
-    keep_last_states(path)
-    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "said before\nbar: 100%\nand more"
-    keep_last_states(tmp_path / "missing.ipynb")
 
 
 def test_errors_of_the_course_show_their_message_alone(tmp_path: Path) -> None:

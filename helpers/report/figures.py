@@ -20,12 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from helpers.files import Record, read_jsonl
+from helpers.style import GRID, INK, MUTED, RIGHT, STYLE, WRONG
 
 Results = Mapping[str, Any]
 P = ParamSpec("P")
 
-INK, MUTED, GRID = "#1d2430", "#6a7380", "#d9dee5"
-RIGHT, WRONG = "#1f83c4", "#d55e00"
 MODEL_COLOURS = {"base": "#8b93a0", "in_context": "#e69f00", "lora": "#1f83c4", "qlora": "#009e73"}
 _MORE_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00", "#b3a100")
 _MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -38,30 +37,6 @@ METRIC_TITLES = {
 _LOSSES: dict[str, Any] = {
     "loss": {"linewidth": 1, "alpha": 0.55},
     "eval_loss": {"linewidth": 2.2, "marker": "o", "markersize": 5},
-}
-_STYLE: Any = {  # Any, because matplotlib's types list every key there is.
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.titlepad": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "figure.dpi": 110,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
 }
 
 
@@ -79,7 +54,7 @@ def percent(share: float | None) -> str:
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.rc_context(_STYLE):
+        with plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             plt.close(figure)  # Or a notebook would show it twice: as its cell's figure and as its value.
             return figure
@@ -249,7 +224,7 @@ def to_png(figure: Figure) -> bytes:
 def to_svg(figure: Figure, prefix: str) -> str:
     """Turn a figure into SVG for a page: its fonts, ink and grid, no background, and ids that begin with `prefix`."""
     buffer = io.StringIO()
-    with plt.rc_context({**_STYLE, "svg.hashsalt": prefix}):
+    with plt.rc_context({**STYLE, "svg.hashsalt": prefix}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

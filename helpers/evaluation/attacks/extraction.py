@@ -68,7 +68,7 @@ def continue_texts(
     model.eval()
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for at in tqdm(range(0, len(prompts), BATCH), desc="continuations", delay=2):
+        for at in tqdm(range(0, len(prompts), BATCH), desc="continuations", delay=2, leave=False):
             tokens = tokenizer(list(prompts[at : at + BATCH]), add_special_tokens=False)["input_ids"]
             rows = [torch.tensor([start, *row], device=model.device) for row in tokens]
             ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")

@@ -32,7 +32,7 @@ def example_losses(model: Any, tokenizer: Any, examples: Sequence[Example]) -> F
     losses = np.zeros(len(rows))
     model.eval()
     with torch.inference_mode():
-        for at in tqdm(range(0, len(order), BATCH), desc="losses", delay=2):
+        for at in tqdm(range(0, len(order), BATCH), desc="losses", delay=2, leave=False):
             batch = order[at : at + BATCH]
             inputs = batch_of([rows[i][0] for i in batch], [rows[i][1] for i in batch], 0, model.device)
             losses[batch] = row_losses(model, inputs).cpu().numpy()

@@ -1,0 +1,164 @@
+"""Build the site of the course: its pages, and its notebooks with what they showed in a run.
+
+    python docs/site_source/build.py [--run runs/cpu-...] [--private runs/cpu-...] [--language fr] [--to docs/site]
+
+Without --run and --private it takes the newest runs. Only cells that are still as they were run show something.
+With --language fr it takes the French of docs/fr/po/, and writes to docs/site/fr/.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import mmdr
+import nbformat
+
+from helpers.config import PROJECT_ROOT as ROOT
+from helpers.files import read_json
+from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, executed_name, keep_last_states, relinked
+
+HERE = Path(__file__).parent
+REPOSITORY = (ROOT / "00-set_up" / "repository_url").read_text("utf-8").strip()
+NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/*.ipynb"))]
+TEXTS = ["README.md", "docs/terms.md", "docs/cheat_sheet.md", "docs/instructors.md"]
+SHOWN = {
+    "en": "The notebooks show what these runs gave; their reports:",
+    "fr": "Les notebooks montrent ces exécutions ; rapports :",
+}
+REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy_report.html": "-privacy"}
+"""Pages of a run folder, and what the site adds to the run's name for theirs."""
+
+
+def newest(notebook: str) -> Path | None:
+    """The run that executed a notebook last."""
+    found = [*(ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")]
+    return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
+
+
+def address(target: str, page: str, pages: Mapping[str, str]) -> str:
+    """What a page writes to link to a file of the course: a page or picture of the site, else the repository."""
+    if target in pages or Path(target).suffix in {".svg", ".png"}:
+        return os.path.relpath(pages.get(target, target), Path(page).parent)
+    return f"{REPOSITORY}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
+
+
+def drawn(text: str, page: Path) -> str:
+    """Markdown with Mermaid diagrams as pictures beside the page, and without pictures from a network."""
+    for diagram in re.findall(r"```mermaid\n.*?```", text, re.DOTALL):
+        picture = page.with_name(f"{page.stem}_{zlib.crc32(diagram.encode())}.png")
+        picture.write_bytes(mmdr.render(diagram[11:-3]).png(width=1400, background="#ffffff"))
+        text = text.replace(diagram, f"![Diagram]({picture.name})")
+    return re.sub(r"!\[([^]]*)]\(https?:[^)]*\)", r"\1", text)
+
+
+def with_outputs(name: str, runs: list[Path]) -> nbformat.NotebookNode:
+    """A notebook as it is now, with what those of its cells showed that have not changed since; checks are folded."""
+    notebook = nbformat.read(ROOT / name, as_version=4)
+    ran, changed = {}, 0
+    for run in runs:
+        if (path := run / "notebooks" / executed_name(name)).exists():
+            text = path.read_text("utf-8").replace(f"{run.parents[1]}/", "")
+            for page, more in REPORTS.items():
+                text = text.replace(f"href='../{page}'", f"href='../{run.name}{more}.html'")
+            ran = {cell.id: cell for cell in nbformat.reads(text, 4).cells}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            continue
+        if cell.id in ran and ran[cell.id].source == cell.source:
+            cell.outputs = ran[cell.id].outputs
+        changed += bool(ran) and not (cell.id in ran and ran[cell.id].source == cell.source)
+        tags = cell.metadata.setdefault("tags", [])
+        if folded := {"colab", "check"} & {*tags}:
+            tags.append("hide-cell")
+            cell.metadata["mystnb"] = {"code_prompt_show": folded.pop().capitalize(), "code_prompt_hide": "–"}
+        elif cell.metadata.get("jupyter", {}).get("source_hidden"):
+            tags.append("hide-input")
+    print(f"{name}: {f'{changed} cells have changed since the run' if ran else 'no run has executed it'}")
+    keep_last_states(notebook)
+    return notebook
+
+
+def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
+    """Write what Sphinx reads into the folder `stage`."""
+    if language == "fr":
+        sys.path.insert(0, str(ROOT / "docs"))
+        import translate
+    texts = [name for name in TEXTS if (ROOT / name).exists()]
+    pages = {name: "index.md" if name == "README.md" else name for name in [*NOTEBOOKS, *texts]}
+    places = {name: f"docs/{language}/{name.removeprefix('docs/')}" if language != "en" else name for name in pages}
+    there = pages | {place: pages[name] for name, place in places.items()}
+
+    def said(text: str) -> str:
+        if language == "fr":
+            text = translate.translated(text, ROOT / name, translate.french(ROOT / name))
+        return drawn(relinked(text, places[name], partial(address, page=name, pages=there)), page)
+
+    for name in pages:
+        page = stage / pages[name]
+        page.parent.mkdir(parents=True, exist_ok=True)
+        if name in texts:
+            shown = contents(texts[1:], runs, SHOWN[language]) if name == "README.md" else ""
+            page.write_text(said((ROOT / name).read_text("utf-8")) + shown, "utf-8")
+            continue
+        notebook = with_outputs(name, runs)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = said(cell.source)
+        nbformat.write(notebook, page)
+    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
+        (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(picture, stage / picture.relative_to(ROOT))
+
+
+def contents(texts: list[str], runs: list[Path], shown: str) -> str:
+    """What the front page says last: which runs are shown, and the table of contents."""
+    folders = dict.fromkeys(name.partition("/")[0] for name in NOTEBOOKS)
+    parts = {re.sub("[-_]", " ", f): [name for name in NOTEBOOKS if name.startswith(f)] for f in folders}
+    trees = [[f"```{{toctree}}\n:hidden:\n:caption: {c}\n", *n, "```\n"] for c, n in {**parts, "docs": texts}.items()]
+    told = {run.name: read_json(run / "manifest.json") for run in runs}
+    links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in told.items()]
+    return "\n".join(["\n", f"{shown} {', '.join(links)}.", "", *(line for tree in trees for line in tree)])
+
+
+def main() -> None:
+    """Read the command line, build the site in a temporary folder and put it where it belongs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=newest(GLOSSARY_NOTEBOOKS[-1]))
+    parser.add_argument("--private", type=Path, default=newest(PRIVATE_NOTEBOOKS[-1]))
+    parser.add_argument("--language", default="en", choices=SHOWN)
+    parser.add_argument("--to", type=Path)
+    given = parser.parse_args()
+    runs = [run.resolve() for run in (given.run, given.private) if run]
+    to = given.to or ROOT / "docs" / "site" / ("" if given.language == "en" else given.language)
+    with tempfile.TemporaryDirectory() as folder:
+        stage, site = Path(folder, "pages"), Path(folder, "site")
+        lay_out(stage, given.language, runs)
+        command = [sys.executable, "-m", "sphinx", "-q", "-c", HERE, "-d", f"{folder}/trees"]
+        title = (stage / "index.md").read_text("utf-8").partition("\n")[0].lstrip("# ")
+        command += ["-D", f"language={given.language}", "-D", f"html_title={title}"]
+        subprocess.run([*command, stage, site], check=True)
+        for run in runs:
+            for path, more in REPORTS.items():
+                if (run / path).exists():
+                    shutil.copy(run / path, site / f"{run.name}{more}.html")
+        shutil.rmtree(site / "_sources", ignore_errors=True)
+        for path in (site / ".buildinfo", site / "objects.inv", *site.rglob("*.map")):
+            path.unlink()
+        kept = [path for path in to.glob("??") if path.is_dir()]  # the other languages, inside the site
+        for path in kept:
+            shutil.move(path, site / path.name)
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(site, to)
+    print(f"{to / 'index.html'}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
