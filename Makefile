@@ -1,6 +1,6 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter that .venv is built from.
 .DEFAULT_GOAL := help
-.PHONY: help install run run-private test test-all test-open-webui check bench site clean
+.PHONY: help install run run-private test test-all test-open-webui check bench french site clean
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
@@ -26,6 +26,8 @@ bench: install ## measure what a private step, a busy core and writing cost, int
 	@$(PY) tests/bench/private_step.py
 	@$(PY) tests/bench/busy_core.py
 	@$(PY) tests/bench/generation.py
+french: install ## write the course in French into docs/fr
+	@$(PY) docs/translate.py build
 site: install ## build docs/site from the newest runs, or from [RUN=folder] [PRIVATE=folder]; [LANGUAGE=fr] for its French
 	@$(PY) -m pip install -qq --disable-pip-version-check -c 00-set_up/constraints.txt -e ".[site]"
 	@$(PY) docs/site_source/build.py $(if $(RUN),--run "$(RUN)") $(if $(PRIVATE),--private "$(PRIVATE)") $(if $(filter fr,$(LANGUAGE)),--language fr)

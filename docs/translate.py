@@ -103,6 +103,8 @@ def _moved(target: str, path: Path) -> str:
     aimed = (path.parent / target).resolve()
     own = aimed.parent / "fr" / aimed.name  # a picture with French words
     new = destination(aimed) if aimed in {*PAGES, *NOTEBOOKS} else own if own.exists() else aimed
+    if aimed == destination(path):  # the English page leads to the French one, and the other way round
+        new = path
     return Path(os.path.relpath(new, destination(path).parent)).as_posix()
 
 
