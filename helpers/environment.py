@@ -28,8 +28,8 @@ CONSTRAINTS = PROJECT_ROOT / "00-set_up" / "constraints.txt"
 INSTALL = "Run bash 00-set_up/install.sh"
 NO_BF16 = "no bf16 in hardware: fp32, slower"
 
-NEEDED_GB = {"disk": 1.0, "memory": 5.0, "gpu": 6.0}
-COSTS = {"smoke": (5, 1500), "cpu": (60, 5000), "gpu": (30, 6000)}
+NEEDED_GB = {"disk": 1.0, "memory": 6.0, "gpu": 6.0}
+COSTS = {"smoke": (5, 1500), "cpu": (60, 6000), "gpu": (30, 6000)}
 """Profile to (minutes, MB of memory) of the whole course, rounded up; see conf/."""
 
 

@@ -42,7 +42,9 @@ def glossary_entries(run: Run) -> list[Entry]:
     everything = load_glossary(run.config.glossary, language=language)
     if limit is None or len(everything) <= limit:
         return everything
-    print(f"Using the first {limit} of {len(everything)} entries: dataset.max_entries; null would take all of them.")
+    print(
+        f"Using the first {limit} of {len(everything)} entries: dataset.max_entries (null, in Python None, takes all)."
+    )
     return load_glossary(run.config.glossary, limit, language)
 
 
