@@ -123,8 +123,8 @@ def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
         nbformat.write(notebook, page)
     name, html = SLIDES, {place: Path(page).with_suffix(".html").as_posix() for place, page in there.items()}
     slides(linked((ROOT / name).read_text("utf-8"), "slides.html", html), language, stage / "slides")
-    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
-        (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/**/*.svg"), *ROOT.glob("00-set_up/*.svg")):
+        (stage / picture.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, stage / picture.relative_to(ROOT))
 
 
