@@ -13,20 +13,26 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import polib
 from link_terms import LINK as TERM
-from link_terms import link, terms
+from link_terms import link, slug, terms
 
 ROOT = Path(__file__).resolve().parent.parent
 FRENCH = ROOT / "docs" / "fr"
 TERMS = ROOT / "docs" / "terms.md"
-PAGES = [path for name in ("README", "docs/terms", "docs/cheat_sheet") if (path := ROOT / f"{name}.md").exists()]
+PAGES = [
+    path
+    for name in ("README", "docs/terms", "docs/cheat_sheet", "docs/slides")
+    if (path := ROOT / f"{name}.md").exists()
+]
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
 BETWEEN = re.compile(r"(^[ ]*```python.*?^[ ]*```[^\n]*$|\n{2,})", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#)([^)\"#\s]+)")
+ANCHOR = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]*)#([^)\s]+)(?=\))")
 
 
 def passages(path: Path) -> Iterator[str]:
@@ -65,7 +71,8 @@ def translated(text: str, path: Path, known: dict[str, str]) -> str:
     """The French of a text of a page or notebook, with links that fit its new place."""
     pieces = BETWEEN.split(TERM.sub(r"\1", text))
     pieces[::2] = [piece.replace(p, known.get(p, p), 1) if (p := _passage(piece)) else piece for piece in pieces[::2]]
-    return LINK.sub(lambda link: link[1] + _moved(link[2], path), "".join(pieces))
+    text = ANCHOR.sub(lambda link: f"{link[1]}#{_french_anchor(link[1], link[2], path)}", "".join(pieces))
+    return LINK.sub(lambda link: link[1] + _moved(link[2], path), text)
 
 
 def built(path: Path) -> str:
@@ -106,6 +113,19 @@ def _moved(target: str, path: Path) -> str:
     if aimed == destination(path):  # the English page leads to the French one, and the other way round
         new = path
     return Path(os.path.relpath(new, destination(path).parent)).as_posix()
+
+
+def _french_anchor(target: str, anchor: str, path: Path) -> str:
+    aimed = (path.parent / target).resolve() if target else path
+    return _anchors(aimed).get(anchor, anchor) if aimed in {*PAGES, *NOTEBOOKS} else anchor
+
+
+@cache
+def _anchors(path: Path) -> dict[str, str]:
+    """Anchors of a page's or notebook's headings, English to French."""
+    headings = re.compile("#+ .*")
+    found = ((headings.match(english), headings.match(other)) for english, other in french(path).items())
+    return {slug(one[0].lstrip("# ")): slug(two[0].lstrip("# ")) for one, two in found if one and two}
 
 
 def _po_path(path: Path) -> Path:

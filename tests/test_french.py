@@ -3,6 +3,7 @@
 import re
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -63,6 +64,21 @@ def test_a_french_notebook_has_the_same_code_and_links_that_lead_somewhere() -> 
                 for _, target in translate.LINK.findall(other.source):
                     aimed = (translate.destination(path).parent / target.partition("#")[0]).resolve()
                     assert aimed.exists() or aimed in map(translate.destination, ALL), target
+
+
+@cache
+def french_anchors(path: Path) -> set[str]:
+    built = translate.built(path)
+    cells = [cell.source for cell in nbformat.reads(built, 4).cells] if path.suffix == ".ipynb" else [built]
+    return {translate.slug(line) for cell in cells for line in re.findall("^#+ (.+)$", cell, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("path", translate.PAGES, ids=lambda path: path.stem)
+def test_links_of_a_french_page_lead_to_french_headings(path: Path) -> None:
+    there = {translate.destination(each): each for each in ALL}
+    for target, anchor in translate.ANCHOR.findall(translate.built(path)):
+        aimed = (translate.destination(path).parent / target).resolve() if target else translate.destination(path)
+        assert aimed not in there or anchor in french_anchors(there[aimed]), f"{target}#{anchor}"
 
 
 def test_terms_of_a_french_notebook_lead_to_the_french_page() -> None:

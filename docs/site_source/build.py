@@ -16,10 +16,13 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 import mmdr
 import nbformat
+from markdown_it import MarkdownIt
 
 from helpers.config import PROJECT_ROOT as ROOT
 from helpers.files import read_json
@@ -29,6 +32,7 @@ HERE = Path(__file__).parent
 REPOSITORY = (ROOT / "00-set_up" / "repository_url").read_text("utf-8").strip()
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("0*/*.ipynb"))]
 TEXTS = ["README.md", "docs/terms.md", "docs/cheat_sheet.md", "docs/instructors.md"]
+SLIDES = "docs/slides.md"
 SHOWN = {
     "en": "The notebooks show what these runs gave; their reports:",
     "fr": "Les notebooks montrent ces exécutions ; rapports :",
@@ -93,13 +97,17 @@ def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
         import translate
     texts = [name for name in TEXTS if (ROOT / name).exists()]
     pages = {name: "index.md" if name == "README.md" else name for name in [*NOTEBOOKS, *texts]}
-    places = {name: f"docs/{language}/{name.removeprefix('docs/')}" if language != "en" else name for name in pages}
-    there = pages | {place: pages[name] for name, place in places.items()}
+    names = [*pages, SLIDES]
+    places = {name: f"docs/{language}/{name.removeprefix('docs/')}" if language != "en" else name for name in names}
+    there = pages | {places[name]: pages[name] for name in pages}
 
-    def said(text: str) -> str:
+    def linked(text: str, page: str, pages: Mapping[str, str]) -> str:
         if language == "fr":
             text = translate.translated(text, ROOT / name, translate.french(ROOT / name))
-        return drawn(relinked(text, places[name], partial(address, page=name, pages=there)), page)
+        return relinked(text, places[name], partial(address, page=page, pages=pages))
+
+    def said(text: str) -> str:
+        return drawn(linked(text, name, there), page)
 
     for name in pages:
         page = stage / pages[name]
@@ -113,9 +121,24 @@ def lay_out(stage: Path, language: str, runs: list[Path]) -> None:
             if cell.cell_type == "markdown":
                 cell.source = said(cell.source)
         nbformat.write(notebook, page)
-    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/*.svg"), *ROOT.glob("00-set_up/*.svg")):
-        (stage / picture.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+    name, html = SLIDES, {place: Path(page).with_suffix(".html").as_posix() for place, page in there.items()}
+    slides(linked((ROOT / name).read_text("utf-8"), "slides.html", html), language, stage / "slides")
+    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/pictures/**/*.svg"), *ROOT.glob("00-set_up/*.svg")):
+        (stage / picture.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, stage / picture.relative_to(ROOT))
+
+
+def slides(text: str, language: str, to: Path) -> None:
+    """Write slides, parted by `---` and each with notes, as a page of reveal.js, beside what the page loads."""
+    (to / "reveal").mkdir(parents=True)
+    for name in ("dist/reveal.js", "dist/reveal.css", "dist/theme/serif.css", "plugin/notes/notes.js"):
+        shutil.copy(str(files("sphinx_revealjs") / "_static" / "revealjs" / name), to / "reveal")
+    render = MarkdownIt().enable("table").render
+    parts = [slide.partition("\nNotes: ") for slide in text.split("\n---\n")]
+    shown = [f'<section>{render(s)}<aside class="notes">{render(notes)}</aside></section>' for s, _, notes in parts]
+    page = Template((HERE / "slides.html").read_text("utf-8"))
+    title, sections = text.partition("\n")[0].lstrip("# "), re.sub("docs/pictures/(fr/)?", "_images/", "\n".join(shown))
+    (to / "slides.html").write_text(page.substitute(language=language, title=title, slides=sections), "utf-8")
 
 
 def contents(texts: list[str], runs: list[Path], shown: str) -> str:
@@ -149,6 +172,10 @@ def main() -> None:
             for path, more in REPORTS.items():
                 if (run / path).exists():
                     shutil.copy(run / path, site / f"{run.name}{more}.html")
+        shutil.copytree(stage / "slides", site, dirs_exist_ok=True)
+        for page in (site / "docs").glob("*.html"):  # Sphinx links to pages of its own only
+            text = re.sub(rf"{REPOSITORY}/blob/main/docs/(fr/)?slides\.md", "../slides.html", page.read_text("utf-8"))
+            page.write_text(text, "utf-8")
         shutil.rmtree(site / "_sources", ignore_errors=True)
         for path in (site / ".buildinfo", site / "objects.inv", *site.rglob("*.map")):
             path.unlink()
