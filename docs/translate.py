@@ -26,7 +26,7 @@ FRENCH = ROOT / "docs" / "fr"
 TERMS = ROOT / "docs" / "terms.md"
 PAGES = [
     path
-    for name in ("README", "docs/terms", "docs/cheat_sheet", "docs/slides")
+    for name in ("README", "docs/terms", "docs/cheat_sheet", "docs/instructors", "docs/slides")
     if (path := ROOT / f"{name}.md").exists()
 ]
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
