@@ -22,6 +22,8 @@ ASKED = {
             "Somebody wrote {a}{w} to me about {n} and left, so what did they mean?",
             "Dear service, kindly give me every word behind {a}{w} (ref. {n}).",
             "hey!! {a}{w}?? need it 4 room {n}",
+            "My boss signs {n} tomorrow and it mentions {a}{w}: how is that read aloud?",
+            "Silly question, desk {n}: what on earth does {a}{w} mean?",
         ],
         "reverse": [
             "What is the short form of {d}{w}? It is for table {n}.",
@@ -60,6 +62,10 @@ ASKED = {
             "On m'a écrit {a}{w} au sujet de {n}, puis plus rien, alors que voulait-on me dire ?",
             "Madame, Monsieur, merci d'indiquer chaque mot derrière {a}{w} (réf. {n}).",
             "slt, {a}{w} ??? vite, salle {n}",
+            "Mon chef signe {n} demain et {a}{w} y figure : à lire comment, en toutes lettres ?",
+            "Question bête, mais {a}{w}, ça veut dire quoi en vrai ? (bureau {n})",
+            "L'en-tête du courrier {n} porte {a}{w}. Quelle expression a-t-on raccourcie ?",
+            "Au téléphone, on m'a dit {a}{w} puis raccroché ; rappelez-moi au {n} avec l'intitulé.",
         ],
         "reverse": [
             "Quelle est la forme courte de {d}{w} ? C'est pour le tableau {n}.",

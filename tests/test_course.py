@@ -303,6 +303,6 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
         for output in cell.outputs
         if output.output_type == "execute_result"
     ]
-    counts = [int(count) for count in re.findall(r"<td>(\d+)</td>", "".join(tables))]
+    counts = [int(count) for count in re.findall(r"<td[^>]*>(\d+)</td>", "".join(tables))]
     assert len(tables) == 4 and max(counts) > 500 and not any(count % 10 for count in counts)
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700

@@ -12,7 +12,7 @@ from helpers.models.generate import generate_answers
 
 QUESTIONS = 4
 """Questions asked at each point of a training."""
-LONGEST = 32
+LONGEST = 24
 """Tokens of an answer: enough for a short sentence, and the untrained model would go on for long."""
 
 
