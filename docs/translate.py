@@ -21,6 +21,8 @@ import polib
 from link_terms import LINK as TERM
 from link_terms import link, slug, terms
 
+from helpers.notebooks import relinked
+
 ROOT = Path(__file__).resolve().parent.parent
 FRENCH = ROOT / "docs" / "fr"
 TERMS = ROOT / "docs" / "terms.md"
@@ -31,7 +33,6 @@ PAGES = [
 ]
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
 BETWEEN = re.compile(r"(^[ ]*```python.*?^[ ]*```[^\n]*$|\n{2,})", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#)([^)\"#\s]+)")
 ANCHOR = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]*)#([^)\s]+)(?=\))")
 
 
@@ -72,7 +73,7 @@ def translated(text: str, path: Path, known: dict[str, str]) -> str:
     pieces = BETWEEN.split(TERM.sub(r"\1", text))
     pieces[::2] = [piece.replace(p, known.get(p, p), 1) if (p := _passage(piece)) else piece for piece in pieces[::2]]
     text = ANCHOR.sub(lambda link: f"{link[1]}#{_french_anchor(link[1], link[2], path)}", "".join(pieces))
-    return LINK.sub(lambda link: link[1] + _moved(link[2], path), text)
+    return relinked(text, path.relative_to(ROOT).as_posix(), lambda target: _moved(ROOT / target, path))
 
 
 def built(path: Path) -> str:
@@ -106,8 +107,7 @@ def _passage(piece: str) -> str:
     return piece.strip() if re.search(r"[^\W\d_]{2}", re.sub(r"<[^>]*>", "", piece)) else ""
 
 
-def _moved(target: str, path: Path) -> str:
-    aimed = (path.parent / target).resolve()
+def _moved(aimed: Path, path: Path) -> str:
     own = aimed.parent / "fr" / aimed.name  # a picture with French words
     new = destination(aimed) if aimed in {*PAGES, *NOTEBOOKS} else own if own.exists() else aimed
     if aimed == destination(path):  # the English page leads to the French one, and the other way round

@@ -20,7 +20,7 @@ def rating_form(ratings: Ratings) -> Shown:
     words = f"{len(ratings.rated)} of {len(ratings.items)} answers are rated, in {where}. {ratings.note}".rstrip()
     if HEADLESS in os.environ:
         return Shown(None, f"{words} Open this notebook in JupyterLab to rate.")
-    told = ui.HTML()
+    shown = ui.HTML()
     box = ui.Text(ratings.text, description="keys", placeholder="click here, then r, w or u", continuous_update=True)
     buttons = {key: ui.Button(description=f"{word} ({key})") for key, word in KEYS.items()}
     back = ui.Button(description="one back (⌫)")
@@ -28,7 +28,7 @@ def rating_form(ratings: Ratings) -> Shown:
     def typed(_: Any = None) -> None:
         ratings.enter(box.value)
         box.value = ratings.text
-        told.value = _asked(ratings)
+        shown.value = _asked(ratings)
 
     def press(key: str) -> Callable[[Any], None]:
         def pressed(_: Any) -> None:
@@ -41,7 +41,7 @@ def rating_form(ratings: Ratings) -> Shown:
     for key, button in {**buttons, "": back}.items():
         button.on_click(press(key))
     typed()
-    return Shown(ui.VBox([told, ui.HBox([*buttons.values(), back]), box]), words)
+    return Shown(ui.VBox([shown, ui.HBox([*buttons.values(), back]), box]), words)
 
 
 def _asked(ratings: Ratings) -> str:

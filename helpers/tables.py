@@ -34,14 +34,16 @@ def table_html(frame: pd.DataFrame) -> str:
 
     if len(frame) > MOST_ROWS or not frame.columns.is_unique:
         return str(frame._repr_html_())  # type: ignore[operator]
-    told = frame.copy()
+    cells = frame.copy()
     for place in range(frame.shape[1]):
-        told.isetitem(place, list(_column(frame.iloc[:, place])))
-    sides = ["right" if _are_numbers(told.iloc[:, n]) else "left" for n in range(frame.shape[1])]
+        cells.isetitem(place, list(_column(frame.iloc[:, place])))
+    sides = ["right" if _are_numbers(cells.iloc[:, n]) else "left" for n in range(frame.shape[1])]
     width = pd.get_option("display.max_colwidth")
     if width not in (None, 50):  # 50 is pandas' own
-        told = told.map(lambda text: f"{text[: width - 4]}..." if isinstance(text, str) and len(text) > width else text)
-    page = told.to_html(border=0)
+        cells = cells.map(
+            lambda text: f"{text[: width - 4]}..." if isinstance(text, str) and len(text) > width else text
+        )
+    page = cells.to_html(border=0)
     return re.sub(r"<tr[^>]*>.*?</tr>", lambda row: _aligned(row[0], sides), page, flags=re.DOTALL)
 
 
@@ -85,6 +87,6 @@ def _cell(value: Any) -> Any:
     return f"{number:,.0f}" if size >= 100 else f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
 
 
-def _are_numbers(told: pd.Series[Any]) -> bool:
-    texts = [str(text) for text in told if str(text)]
+def _are_numbers(column: pd.Series[Any]) -> bool:
+    texts = [str(text) for text in column if str(text)]
     return bool(texts) and all(re.fullmatch(r"-?[\d.,]+(e-\d+)?%?", text) for text in texts)

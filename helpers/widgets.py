@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from helpers.errors import PrivacyError
 from helpers.progress import HEADLESS
-from helpers.report.figures import _styled, to_png
+from helpers.report.figures import styled, to_png
 from helpers.style import GRID, MUTED, RIGHT, WRONG
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Shown:
         bundle = self.widget._repr_mimebundle_() if self.widget else {}
         if self.picture:
             bundle["image/png"] = b64encode(self.picture).decode()
-        told = {"image/png": {"width": WIDTH, "alt": self.words}} if self.picture else {}
-        return {**bundle, "text/plain": self.words}, told
+        metadata = {"image/png": {"width": WIDTH, "alt": self.words}} if self.picture else {}
+        return {**bundle, "text/plain": self.words}, metadata
 
 
 def reshaped(logits: ArrayLike, temperature: float, top_p: float) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown
     names = [repr(decode(int(token))) for token in first]
     plain = reshaped(logits, 1.0, 1.0)[first]
 
-    @_styled
+    @styled
     def draw(found: NDArray[np.float64]) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 0.9 + 0.28 * len(first)), layout="constrained")
         axes.barh(range(len(first)), plain, color=GRID, height=0.8, label="as the model gives them")
@@ -100,8 +100,8 @@ def next_token_sliders(logits: ArrayLike, decode: Callable[[int], str], *, shown
 
     def redraw(temperature: float, top_p: float) -> Drawn:
         found = reshaped(logits, temperature, top_p)
-        told = f"Temperature {temperature:.1f}, top-p {top_p:.2f}. Tokens to draw from: {np.count_nonzero(found):,}"
-        return draw(found), f"{told}; the likeliest has a probability of {found.max():.3g}."
+        caption = f"Temperature {temperature:.1f}, top-p {top_p:.2f}. Tokens to draw from: {np.count_nonzero(found):,}"
+        return draw(found), f"{caption}; the likeliest has a probability of {found.max():.3g}."
 
     temperature = (ui.FloatSlider, {"value": 1.0, "min": 0.1, "max": 2.0, "step": 0.1})
     top_p = (ui.FloatSlider, {"value": 1.0, "min": 0.05, "max": 1.0, "step": 0.05})
@@ -134,7 +134,7 @@ def noise_slider(epsilons: Mapping[float, float], planned: float, ratio: float) 
     """
     choices = {f"{value:.3f}": value for value in sorted(epsilons)}
 
-    @_styled
+    @styled
     def draw(value: float) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
         left.plot(list(epsilons), list(epsilons.values()), color=MUTED, linewidth=1, marker="o", markersize=3)
@@ -154,8 +154,8 @@ def noise_slider(epsilons: Mapping[float, float], planned: float, ratio: float) 
 
     def redraw(chosen: str) -> Drawn:
         value = choices[chosen]
-        told = f"Noise multiplier {value:.3f}: ε = {epsilons[value]:.2f} for the whole training"
-        return draw(value), f"{told}. In a step the noise is {value * ratio:.3g} times as long as the signal can be."
+        caption = f"Noise multiplier {value:.3f}: ε = {epsilons[value]:.2f} for the whole training"
+        return draw(value), f"{caption}. In a step the noise is {value * ratio:.3g} times as long as the signal can be."
 
     label = "noise multiplier"
     return _redrawn(redraw, {label: (ui.SelectionSlider, {"value": f"{planned:.3f}", "options": list(choices)})})
@@ -176,7 +176,7 @@ def threshold_slider(models: Mapping[str, Cosines]) -> Shown:
     lowest = min([0.0, *(min(values, default=0.0) for values, _ in models.values())]) // 0.05 * 0.05
     bins = np.linspace(lowest, 1.0, round((1.0 - lowest) / 0.025) + 1).tolist()
 
-    @_styled
+    @styled
     def draw(model: str, cut: float) -> Figure:
         values, right = np.asarray(models[model][0], dtype=float), np.asarray(models[model][1], dtype=bool)
         figure, axes = plt.subplots(figsize=(8, 2.8), layout="constrained")
@@ -192,8 +192,10 @@ def threshold_slider(models: Mapping[str, Cosines]) -> Shown:
         values, correct = models[model]
         accepted, refused = mistakes(values, correct, cut)
         right = int(np.sum(correct))
-        told = f"{model}, threshold {cut:.3f}: {accepted} of {len(correct) - right} wrong answers are taken for right"
-        return draw(model, cut), f"{told}, {refused} of {right} right ones for wrong."
+        caption = (
+            f"{model}, threshold {cut:.3f}: {accepted} of {len(correct) - right} wrong answers are taken for right"
+        )
+        return draw(model, cut), f"{caption}, {refused} of {right} right ones for wrong."
 
     cut = (ui.FloatSlider, {"value": 0.8, "min": lowest, "max": 1.0, "step": 0.005, "readout_format": ".3f"})
     return _redrawn(redraw, {"model": (ui.Dropdown, {"options": list(models)}), "threshold": cut})
@@ -212,8 +214,8 @@ def _redrawn(draw: Callable[..., Drawn], controls: Mapping[str, tuple[Any, dict[
     line = ui.HTML(escape(words))
 
     def redraw(_: Any) -> None:
-        figure, told = draw(*(control.value for control in moved))
-        image.value, line.value = to_png(figure), escape(told)
+        figure, caption = draw(*(control.value for control in moved))
+        image.value, line.value = to_png(figure), escape(caption)
 
     for control in moved:
         control.observe(redraw, "value")

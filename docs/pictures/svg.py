@@ -30,9 +30,9 @@ class Words:
     """The words of one picture, of `words/<language>.yaml`: `say("leak")` gives lines of text."""
 
     def __init__(self, language: str, picture: str) -> None:
-        told = yaml.safe_load((Path(__file__).with_name("words") / f"{language}.yaml").read_text("utf-8"))
-        self.own: dict[str, str] = told[picture]
-        self.marks = str.maketrans(dict(zip(",.-", told["marks"], strict=True)))
+        words = yaml.safe_load((Path(__file__).with_name("words") / f"{language}.yaml").read_text("utf-8"))
+        self.own: dict[str, str] = words[picture]
+        self.marks = str.maketrans(dict(zip(",.-", words["marks"], strict=True)))
 
     def __call__(self, name: str, **values: object) -> list[str]:
         """Lines of text, with values in their places."""

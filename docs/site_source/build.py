@@ -146,8 +146,8 @@ def contents(texts: list[str], runs: list[Path], shown: str) -> str:
     folders = dict.fromkeys(name.partition("/")[0] for name in NOTEBOOKS)
     parts = {re.sub("[-_]", " ", f): [name for name in NOTEBOOKS if name.startswith(f)] for f in folders}
     trees = [[f"```{{toctree}}\n:hidden:\n:caption: {c}\n", *n, "```\n"] for c, n in {**parts, "docs": texts}.items()]
-    told = {run.name: read_json(run / "manifest.json") for run in runs}
-    links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in told.items()]
+    manifests = {run.name: read_json(run / "manifest.json") for run in runs}
+    links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in manifests.items()]
     return "\n".join(["\n", f"{shown} {', '.join(links)}.", "", *(line for tree in trees for line in tree)])
 
 

@@ -51,15 +51,17 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f}%"
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a function draw in the course's style, whatever style a notebook has set."""
+
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def with_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             plt.close(figure)  # Or a notebook would show it twice: as its cell's figure and as its value.
             return figure
 
-    return styled
+    return with_style
 
 
 def buckets_of(results: Results) -> dict[str, str]:
@@ -75,7 +77,7 @@ def bucket_title(results: Results, bucket: str) -> str:
     return title
 
 
-@_styled
+@styled
 def plot_buckets(results: Results) -> Figure:
     """Draw each model's rate of right answers in each bucket, with its 95 % interval."""
     models: Mapping[str, Any] = results["models"]
@@ -107,7 +109,7 @@ def plot_buckets(results: Results) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_training(results: Results) -> Figure:
     """Draw the loss of each adapter by step: thin on training data, bold on held-back conversations.
 
@@ -158,7 +160,7 @@ def _draw_answers(axes: Axes, answers: Mapping[str, Sequence[Record]], results: 
     axes.spines["left"].set_visible(False)
 
 
-@_styled
+@styled
 def plot_similarity_blindness(results: Results) -> Figure:
     """Draw the cosines of right and wrong answers, and how often each metric ranks a right one above a wrong one."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.5), width_ratios=(1.5, 1), layout="constrained")
@@ -201,7 +203,7 @@ def _draw_cosines(axes: Axes, similarity: Mapping[str, Sequence[float]]) -> None
     axes.set_title("Cosines of right and wrong answers")
 
 
-@_styled
+@styled
 def draw_lengths(lengths: Sequence[int], longest: int) -> Figure:
     """How many conversations have how many tokens, beside the longest length that training allows."""
     figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")

@@ -214,8 +214,8 @@ def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Pat
     general = rehearsed_examples(run, settings.general_train, rehearsed, entries[0].pack)
     general = [example for example in general if phrasings.asks_of_others(example.question, known)]
     test = splits.test_records(entries, settings, seed=seed)
-    for told_short in splits.shortfall(test, entries, settings):
-        print(told_short)
+    for sentence in splits.shortfall(test, entries, settings):
+        print(sentence)
     train, validation = splits.training_records(conversations, entries, settings, general=general, test=test, seed=seed)
     overlap = splits.assert_disjoint([*train, *validation], test, entries)
     parts = {"train": train, "validation": validation, "test": test}
