@@ -26,7 +26,7 @@ bench: install ## measure what a private step, a busy core and writing cost, int
 	@$(PY) tests/bench/private_step.py
 	@$(PY) tests/bench/busy_core.py
 	@$(PY) tests/bench/generation.py
-french: install ## write the course in French into docs/fr
+french: install ## write the French pages and notebooks anew from docs/fr/po
 	@$(PY) docs/translate.py build
 site: install ## build docs/site from the newest runs, or from [RUN=folder] [PRIVATE=folder]; [LANGUAGE=fr] for its French
 	@$(PY) -m pip install -qq --disable-pip-version-check -c 00-set_up/constraints.txt -e ".[site]"

@@ -2,8 +2,8 @@
 
 After a fork or a move, edit that file and run `python 00-set_up/update_links.py`. It rewrites the launch
 links of README.md (between the two `launch links` comments), the Colab links of the notebooks, the address
-that the launchers clone and the label of the Dockerfile. With `--check` it changes nothing and ends with exit
-code 1 if a link is out of date.
+that the launchers clone, the label of the Dockerfile and all of these in the French of the course. With `--check`
+it changes nothing and ends with exit code 1 if a link is out of date.
 """
 
 import re
@@ -19,6 +19,7 @@ REPOSITORY = re.compile(
     r'|(?<=repository = \\"https://github\.com/)[\w-]+/[\w.-]+'  # as JSON escapes it in a notebook
     r"|(?<=colab\.research\.google\.com/github/)[\w-]+/[\w.-]+(?=/blob/)"
 )
+LAUNCH_FORM = re.compile(r"https://datalab\.sspcloud\.fr/launcher/ide/[^)\s\"]+")
 LAUNCH_LINKS = re.compile(r"(?<=<!-- launch links -->\n).*?(?=<!-- /launch links -->)", re.DOTALL)
 
 
@@ -74,14 +75,18 @@ def update(root: Path, *, check: bool) -> list[str]:
     notebooks = sorted(root.glob("0*/*.ipynb"))
     names = [path.relative_to(root).as_posix() for path in notebooks]
     scripts = [root / "Dockerfile", *sorted((root / "00-set_up").glob("*.*"))]
+    french = [path for path in sorted((root / "docs/fr").rglob("*.*")) if path.suffix in {".po", ".md", ".ipynb"}]
     outdated = []
     for path in [
         root / "README.md",
         *notebooks,
+        *french,
         *(p for p in scripts if p.suffix in {"", ".sh", ".txt", ".md"}),
     ]:
         before = path.read_text("utf-8")
         after = REPOSITORY.sub(repository, before)
+        if path in french and (old := REPOSITORY.search(before)):
+            after = LAUNCH_FORM.sub(lambda _: onyxia_link(repository), before.replace(old[0], repository))
         if path.name == "README.md" and path.parent == root:
             after = LAUNCH_LINKS.sub(lambda _: launch_links(repository, names), after)
         if after != before:

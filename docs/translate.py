@@ -33,6 +33,7 @@ PAGES = [
 ]
 NOTEBOOKS = sorted(ROOT.glob("0*/*.ipynb"))
 BETWEEN = re.compile(r"(^[ ]*```python.*?^[ ]*```[^\n]*$|\n{2,})", re.MULTILINE | re.DOTALL)
+COLAB = re.compile(r"(?<=/blob/main/)0[^)\s]+\.ipynb")
 ANCHOR = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]*)#([^)\s]+)(?=\))")
 
 
@@ -72,7 +73,8 @@ def translated(text: str, path: Path, known: dict[str, str]) -> str:
     """The French of a text of a page or notebook, with links that fit its new place."""
     pieces = BETWEEN.split(TERM.sub(r"\1", text))
     pieces[::2] = [piece.replace(p, known.get(p, p), 1) if (p := _passage(piece)) else piece for piece in pieces[::2]]
-    text = ANCHOR.sub(lambda link: f"{link[1]}#{_french_anchor(link[1], link[2], path)}", "".join(pieces))
+    text = COLAB.sub(r"docs/fr/\g<0>", "".join(pieces))
+    text = ANCHOR.sub(lambda link: f"{link[1]}#{_french_anchor(link[1], link[2], path)}", text)
     return relinked(text, path.relative_to(ROOT).as_posix(), lambda target: _moved(ROOT / target, path))
 
 

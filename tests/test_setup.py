@@ -320,6 +320,18 @@ def test_links_follow_the_one_setting(tree: Path) -> None:
     assert "autoLaunch=false" in readme and "version=" not in readme
 
 
+def test_the_french_follows_the_one_setting(tree: Path) -> None:
+    shutil.copytree(ROOT / "docs/fr", tree / "docs/fr")
+    (tree / "00-set_up/repository_url").write_text("https://github.com/new-owner/new.name\n")
+    load("update_links").update(tree, check=False)
+    texts = [path.read_text("utf-8") for path in (tree / "docs/fr").rglob("*.*")]
+    assert not [text for text in texts if re.search("fine-tuning-course(/|%2F)fine-tuning-course", text)]
+    english = (tree / "README.md").read_text("utf-8").split("<!-- launch links -->")[1]
+    for link in re.findall(r"https://[^\s)`]+", english.split("<!-- /launch links -->")[0]):
+        assert any(link.replace("/main/0", "/main/docs/fr/0") in text for text in texts), link
+        assert any(link in text for text in texts), "the passage to translate is that of README.md"
+
+
 def test_a_setting_that_is_no_github_address_is_refused(tree: Path) -> None:
     (tree / "00-set_up/repository_url").write_text("git@example.org:me/x\n")
     with pytest.raises(SystemExit, match=r"expected https://github\.com/OWNER/NAME"):
