@@ -240,11 +240,10 @@ def open_run(
     opened = Run(path, config)
     if (path / "config.yaml").exists() and (path / "manifest.json").exists():
         made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} > {"config.yaml", "manifest.json"}
-        try:
-            _refuse_other(path, config)
-        except RunError:
-            if made:
-                raise
+        differing = _differing(path, config)
+        if differing and made:
+            raise RunError(differing)
+        if differing:
             (path / "manifest.json").unlink()  # nothing was made: `begin` writes it for this configuration
         else:
             opened.point_latest()
@@ -288,12 +287,13 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
     except yaml.YAMLError:
         raise RunError(f"{path} is not valid YAML any more. Undo what was changed in it, or run anew.") from None
-    if unchanged and (folder / "manifest.json").exists():
-        _refuse_other(folder, config)
+    if unchanged and (folder / "manifest.json").exists() and (differing := _differing(folder, config)):
+        raise RunError(differing)
     return Run(folder, config)
 
 
-def _refuse_other(path: Path, config: Config) -> None:
+def _differing(path: Path, config: Config) -> str:
+    """How a run folder's configuration differs from `config`, and what to do; empty where it does not."""
     stored = dict(flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
     current = dict(flat(config.model_dump(mode="json")))
     free = {"glossary", *(["data.source"] if config.table or config.pipeline else [])} | {
@@ -307,9 +307,10 @@ def _refuse_other(path: Path, config: Config) -> None:
     if not differing and read_json(path / "manifest.json")["fingerprint"] != config.fingerprint():
         names = ", ".join(path.name for path in config.files)
         differing = [f"glossary, table or pipeline had other contents, is {names}"]
-    if differing:
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise RunError(
-            f"{path} was made with another configuration ({'; '.join(differing[:5])}{more}). "
-            "Choose another RUN folder, or go back to the configuration in its config.yaml."
-        )
+    if not differing:
+        return ""
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return (
+        f"{path} was made with another configuration ({'; '.join(differing[:5])}{more}). "
+        "Choose another RUN folder, or go back to the configuration in its config.yaml."
+    )

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from helpers import notebooks
 from helpers.errors import HelpersError
+from helpers.progress import HEADLESS
 
 BARS = """
 import sys
@@ -54,6 +56,21 @@ def test_an_executed_notebook_is_clean(tmp_path: Path, monkeypatch: pytest.Monke
     assert text == (
         "[next](01-a-02-b.ipynb), [terms](../../../docs/terms.md#token), [site](https://example.org), [here](#top)"
     )
+
+
+def test_bars_that_a_reader_watched_are_lines_in_the_saved_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HEADLESS, raising=False)
+    stopped = "for step in tqdm(range(3), desc='three'):\n    assert step < 2"
+    cells = [*map(nbformat.v4.new_code_cell, (BARS, stopped))]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True).execute(cwd=str(tmp_path))
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    shown = [output.data for output in outputs if "data" in output]
+    assert not any("application/vnd.jupyter.widget-view+json" in data for data in shown)
+    text = "\n".join(data["text/plain"] for data in shown)
+    assert text.count("30/30") == 2 and "2/3" in text
 
 
 def test_a_failed_notebook_is_clean_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
