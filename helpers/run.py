@@ -28,7 +28,7 @@ from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, read_env, resolve_endpoint
 from helpers.style import use_style
 from helpers.tables import use_tables
-from helpers.threads import wait_politely
+from helpers.threads import watch_cores
 
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
@@ -223,7 +223,7 @@ def open_run(
         ConfigError: the configuration has mistakes, or names holders' records and the caller is not made for them.
         RunError: the folder belongs to another configuration, or is a file.
     """
-    wait_politely()  # before a stage loads torch
+    watch_cores()
     use_tables()
     use_style()
     read_env(PROJECT_ROOT / ".env")  # tokens, keys and the chat server's address
@@ -276,7 +276,7 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
 
     Raises RunError where it is none. With `unchanged`, also where its glossary, table or pipeline has changed.
     """
-    wait_politely()
+    watch_cores()
     path = folder / "config.yaml"
     if not path.exists():
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")

@@ -1,29 +1,100 @@
-"""How threads of torch wait for each other, chosen before torch is loaded."""
+"""How threads of torch wait for each other: by spinning while the course is alone, asleep while others need the cores.
 
+Spinning is a quarter faster. Beside another program it is a disaster: a thread that spins keeps the core that the one
+it waits for needs, and a training step of two seconds takes half a minute (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+import ctypes
 import os
 import sys
+import threading
+import time
+from functools import cache
 
 import psutil
 
+CHOSEN_BY_READER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+LOOK_EVERY_S = 0.5
+CALM_S = 5.0
+"""Seconds without other programs after which threads spin again."""
+SPARE = 0.3
+"""Cores that other programs may take beyond those that torch leaves free."""
 
-def wait_politely() -> bool:
-    """Let threads sleep while they wait, where other programs keep 0.3 cores or more busy at this moment.
 
-    By default OpenMP's threads spin. Alone that is fastest; where another program takes one of two cores, answers took
-    more than thirty times as long, and with sleeping threads one and a half times (docs/decisions/0009). The reader's
-    own `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` counts first, and once torch is loaded nothing changes any more. Returns
-    whether this call chose to sleep.
+@cache
+def watch_cores() -> Watch | None:
+    """Begin to watch, once in a process, and go on until it ends; None where the reader chose how threads wait."""
+    if any(name in os.environ for name in CHOSEN_BY_READER):
+        return None
+    watch = Watch()
+    watch.start()
+    return watch
+
+
+class Watch(threading.Thread):
+    """Looks twice a second at what other programs do; `asleep` says how torch's threads wait now."""
+
+    def __init__(self) -> None:
+        super().__init__(name="watch_cores", daemon=True)
+        self._crowd: Crowd | None = None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether threads sleep while they wait."""
+        return self._crowd is not None
+
+    def run(self) -> None:  # noqa: D102 -- as in threading
+        last, busy_at = _seconds(), 0.0
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            now = _seconds()
+            others = (now[1] - last[1] - (now[2] - last[2])) / (now[0] - last[0])
+            last = now
+            threads = getattr(sys.modules.get("torch"), "get_num_threads", None)
+            if threads is None:  # not loaded yet
+                continue
+            if others > SPARE + (psutil.cpu_count() or 1) - threads():
+                busy_at = now[0]
+                self._crowd = self._crowd or Crowd()
+            elif self._crowd and now[0] - busy_at > CALM_S:
+                self._crowd.leave()
+                self._crowd = None
+
+
+class Crowd:
+    """More threads of libgomp than the machine has cores, all asleep.
+
+    While there are more, libgomp lets every thread look a hundred times and not 300,000 before it sleeps
+    (gomp_throttled_spin_count_var, GCC's libgomp/env.c). On systems whose torch has no libgomp this does nothing.
     """
-    chosen = "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
-    if chosen or busy_cores() < 0.3:
-        return False
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    return True
+
+    def __init__(self) -> None:
+        self._over, there = threading.Event(), threading.Event()
+        self._host = threading.Thread(target=self._hold, args=(there,), daemon=True)
+        self._host.start()
+        there.wait()
+
+    def leave(self) -> None:
+        """End the threads: libgomp ends those of a thread that ends."""
+        self._over.set()
+        self._host.join()
+
+    def _hold(self, there: threading.Event) -> None:
+        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+
+        for library in threadpool_info():
+            if library["prefix"] == "libgomp":
+                nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
+                threads = ctypes.c_uint((os.cpu_count() or 1) + 1)
+                ctypes.CDLL(library["filepath"]).GOMP_parallel(nothing, None, threads, ctypes.c_uint(0))
+        there.set()
+        self._over.wait()
 
 
-def busy_cores() -> float:
-    """Cores that all programs but this one keep busy, looked at for a quarter of a second."""
-    own = psutil.Process()
-    own.cpu_percent()  # from here on
-    everything = psutil.cpu_percent(0.25) * (psutil.cpu_count() or 1)
-    return max(0.0, everything - own.cpu_percent()) / 100
+def _seconds() -> tuple[float, float, float]:
+    """Time now; processor seconds of all programs so far; those of this one."""
+    everything, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    kinds = ("user", "nice", "system", "irq", "softirq")  # not "steal", what neighbours on the same host take
+    return time.monotonic(), sum(getattr(everything, kind, 0.0) for kind in kinds), own.user + own.system

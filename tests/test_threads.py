@@ -1,41 +1,63 @@
-"""Threads sleep while they wait where another program is busy, and spin where none is."""
+"""Threads sleep while they wait as long as another program is busy, and spin again afterwards."""
 
-import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
+import psutil
 import pytest
+import torch
 
-from helpers.config import PROJECT_ROOT
-
-ASKED = (
-    "from helpers.threads import wait_politely; import os; print(wait_politely(), os.environ.get('OMP_WAIT_POLICY'))"
-)
-PLAIN = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+from helpers import threads
+from helpers.threads import CHOSEN_BY_READER, Crowd, Watch, watch_cores
 
 
-def told(**more: str) -> str:
-    run = [sys.executable, "-c", ASKED]
-    return subprocess.run(
-        run, env={**PLAIN, **more}, cwd=PROJECT_ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
+def soon(reached: Callable[[], bool]) -> bool:
+    for _ in range(200):
+        if reached():
+            return True
+        time.sleep(0.1)
+    return False
 
 
-def test_beside_a_busy_program_threads_sleep() -> None:
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
-        try:
-            assert told() == "True PASSIVE"
-            assert told(GOMP_SPINCOUNT="7") == "False None"  # the reader's own choice
-            assert told(OMP_WAIT_POLICY="ACTIVE") == "False ACTIVE"
-        finally:
+@pytest.fixture
+def watch() -> Watch:
+    watch = Watch()
+    watch.start()
+    return watch
+
+
+def test_a_program_that_begins_later_is_noticed(watch: Watch) -> None:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(psutil.cpu_count() or 1)]
+    try:
+        assert soon(lambda: watch.asleep)
+    finally:
+        for loop in loops:
             loop.kill()
 
 
-def test_alone_they_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers import threads
+def test_once_alone_threads_spin_again(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
+    monkeypatch.setattr(threads, "CALM_S", 0.6)
+    others, began = psutil.cpu_count() or 1, time.monotonic()
+    monkeypatch.setattr(threads, "_seconds", lambda: (now := time.monotonic(), (now - began) * others, 0.0))
+    assert soon(lambda: watch.asleep)
+    others = 0
+    assert soon(lambda: not watch.asleep)
 
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(threads, "busy_cores", lambda: 0.1)
-    assert not threads.wait_politely() and "OMP_WAIT_POLICY" not in os.environ
+
+def test_a_crowd_is_larger_than_the_machine_and_leaves() -> None:
+    torch.ones(1 << 20).add_(1)  # torch's own threads
+    before = psutil.Process().num_threads()
+    crowd = Crowd()
+    assert psutil.Process().num_threads() > before + (psutil.cpu_count() or 1)
+    crowd.leave()
+    assert soon(lambda: psutil.Process().num_threads() == before)
+
+
+@pytest.mark.parametrize("name", CHOSEN_BY_READER)
+def test_the_readers_own_choice_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for other in CHOSEN_BY_READER:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "7")
+    assert watch_cores.__wrapped__() is None
