@@ -4,7 +4,7 @@
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
-WORKERS = --numprocesses logical --maxprocesses 4 --dist worksteal
+WORKERS = --numprocesses auto --dist worksteal
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile

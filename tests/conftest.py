@@ -25,7 +25,7 @@ def _isolate() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"  # the tests are for the CPU, that of a machine with a GPU too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several tests run processes side by side (0009)
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # several workers
     elif "SHARED_BY_TESTS" not in os.environ:
         os.environ["SHARED_BY_TESTS"] = tempfile.mkdtemp(prefix="tests-")  # for the workers too
         atexit.register(shutil.rmtree, os.environ["SHARED_BY_TESTS"], ignore_errors=True)
@@ -44,6 +44,11 @@ from fixture_types import GlossaryFile, SmokeRun  # noqa: E402
 from talker import Talker  # noqa: E402
 
 from helpers.run import Run, open_run  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than cores: some always wait, for a server, a clock or a kernel that starts."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
