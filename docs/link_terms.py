@@ -63,7 +63,7 @@ def update(notebooks: list[Path], terms_page: Path, page: str, *, check: bool) -
 
 def _form(form: str) -> str:
     letter = form[0]
-    either = f"[{letter.lower()}{letter.upper()}]" if form[1:].islower() and letter.isalpha() else re.escape(letter)
+    either = f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() and (form[1:].islower() or form[1:2].islower()) else re.escape(letter)
     return rf"(?<![\w-]){either}{re.escape(form[1:])}s?(?![\w-])"
 
 
