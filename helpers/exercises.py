@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 UNTRIED = "Not tried yet. Change the cell above, run it, then run this one."
@@ -17,8 +18,10 @@ def near(answer: float | None, truth: float, *, within: float = 0.1, unit: str =
     told = f"{truth:,.4g} {unit}".strip()
 
     def fault(given: Any) -> str:
-        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        given = _plain(given)
+        if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given):
             return f"a number is wanted, not {given!r:.60}"
+        given = float(given)
         if abs(given - truth) <= within * abs(truth):
             return ""
         return f"{given:,.4g} is too {'large' if given > truth else 'small'}"
@@ -27,7 +30,10 @@ def near(answer: float | None, truth: float, *, within: float = 0.1, unit: str =
 
 
 def agrees(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, hint: str = "") -> None:
-    """Check a function on cases, each the arguments and then what is expected; numbers may differ by a millionth."""
+    """Check a function on cases, each the arguments and then what is expected; numbers may differ by a millionth.
+
+    Lists, tuples, arrays and tensors of the same numbers are the same answer.
+    """
 
     def fault(given: Any) -> str:
         if not callable(given):
@@ -48,9 +54,9 @@ def agrees(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, hi
 
 
 def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: str = "") -> None:
-    """Print whether an answer is right. `fault` returns what is off, or an empty text."""
+    """Print whether an answer is right. `fault` returns what is off, or an empty text; it never sees a NaN."""
     try:
-        wrong = UNTRIED if answer is None else fault(answer)
+        wrong = UNTRIED if answer is None else "there is a NaN in it" if _has_nan(answer) else fault(answer)
     except NotImplementedError:
         wrong = UNTRIED
     except Exception as error:  # the answer has another shape than the check expects
@@ -64,6 +70,22 @@ def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: st
 
 
 def _same(found: Any, expected: Any) -> bool:
+    found = _plain(found)
+    if isinstance(expected, list | tuple):
+        return isinstance(found, list | tuple) and len(found) == len(expected) and all(map(_same, found, expected))
     if isinstance(expected, float | int) and not isinstance(expected, bool):
-        return isinstance(found, float | int) and math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
+        return isinstance(found, Real) and math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
     return bool(found == expected)
+
+
+def _plain(given: Any) -> Any:
+    """A number or a list in place of one of numpy, pandas or torch."""
+    return given.tolist() if hasattr(given, "tolist") and not isinstance(given, type) else given
+
+
+def _has_nan(answer: Any) -> bool:
+    """Whether a number in an answer is none: every comparison with it is false, so that a check may let it pass."""
+    answer = _plain(answer)
+    if isinstance(answer, dict | list | tuple):
+        return any(map(_has_nan, answer.values() if isinstance(answer, dict) else answer))
+    return isinstance(answer, Real) and math.isnan(answer)

@@ -21,14 +21,23 @@ else:
     class tqdm(widget):
         """A bar that ends as a line of text: a widget is gone when its notebook is opened again, a line is not."""
 
+        shown = None
+
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options, display=False)
-            if not self.disable:
-                self.shown = display(self.container, display_id=True)
+            super().__init__(*args, **{**options, "display": False})
+            if not (self.disable or self.delay):
+                self.display()
+
+        def display(self, *args: Any, check_delay: bool = True, **options: Any) -> None:  # noqa: D102 -- as in tqdm
+            if check_delay and not self.shown:
+                self.shown, self.displayed = display(self.container, display_id=True), True
+            super().display(*args, check_delay=check_delay, **options)
 
         def close(self) -> None:  # noqa: D102 -- as in tqdm
             if self.disable:  # closed before, or never shown
                 return
             super().close()
-            self.shown.update(Pretty(str(self)))
+            if self.shown:
+                stays = self.leave or (self.total and self.n < self.total)  # stopped in the midst, it stays anyway
+                self.shown.update(Pretty(str(self) if stays else ""))
             self.container.close()

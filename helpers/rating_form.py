@@ -9,6 +9,7 @@ from typing import Any
 
 import ipywidgets as ui
 
+from helpers.errors import HelpersError
 from helpers.evaluation.ratings import KEYS, Ratings
 from helpers.progress import HEADLESS
 from helpers.widgets import Shown
@@ -26,7 +27,10 @@ def rating_form(ratings: Ratings) -> Shown:
     back = ui.Button(description="one back (⌫)")
 
     def typed(_: Any = None) -> None:
-        ratings.enter(box.value)
+        try:
+            ratings.enter(box.value)
+        except HelpersError as error:  # a widget's errors are shown nowhere
+            ratings.note = str(error)
         box.value = ratings.text
         shown.value = _asked(ratings)
 
@@ -47,6 +51,8 @@ def rating_form(ratings: Ratings) -> Shown:
 def _asked(ratings: Ratings) -> str:
     """HTML: the answer that is to be rated next."""
     note = f"<p>{escape(ratings.note)}</p>" if ratings.note else ""
+    if not ratings.items:
+        return f"{note}<p>There is no answer to rate.</p>"
     if ratings.complete:
         return f"{note}<p>All {len(ratings.items)} are rated. Run the next cell: it names the models.</p>"
     item = ratings.items[len(ratings.rated)]

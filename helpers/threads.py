@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 
 import psutil
@@ -46,6 +47,10 @@ class Watch(threading.Thread):
         return self._crowd is not None
 
     def run(self) -> None:  # noqa: D102 -- as in threading
+        with suppress(OSError, psutil.Error, RuntimeError):  # nothing to read, or no more threads: torch's spin on
+            self._look()
+
+    def _look(self) -> None:
         last, busy_at = _seconds(), 0.0
         while True:
             time.sleep(LOOK_EVERY_S)
@@ -84,13 +89,34 @@ class Crowd:
     def _hold(self, there: threading.Event) -> None:
         from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
-        for library in threadpool_info():
-            if library["prefix"] == "libgomp":
-                nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
-                threads = ctypes.c_uint((os.cpu_count() or 1) + 1)
-                ctypes.CDLL(library["filepath"]).GOMP_parallel(nothing, None, threads, ctypes.c_uint(0))
+        libraries = [library["filepath"] for library in threadpool_info() if library["prefix"] == "libgomp"]
+        threads = _cores() + 1
+        for path in libraries if _may_start(threads * len(libraries)) else ():
+            nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
+            ctypes.CDLL(path).GOMP_parallel(nothing, None, ctypes.c_uint(threads), ctypes.c_uint(0))
         there.set()
         self._over.wait()
+
+
+def _cores() -> int:
+    """Cores that this process may use, as libgomp counts them; a batch system gives it some of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _may_start(threads: int) -> bool:
+    """Whether so many more threads may be started: where they may not, libgomp ends the whole process."""
+    over = threading.Event()
+    started = [threading.Thread(target=over.wait, daemon=True) for _ in range(threads)]
+    try:
+        for thread in started:
+            thread.start()
+    except RuntimeError:  # a container's or an account's limit is reached
+        return False
+    finally:
+        over.set()
+        for thread in filter(threading.Thread.is_alive, started):
+            thread.join()
+    return True
 
 
 def _seconds() -> tuple[float, float, float]:

@@ -39,6 +39,14 @@ def test_a_folder_without_a_whole_model_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_whose_name_would_be_misread_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "mine@v2"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"mine@v2 cannot be served.*Rename it"), model_server(folder):
+        pass
+
+
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(served, "find_spec", lambda name: None)

@@ -107,3 +107,34 @@ def test_outputs_of_changed_cells_are_left_out(tmp_path: Path, monkeypatch: pyte
     shown = [cell.outputs for cell in build.with_outputs(name, [run]).cells if cell.cell_type == "code"]
     assert [outputs[0].text for outputs in shown[:-1]] == ["runs/cpu-1/a.txt\n"] * (len(code) - 1)
     assert shown[-1] == []
+
+
+def test_a_run_that_is_none_and_a_folder_that_is_no_site_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mmdr", reason="make site installs it")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site_source")
+    import build
+
+    run, mine = tmp_path / "run", tmp_path / "mine" / "thesis.md"
+    for file in (run / "notebooks" / "one.ipynb", mine):
+        file.parent.mkdir(parents=True)
+        file.write_text("of mine")
+    monkeypatch.setattr("sys.argv", ["build.py", "--run", str(run), "--private", str(run), "--to", str(mine.parent)])
+    for told in ("is no run with executed notebooks", "would be emptied"):
+        with pytest.raises(SystemExit, match="2"):
+            build.main()
+        assert told in capsys.readouterr().err and mine.read_text() == "of mine"
+        (run / "manifest.json").write_text("{}")
+    assert build.refused([run], tmp_path / "new") == build.refused([run], SITE) == ""
+
+
+@pytest.mark.parametrize("run", ["/runs/one", "/one", "/data/runs/one"])
+def test_outputs_name_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    pytest.importorskip("mmdr", reason="make site installs it")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site_source")
+    import build
+
+    text = f"{ROOT}/helpers/run.py {run}/report.html {Path.home()}/notes https://example.org/"
+    assert str(ROOT) not in build.without_places(text, Path(run))
+    assert build.without_places(text, Path(run)).endswith(" ~/notes https://example.org/")

@@ -1,5 +1,6 @@
 """Threads sleep while they wait as long as another program is busy, and spin again afterwards."""
 
+import os
 import subprocess
 import sys
 import time
@@ -61,3 +62,25 @@ def test_the_readers_own_choice_counts(monkeypatch: pytest.MonkeyPatch, name: st
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, "7")
     assert watch_cores.__wrapped__() is None
+
+
+AT_THE_LIMIT = """
+import os, resource, sys, psutil, torch, threadpoolctl
+from helpers import threads
+torch.ones(1 << 20).add_(1), threadpoolctl.threadpool_info()
+if os.getuid() == 0:
+    os.setuid(65_432)  # root has no limit
+own = sum(each.num_threads() for each in psutil.process_iter() if each.uids().real == os.getuid())
+resource.setrlimit(resource.RLIMIT_NPROC, (own + int(sys.argv[1]),) * 2)
+seconds = iter([(1.0, 0.0, 0.0), (2.0, 99.0, 0.0)])
+threads._seconds = lambda: next(seconds, None) or open("/no such file")
+threads.Watch().run()
+print("goes on")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.cpu_count() == 1, reason="limits of Linux, and a crowd")
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_a_process_that_may_start_no_more_threads_goes_on(more: int) -> None:
+    told = subprocess.run([sys.executable, "-c", AT_THE_LIMIT, str(more)], capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr) == ("goes on\n", "")

@@ -1,5 +1,7 @@
+import errno
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import ipywidgets as ui
 import numpy as np
@@ -102,8 +104,22 @@ def test_keys_and_buttons_rate_and_the_form_goes_on_where_it_stopped(tmp_path: P
     assert "3 of 3" in parts(resumed.widget, ui.HTML)[0].value
     parts(resumed.widget, ui.Button)[0].click()
     assert again.complete and "names the models" in parts(resumed.widget, ui.HTML)[0].value
-    right.click()  # the older form has not heard of it, and saves what it shows
-    assert ratings.text == "rur"
+    right.click()  # in the older form, which has not heard of it
+    assert ratings.text == box.value == "ru" and "Run this cell again" in told.value
+    assert form(tmp_path)[0].text == "rur"
+
+
+def test_a_rating_that_cannot_be_saved_is_told_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings, shown = form(tmp_path)
+    [told], [box] = parts(shown.widget, ui.HTML), parts(shown.widget, ui.Text)
+    monkeypatch.setattr("tempfile.mkstemp", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    box.value = "r"
+    assert (box.value, ratings.text) == ("", "") and "The disk is full" in told.value
+
+
+def test_a_form_without_answers_says_so(tmp_path: Path) -> None:
+    shown = rating_form(Ratings(tmp_path / "ratings.jsonl", []))
+    assert "no answer to rate" in parts(shown.widget, ui.HTML)[0].value
 
 
 def test_without_a_front_end_there_is_a_picture_or_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,13 +63,30 @@ def drawn(text: str, page: Path) -> str:
     return re.sub(r"!\[([^]]*)]\(https?:[^)]*\)", r"\1", text)
 
 
+def without_places(text: str, run: Path) -> str:
+    """A notebook's text without the folders of this machine, wherever the run folder lies."""
+    for folder in {run.parent.parent, ROOT} - {Path(run.anchor)}:
+        text = text.replace(f"{folder}/", "")
+    return text.replace(f"{Path.home()}/", "~/")
+
+
+def refused(runs: list[Path], to: Path) -> str:
+    """Why no site can be made of runs, or written to a folder; empty where both may be."""
+    for run in runs:
+        if not (run / "manifest.json").is_file() or not [*run.glob("notebooks/*.ipynb")]:
+            return f"{run} is no run with executed notebooks. Give the folder of one, such as runs/cpu-1a2b3c4d."
+    if to.exists() and not (to.is_dir() and ((to / "_static").is_dir() or not [*to.iterdir()])):
+        return f"{to} holds something else than a site, and would be emptied. Give a new or empty folder."
+    return ""
+
+
 def with_outputs(name: str, runs: list[Path]) -> nbformat.NotebookNode:
     """A notebook as it is now, with what those of its cells showed that have not changed since; checks are folded."""
     notebook = nbformat.read(ROOT / name, as_version=4)
     ran, changed = {}, 0
     for run in runs:
         if (path := run / "notebooks" / executed_name(name)).exists():
-            text = path.read_text("utf-8").replace(f"{run.parents[1]}/", "")
+            text = without_places(path.read_text("utf-8"), run)
             for page, more in REPORTS.items():
                 text = text.replace(f"href='../{page}'", f"href='../{run.name}{more}.html'")
             ran = {cell.id: cell for cell in nbformat.reads(text, 4).cells}
@@ -148,7 +165,8 @@ def contents(texts: list[str], runs: list[Path], shown: str) -> str:
     trees = [[f"```{{toctree}}\n:hidden:\n:caption: {c}\n", *n, "```\n"] for c, n in {**parts, "docs": texts}.items()]
     manifests = {run.name: read_json(run / "manifest.json") for run in runs}
     links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in manifests.items()]
-    return "\n".join(["\n", f"{shown} {', '.join(links)}.", "", *(line for tree in trees for line in tree)])
+    told = f"{shown} {', '.join(links)}." if links else ""
+    return "\n".join(["\n", told, "", *(line for tree in trees for line in tree)])
 
 
 def main() -> None:
@@ -161,6 +179,8 @@ def main() -> None:
     given = parser.parse_args()
     runs = [run.resolve() for run in (given.run, given.private) if run]
     to = given.to or ROOT / "docs" / "site" / ("" if given.language == "en" else given.language)
+    if why := refused(runs, to):
+        parser.error(why)
     with tempfile.TemporaryDirectory() as folder:
         stage, site = Path(folder, "pages"), Path(folder, "site")
         lay_out(stage, given.language, runs)

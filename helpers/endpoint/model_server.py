@@ -27,12 +27,17 @@ def model_server(folder: Path) -> Iterator[str]:
     The model is called as the folder is, and no key is asked for: any program of this machine may ask while it runs.
 
     Raises:
-        ModelError: the folder holds no whole model, or a package is missing.
+        ModelError: the folder holds no whole model or has an @ in its name, or a package is missing.
         EndpointError: the server died while it loaded the model, or took too long.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no whole model (config.json is missing). Merge an adapter into its base first."
+        )
+    folder = folder.resolve()  # `.` has no name
+    if "@" in folder.name:
+        raise ModelError(
+            f"The folder {folder.name} cannot be served: what follows an @ is read as a version. Rename it."
         )
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ModelError(f"Serving needs {' and '.join(missing)}: run bash 00-set_up/install.sh.")

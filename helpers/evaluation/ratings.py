@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from helpers.files import Record, read_jsonl, write_jsonl
+from helpers.errors import RunError
+from helpers.files import Record, clear_disk_errors, read_jsonl, write_jsonl
 
 KEYS = {"r": "right", "w": "wrong", "u": "unsure"}
 FIELDS = ("id", "question", "reference", "answer")
@@ -44,7 +45,8 @@ class Ratings:
         self.rated = read_jsonl(path) if path.exists() else []
         if not all(_shown(row) in judged and row.get("rating") in KEYS.values() for row in self.rated):
             kept = next(name for n in range(1, 10_000) if not (name := path.with_stem(f"{path.stem}-{n}")).exists())
-            path.rename(kept)
+            with clear_disk_errors(path):
+                path.rename(kept)
             self.rated = []
             self.note = f"{path.name} has ratings of other answers. It is kept as {kept.name}, and you begin anew."
         before = list(map(_shown, self.rated))
@@ -67,11 +69,18 @@ class Ratings:
 
         Letters may be added, and the last one taken back. A text that changes anything else changes nothing: a slip of
         the hand must not move the ratings of all answers behind it.
+
+        Raises RunError where the file cannot be written, or holds ratings of another form: then nothing is saved.
         """
         letters = "".join(key for key in text.casefold() if key in KEYS)[: len(self.items)]
         if letters != self.text and (letters.startswith(self.text) or letters == self.text[:-1]):
             pairs = zip(self.items, letters, strict=False)  # the rest is not rated yet
             rated = [{**item, "rating": KEYS[letter]} for item, letter in pairs]
+            there = read_jsonl(self.path) if self.path.exists() else []
+            if there != self.rated[: len(there)]:
+                raise RunError(
+                    f"{self.path.name} was changed elsewhere. Run this cell again to go on from what it holds."
+                )
             write_jsonl(self.path, rated)
             self.rated = rated
 

@@ -54,6 +54,7 @@ def test_it_is_asked_first_before_and_last_after_and_more_often_early() -> None:
     assert [step for step in range(9) if due(step, 8, 2)] == [0, 8]
     assert not any(due(step, 8, 0) for step in range(9))
     assert due(0, 1, 6) and due(1, 1, 6)  # fewer steps than points: each once
+    assert all(due(step, 8, 10**15) for step in range(9))  # at once
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
