@@ -78,6 +78,8 @@ def _cell(value: Any) -> Any:
 
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
+    if isinstance(value, str):
+        return re.sub(r"\s*\n\s*", " ", value)  # which pandas would show as \n
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     number = float(value)
@@ -89,4 +91,4 @@ def _cell(value: Any) -> Any:
 
 def _are_numbers(column: pd.Series[Any]) -> bool:
     texts = [str(text) for text in column if str(text)]
-    return bool(texts) and all(re.fullmatch(r"-?[\d.,]+(e-\d+)?%?", text) for text in texts)
+    return bool(texts) and all(re.fullmatch(r"-?\d[\d,]*(\.\d+)?(e-\d+)?%?", text) for text in texts)

@@ -190,9 +190,11 @@ def _splits_table(card: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; empty where it would have no rows."""
-    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines) if len(lines) > 2 else ""
+    """A Markdown table, numbers on the right; empty where it would have no rows."""
+    if not (rows := list(rows)):
+        return ""
+    sides = ["---:" if all(isinstance(row[n], int) for row in rows) else "---" for n in range(len(head))]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, sides, *rows))
 
 
 def _page(*parts: str) -> str:

@@ -28,8 +28,8 @@ def fine_tune(
     """02: train the configured adapters, or `only` one, into models/<name>/; returns name to its training.json.
 
     Each is audited before its first step and answers a few test questions on the way (training.hot_test); `watch` is
-    called with the training log whenever it grows. With holders' records as source, `fine_tune_private` trains them
-    with differential privacy instead, without `watch`.
+    called with the training log whenever it grows, or once where the adapter is trained already. With holders' records
+    as source, `fine_tune_private` trains them with differential privacy instead, without `watch`.
     """
     if run.config.pipeline:
         from helpers.stages.private_training import fine_tune_private
@@ -56,6 +56,8 @@ def fine_tune(
                     asked = hot_questions(read_examples(test)) if test.exists() else []
                     rows: dict[str, Any] = {"train": train, "validation": validation, "questions": asked}
                     train_adapter(folder, config, quantisation, **rows, watch=watch)
+            elif watch:  # trained before
+                watch(read_jsonl(folder / "training_log.jsonl"))
             summaries[name] = read_json(folder / "training.json")
     for name in summaries:  # when all are trained: a copy that fails stops none of them
         copy_model(run.path / "models" / name, settings.additional_output_paths)
