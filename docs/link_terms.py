@@ -63,7 +63,8 @@ def update(notebooks: list[Path], terms_page: Path, page: str, *, check: bool) -
 
 def _form(form: str) -> str:
     letter = form[0]
-    either = f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() and (form[1:].islower() or form[1:2].islower()) else re.escape(letter)
+    word = letter.isalpha() and (form[1:].islower() or form[1:2].islower())  # and no abbreviation
+    either = f"[{letter.lower()}{letter.upper()}]" if word else re.escape(letter)
     return rf"(?<![\w-]){either}{re.escape(form[1:])}s?(?![\w-])"
 
 

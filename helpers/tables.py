@@ -28,7 +28,8 @@ def table_html(frame: pd.DataFrame) -> str:
     """A table as HTML that any front end shows alike, also where it removes style sheets.
 
     Texts stand on the left and are cut only where a notebook has set `display.max_colwidth`; an empty value is an
-    empty cell; decimals are two, or three where a column has small numbers or a notebook rounded to three.
+    empty cell; decimals are two, or three where a column has small numbers or a notebook rounded to three, and not
+    to two.
     """
     import pandas as pd
 
@@ -55,7 +56,8 @@ def _aligned(row: str, sides: list[str]) -> str:
     def cell(match: re.Match[str]) -> str:
         place = next(places)
         side = "left" if spread or place < 0 else sides[place]
-        return f'<{match[1]} style="text-align: {side}; vertical-align: top"'
+        whole = "; white-space: nowrap" if side == "right" and match[1] == "td" else ""  # 3e-21 in one line
+        return f'<{match[1]} style="text-align: {side}; vertical-align: top{whole}"'
 
     return re.sub(r"<(t[hd])\b", cell, row)
 
@@ -66,8 +68,8 @@ def _column(values: pd.Series[Any]) -> pd.Series[Any]:
         sizes = values[values.notna() & (values != 0)].abs()
         if len(sizes) and (sizes % 1 != 0).any() and sizes.min() >= 0.005 and sizes.max() < 100:
             known = values.dropna()
-            finer = sizes.min() < 0.1 or ((known.round(3) == known).all() and (known.round(2) != known).any())
-            digits = 3 if finer else 2
+            finer = sizes.min() < 0.1 or (known.round(3) == known).all()
+            digits = 3 if finer and (known.round(2) != known).any() else 2
             return values.map(lambda value: "" if value != value else f"{value:.{digits}f}").astype(object)
     return values.astype(object).map(_cell)
 
@@ -79,16 +81,16 @@ def _cell(value: Any) -> Any:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     if isinstance(value, str):
-        return re.sub(r"\s*\n\s*", " ", value)  # which pandas would show as \n
+        return re.sub(r"\s*\n\s*", " ↵ ", value)  # which pandas would show as \n
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     number = float(value)
     size = abs(number)
-    if number % 1 == 0:
+    if size >= 100 or number % 1 == 0:
         return f"{number:,.0f}" if size >= 10_000 else f"{number:.0f}"
-    return f"{number:,.0f}" if size >= 100 else f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
+    return f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
 
 
 def _are_numbers(column: pd.Series[Any]) -> bool:
-    texts = [str(text) for text in column if str(text)]
+    texts = [str(text) for text in column if str(text) not in ("", "–")]
     return bool(texts) and all(re.fullmatch(r"-?\d[\d,]*(\.\d+)?(e-\d+)?%?", text) for text in texts)

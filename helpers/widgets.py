@@ -15,6 +15,7 @@ import ipywidgets as ui
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
@@ -141,13 +142,18 @@ def noise_slider(epsilons: Mapping[float, float], planned: float, ratio: float) 
         left.plot(planned, epsilons[planned], "o", color="none", markeredgecolor=MUTED, markersize=11, label="planned")
         left.plot(value, epsilons[value], "o", color=WRONG, markersize=8)
         left.set(yscale="log", xlabel="noise multiplier", ylabel="ε of the training")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.minorticks_off()
         left.set_title("More noise, smaller ε")
         left.legend()
         widest = 3.2 * max(epsilons)
         x = np.linspace(-widest, widest + 1, 400)
         for mean, colour, label in ((0, MUTED, "without the patient"), (1, WRONG, "with")):
             right.plot(x, norm.pdf(x, mean, value), color=colour, label=label)
-        right.set(xlabel="along that patient's direction, in clipping norms", yticks=[])
+        room = 1.4 * norm.pdf(0, 0, value)  # for the legend above the bells
+        right.set(xlabel="along that patient's direction, in clipping norms", yticks=[], ylim=(0, room))
+        right.locator_params(axis="x", nbins=5)
         right.set_title("What one step may publish")
         right.legend(loc="upper left")
         return figure

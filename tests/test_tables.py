@@ -48,7 +48,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
 
 def test_versions_and_dots_are_texts() -> None:
     frame = pd.DataFrame({"version": ["2.13.0", "5.2"], "said": ["", "...."], "lines": ["one\n\ntwo", "three"]})
-    assert cells(frame) == [["2.13.0", "", "one two"], ["5.2", "....", "three"]]
+    assert cells(frame) == [["2.13.0", "", "one ↵ two"], ["5.2", "....", "three"]]
 
 
 def test_what_a_notebook_sets_holds() -> None:

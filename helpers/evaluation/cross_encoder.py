@@ -17,6 +17,7 @@ from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from helpers.data.example import Example, read_examples
@@ -104,7 +105,9 @@ def _fit(pairs: Sequence[Pair], seed: int) -> Any:
         )
         dataset = Dataset.from_list([pair._asdict() for pair in pairs])
         loss = BinaryCrossEntropyLoss(model)
-        CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
+        trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,15 @@ def glossary_entries(run: Run) -> list[Entry]:
     everything = load_glossary(run.config.glossary, language=language)
     if limit is None or len(everything) <= limit:
         return everything
-    print(
+    _say_once(
         f"Using the first {limit} of {len(everything)} entries: dataset.max_entries (null, in Python None, takes all)."
     )
     return load_glossary(run.config.glossary, limit, language)
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line)
 
 
 def pipeline_of(run: Run) -> Pipeline:
