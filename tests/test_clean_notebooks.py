@@ -34,8 +34,12 @@ def checkout(tmp_path: Path) -> Path:
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "course")
-    script = 'root=$1 python=$2 environment=$1/.venv; eval "$(sed -n "/^set_up_saving/,/^}/p" "$1/00-set_up/install.sh")"'
-    subprocess.run(["bash", "-euo", "pipefail", "-c", f"{script}; set_up_saving", "-", root, sys.executable], check=True)
+    script = (
+        'root=$1 python=$2 environment=$1/.venv; eval "$(sed -n "/^set_up_saving/,/^}/p" "$1/00-set_up/install.sh")"'
+    )
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{script}; set_up_saving", "-", root, sys.executable], check=True
+    )
     return root
 
 
