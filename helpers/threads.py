@@ -40,6 +40,14 @@ class Watch(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="watch_cores", daemon=True)
         self._crowd: Crowd | None = None
+        self._over = threading.Event()
+
+    def end(self) -> None:
+        """Look no more, and let threads spin."""
+        self._over.set()
+        self.join()
+        if self._crowd:
+            self._crowd.leave()
 
     @property
     def asleep(self) -> bool:
@@ -52,8 +60,7 @@ class Watch(threading.Thread):
 
     def _look(self) -> None:
         last, busy_at = _seconds(), 0.0
-        while True:
-            time.sleep(LOOK_EVERY_S)
+        while not self._over.wait(LOOK_EVERY_S):
             now = _seconds()
             others = (now[1] - last[1] - (now[2] - last[2])) / (now[0] - last[0])
             last = now

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -23,10 +23,11 @@ def soon(reached: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture
-def watch() -> Watch:
+def watch() -> Iterator[Watch]:
     watch = Watch()
     watch.start()
-    return watch
+    yield watch
+    watch.end()
 
 
 def test_a_program_that_begins_later_is_noticed(watch: Watch) -> None:
