@@ -85,7 +85,7 @@ def update(root: Path, *, check: bool) -> list[str]:
     ]:
         before = path.read_text("utf-8")
         after = REPOSITORY.sub(repository, before)
-        if path in french and (old := REPOSITORY.search(before)):
+        if path in french and (old := REPOSITORY.search(before)):  # the launch links too, which are passages there
             after = LAUNCH_FORM.sub(lambda _: onyxia_link(repository), before.replace(old[0], repository))
         if path.name == "README.md" and path.parent == root:
             after = LAUNCH_LINKS.sub(lambda _: launch_links(repository, names), after)

@@ -1,7 +1,7 @@
 """How threads of torch wait for each other: by spinning while the course is alone, asleep while others need the cores.
 
-Spinning is a quarter faster. Beside another program it is a disaster: a thread that spins keeps the core that the one
-it waits for needs, and a training step of two seconds takes half a minute (docs/decisions/0009).
+Alone, spinning is a quarter faster. Beside another program, a thread that spins keeps the core that the one it waits
+for needs, and a training step of two seconds takes half a minute (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -96,12 +96,14 @@ class Crowd:
     def _hold(self, there: threading.Event) -> None:
         from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
-        libraries = [library["filepath"] for library in threadpool_info() if library["prefix"] == "libgomp"]
-        threads = _cores() + 1
-        for path in libraries if _may_start(threads * len(libraries)) else ():
-            nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
-            ctypes.CDLL(path).GOMP_parallel(nothing, None, ctypes.c_uint(threads), ctypes.c_uint(0))
-        there.set()
+        try:
+            libraries = [library["filepath"] for library in threadpool_info() if library["prefix"] == "libgomp"]
+            threads = _cores() + 1
+            for path in libraries if _may_start(threads * len(libraries)) else ():
+                nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
+                ctypes.CDLL(path).GOMP_parallel(nothing, None, ctypes.c_uint(threads), ctypes.c_uint(0))
+        finally:  # whoever waits goes on, also after an error
+            there.set()
         self._over.wait()
 
 

@@ -32,7 +32,7 @@ def test_code_links_and_tables_are_those_of_the_english(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_french_pages_are_built_from_their_passages(path: Path) -> None:
+def test_french_pages_and_notebooks_are_built_from_their_passages(path: Path) -> None:
     written = translate.destination(path).read_text("utf-8")
     assert written == translate.built(path), "Run python docs/translate.py build."
 

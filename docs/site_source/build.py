@@ -165,8 +165,8 @@ def contents(texts: list[str], runs: list[Path], shown: str) -> str:
     trees = [[f"```{{toctree}}\n:hidden:\n:caption: {c}\n", *n, "```\n"] for c, n in {**parts, "docs": texts}.items()]
     manifests = {run.name: read_json(run / "manifest.json") for run in runs}
     links = [f'<a href="{name}.html">{of["profile"]}, {of["started"][:10]}</a>' for name, of in manifests.items()]
-    told = f"{shown} {', '.join(links)}." if links else ""
-    return "\n".join(["\n", told, "", *(line for tree in trees for line in tree)])
+    reports = f"{shown} {', '.join(links)}." if links else ""
+    return "\n".join(["\n", reports, "", *(line for tree in trees for line in tree)])
 
 
 def main() -> None:
