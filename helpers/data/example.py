@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation whose last answer is learnt or, in a test set, asked for.
+    """A conversation whose last answer is learnt, perhaps with earlier ones, or, in a test set, asked for.
 
     Attributes:
         id: unique in its file.
@@ -37,6 +37,8 @@ class Example:
         subject: what it is about, such as a glossary entry; empty where that is not known.
         origin: who worded it; of a test question, which kind it is.
         unit: whose it is, for differential privacy; empty where nobody's.
+        also_learnt: places in the prompt of earlier answers that are learnt too, counted from its end: -2 is the answer
+            before the last question.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Example:
     subject: str = ""
     origin: str = ""
     unit: str = ""
+    also_learnt: tuple[int, ...] = ()
 
     @property
     def question(self) -> str:
@@ -61,8 +64,9 @@ class Example:
 
     def row(self) -> dict[str, Any]:
         """As a line of a dataset file, in the shape that TRL calls conversational prompt-completion."""
-        told = {"expected": list(self.expected), "check": "" if self.check == "none" else self.check}
+        told: dict[str, Any] = {"expected": list(self.expected), "check": "" if self.check == "none" else self.check}
         told |= {"subject": self.subject, "origin": self.origin, "unit": self.unit}
+        told |= {"also_learnt": list(self.also_learnt)}
         return {
             "id": self.id,
             "bucket": self.bucket,
@@ -122,9 +126,11 @@ def read_examples(path: Path) -> list[Example]:
 def _example(row: Record, where: str) -> Example:
     try:
         [last] = row["completion"]
-        told = {"prompt": tuple(row["prompt"]), "answer": last["content"], "expected": tuple(row.get("expected", ()))}
+        told = {"answer": last["content"], "prompt": tuple(row["prompt"])}
+        told |= {name: tuple(row.get(name, ())) for name in ("expected", "also_learnt")}
         found = Example(**{key: value for key, value in row.items() if key != "completion"} | told)
-        if found.question is not None and last["role"] == "assistant":
+        learnt = [found.prompt[place] for place in found.also_learnt]
+        if found.question is not None and all(turn["role"] == "assistant" for turn in [last, *learnt]):
             return found
     except (TypeError, ValueError, KeyError, IndexError):
         pass

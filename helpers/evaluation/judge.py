@@ -128,11 +128,12 @@ def _digest(item: Mapping[str, str]) -> str:
 
 def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int, tally: Tally) -> dict[str, Any]:
     tally.stop()
+    begun = tally.begin()
     messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
     try:
         reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
     except UnreadableReply as error:
         reply = {"verdict": None, "reason": str(error)}
-    tally.add(reply["reason"] if reply["verdict"] is None else None)
+    tally.add(reply["reason"] if reply["verdict"] is None else None, number=begun)
     told = {"id": item["id"], "case": _digest(item), "answer": item["answer"], "judge": endpoint.name}
     return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}

@@ -74,13 +74,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer.chat_template, dict):
         tokenizer.chat_template = tokenizer.get_chat_template()  # the one called default
     if not tokenizer.chat_template:
-        _say(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
+        say_once(f"{name} has no chat template, as a base model: it gets ChatML with its own stop token.")
         tokenizer.chat_template = BASE_CHATML
     if "enable_thinking" in tokenizer.chat_template:
-        _say(f"{name} can think before it answers: switched off, in training and in asking alike.")
+        say_once(f"{name} can think before it answers: switched off, in training and in asking alike.")
         tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
     if "strftime_now" in tokenizer.chat_template:
-        _say(f"{name} is told the date: it is always 1 January 2026, in training and in asking alike.")
+        say_once(f"{name} is told the date: it is always 1 January 2026, in training and in asking alike.")
         tokenizer.chat_template = ONE_DATE + tokenizer.chat_template
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -89,7 +89,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 @cache
-def _say(words: str) -> None:
+def say_once(words: str) -> None:
     """Print something once a process."""
     print(words)
 

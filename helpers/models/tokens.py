@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from helpers.data.example import Example
 from helpers.errors import TrainingError
-from helpers.models.find import chat_text
+from helpers.models.find import chat_text, say_once
 from helpers.models.losses import IGNORED
 
 
 def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The tokens of each example, in their order, of which only the answer is learnt.
+    """The tokens of each example, in their order, of which only answers are learnt: the last, and those `also_learnt`.
 
     Columns `input_ids`, `attention_mask` (all 1), `labels` (-100 where nothing is learnt), and `full_text`, what they
     are the tokens of. Nothing is cut or padded. A plain text stands between a start token, not learnt, and the stop
@@ -43,8 +44,37 @@ def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
             asked[place] = [start_token(tokenizer)]
             whole[place] = [*asked[place], *whole[place], int(tokenizer.eos_token_id)]
     labels = [[IGNORED] * len(before) + ids[len(before) :] for before, ids in zip(asked, whole, strict=True)]
+    for place, example in enumerate(examples):
+        if example.also_learnt:
+            learnt = _earlier_answers(tokenizer, example, prompts[place])
+            labels[place][: len(learnt)] = learnt
     mask = [[1] * len(ids) for ids in whole]
     return Dataset.from_dict({"input_ids": whole, "attention_mask": mask, "labels": labels, "full_text": texts})
+
+
+def _earlier_answers(tokenizer: PreTrainedTokenizerBase, example: Example, prompt: str) -> list[int]:
+    """The labels of a prompt: its tokens where they are of an answer that is also learnt, `IGNORED` elsewhere.
+
+    An answer that the template writes otherwise than it asks for it, as one that leaves out earlier thoughts does, is
+    not learnt: the model is never asked in that way.
+    """
+    spans = []
+    for place in example.also_learnt:
+        before = chat_text(tokenizer, example.prompt[:place], asks=True)
+        until = chat_text(tokenizer, example.prompt[: place + 1])
+        if not prompt.startswith(until):  # some templates write a stop token behind a whole conversation
+            until = until.removesuffix(str(tokenizer.eos_token))
+        if until.startswith(before) and prompt.startswith(until) and tokenizer.is_fast:
+            spans.append((len(before), len(until)))
+        else:
+            say_once("This model's chat template writes earlier answers otherwise: only last answers are learnt.")
+    if not spans:
+        return []
+    found = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        token if any(first <= begin and end <= last for first, last in spans) else IGNORED
+        for token, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True)
+    ]
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -53,8 +83,8 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def learnt_rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[tuple[tuple[int, ...], int]]:
-    """The tokens of each example with the place of the first that is learnt, 1 or more."""
-    rows = tokenise(examples, tokenizer)
+    """The tokens of each example with the place where its answer begins, 1 or more."""
+    rows = tokenise([replace(example, also_learnt=()) for example in examples], tokenizer)
     return [
         (tuple(ids), next(place for place, label in enumerate(labels) if label != IGNORED))
         for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)

@@ -54,7 +54,7 @@ def check_lengths(rows: Dataset, examples: Sequence[Example], longest: int) -> l
 
 
 def _check_labels(trainer: Any, rows: Dataset, examples: Sequence[Example]) -> None:
-    """The labels are the answer and its stop token, and not the question."""
+    """The labels are the answers and their stop token, and not the question."""
     tokenizer, stops = trainer.processing_class, stop_tokens(trainer.model, trainer.processing_class)
     for labels, example in zip(rows["labels"][:32], examples, strict=False):  # one template wrote them all
         learnt = _learnt(labels)
@@ -62,7 +62,8 @@ def _check_labels(trainer: Any, rows: Dataset, examples: Sequence[Example]) -> N
         answer, question = _folded(example.answer), _folded(example.question)
         if answer not in text:
             raise TrainingError(f"The labels of {example.id} are wrong: {text!r} in place of {answer!r}.")
-        if question in text and question not in answer:
+        told = "".join(_folded(turn["content"]) for turn in example.messages if turn["role"] == "assistant")
+        if question in text and question not in told:
             raise TrainingError(f"The labels of {example.id} are wrong: the question itself would be learnt.")
         if not stops.intersection(learnt):
             raise TrainingError(

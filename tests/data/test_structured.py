@@ -47,6 +47,7 @@ def test_a_capable_writer_fills_its_slots(glossary: str, tmp_path: Path) -> None
     assert_disjoint([*train, *validation], test, entries)
     several = [example for example in train if len(example.prompt) == 3]
     assert several and all(example.prompt[-1]["role"] == "user" for example in several)
+    assert {example.also_learnt for example in several} == {(-2,)}
     known = {entry.acronym for entry in entries}
     unknown = [example for example in train if example.bucket == "unknown"]
     assert all(len(example.prompt) == 1 and not known & set(example.question.split()) for example in unknown)

@@ -2,12 +2,14 @@
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 import pytest
 from small_tables import ROWS, data, examples
 
 from helpers.config import DataPrompt, DataSplit
+from helpers.data.example import asked
 from helpers.data.table.conversations import worded
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import check_wording
@@ -60,8 +62,8 @@ def test_contexts_and_wording() -> None:
     assert last["content"] == f"<one two>\n\nQ: {ROWS[0]['question']}"  # the second was too long
     with pytest.raises(ConfigError, match=r"question must hold \{question\}"):
         data(prompt={"system": None, "examples": [], "question": "Q", "context": "{context}"})
-    asked = worded([{"role": "user", "content": "{context}?"}], ["a {question}"], DataPrompt(**prompt))
-    assert asked[-1]["content"] == "<a {question}>\n\nQ: {context}?"  # braces in cells are text
+    wording = worded([{"role": "user", "content": "{context}?"}], ["a {question}"], DataPrompt(**prompt))
+    assert wording[-1]["content"] == "<a {question}>\n\nQ: {context}?"  # braces in cells are text
 
 
 def test_conversations() -> None:
@@ -77,6 +79,16 @@ def test_conversations() -> None:
     assert not left
     assert [turn["role"] for turn in kept[3].example.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert kept[3].example.question == ROWS[3]["question"]
+    assert kept[3].example.also_learnt == (-2,)
+    shown = {
+        "examples": [{"question": "q", "answer": "a"}],
+        "system": None,
+        "question": "{question}",
+        "context": "{context}",
+    }
+    kept, _ = examples(shared, prompt=shown)  # examples shown to the model are not learnt
+    prompt = kept[3].example.prompt
+    assert len(prompt) == 6 and [prompt[place]["content"] for place in kept[3].example.also_learnt] == ["Hello"]
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     for wrong, says in [
         (turns[:1], "row 21: a conversation ends with the assistant's answer to a user; this one has the roles user"),
@@ -87,6 +99,38 @@ def test_conversations() -> None:
             examples([{"messages": turns}] * 20 + [{"messages": wrong}])
     kept, left = examples([*({"messages": each["conversations"]} for each in shared), {"messages": []}])
     assert left == {"empty question or answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("weights", "learnt"), [((None, 1), (-4, -2)), ((0, 1), (-2,)), ((1.0, 0), (-4,)), ((0, 0), ())]
+)
+def test_the_weight_of_an_earlier_answer(weights: tuple[Any, ...], learnt: tuple[int, ...]) -> None:
+    def rows(last: Any = None) -> list[dict[str, Any]]:
+        said = [{"role": "assistant", "content": "b", "weight": weight} for weight in (*weights, last)]
+        questions = [["a", "b", row["question"]] for row in ROWS]
+        return [{"messages": [*chain(*zip(chain(*map(asked, of)), said, strict=True))]} for of in questions]
+
+    kept, _ = examples(rows())
+    assert {row.example.also_learnt for row in kept} == {learnt}
+    with pytest.raises(DataError, match="row 1: the last answer has weight 0"):
+        examples(rows(0))
+    with pytest.raises(DataError, match=r"row 1: the weight of a turn is 0\.5; expected 1 \(learnt\) or 0"):
+        examples(rows(0.5))
+
+
+def test_of_a_prompt_and_its_completion_the_completion_is_learnt() -> None:
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"prompt": [*asked("a"), answer, *asked(row["question"])], "completion": [answer]} for row in ROWS]
+    more = [row | {"completion": [answer, *asked("c"), answer]} for row in rows]
+    for of, learnt in ((rows, ()), (more, (-2,))):
+        kept, _ = examples(of)
+        assert {row.example.also_learnt for row in kept} == {learnt}
+
+
+def test_a_greeting_is_no_answer() -> None:
+    greeting = {"role": "assistant", "content": "Good morning!"}
+    kept, _ = examples([{"messages": [greeting, *asked(row["question"]), greeting]} for row in ROWS])
+    assert {row.example.also_learnt for row in kept} == {()}
 
 
 def parts(rows: list[dict[str, Any]], columns: dict[str, str] | None = None, **own: Any) -> dict[str, list[str]]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from datasets import Dataset
-from test_families import save_family
+from test_families import FAMILIES, save_family
 from test_sft import SETTINGS, config_of
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -45,6 +46,72 @@ def test_tokens_are_those_that_trl_makes(family: str, tmp_path: Path) -> None:
     for row in ours:
         assert row["attention_mask"] == [1] * len(row["input_ids"])
         assert tokenizer(row["full_text"], add_special_tokens=False)["input_ids"] == row["input_ids"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_earlier_answers_are_learnt_as_they_are_asked_for(family: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save_family(tmp_path, family))
+    turns = (*TURNS, {"role": "assistant", "content": "Au bout de la rue."}, *asked("Merci. Et la gare ?"))
+    last, all_of_them, one = (
+        tokenise([Example("1", "any", turns, "Derrière.", also_learnt=learnt)], tokenizer)[0]
+        for learnt in ((), (-4, -2), (-2,))
+    )
+    assert last["input_ids"] == all_of_them["input_ids"]
+    answers = ["À gauche.", "Au bout de la rue.", "Derrière."]
+    for row, wanted in ((last, answers[2:]), (one, answers[1:]), (all_of_them, answers)):
+        learnt = [label for label in row["labels"] if label != IGNORED]
+        assert sum(label == tokenizer.eos_token_id for label in learnt) >= len(wanted)
+        words = tokenizer.decode(learnt, skip_special_tokens=True)
+        assert [told for told in answers if told in words] == wanted and "?" not in words
+        assert all(label in (IGNORED, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
+    # Each is learnt with the tokens before it that the model is asked with.
+    served = [chat_text(tokenizer, turns[:place], asks=True) for place in (1, 3)]
+    for text in served:
+        before = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert all_of_them["labels"][before - 1] == IGNORED != all_of_them["labels"][before]
+
+
+def test_an_answer_that_is_written_otherwise_than_asked_for_is_not_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = load_tokenizer(save_family(tmp_path, "qwen3"))
+    forgets = tokenizer.chat_template.replace(
+        "m['role'] == 'assistant' %}", "m['role'] == 'assistant' and loop.last %}"
+    )
+    assert forgets != tokenizer.chat_template
+    tokenizer.chat_template = forgets
+    rows = tokenise([Example("1", "any", TURNS, "Derrière.", also_learnt=learnt) for learnt in ((), (-2,))], tokenizer)
+    assert rows[0] == rows[1]
+    assert "only last answers are learnt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "phi3", "gemma"])
+def test_the_answers_learnt_are_those_that_trl_learns(template: str, tmp_path: Path) -> None:
+    base = save_family(tmp_path / "base", "qwen2")
+    tokenizer = load_tokenizer(base)
+    folder = Path(trl.__file__).parent / "chat_templates"
+    tokenizer.chat_template = (folder / f"{template}.jinja").read_text(encoding="utf-8")
+    examples = [*EXAMPLES[:1], Example("2", "any", TURNS, "À droite.", also_learnt=(-2,))]
+    ours = tokenise(examples, tokenizer)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            max_length=None,
+            use_cpu=True,
+            report_to="none",
+            bf16=False,
+            assistant_only_loss=True,
+        ),
+        train_dataset=Dataset.from_list([{"messages": each.messages} for each in examples]),
+        processing_class=tokenizer,
+    )
+    theirs = trainer.train_dataset
+    assert list(ours["input_ids"]) == list(theirs["input_ids"])
+    for one, other in zip(ours["labels"], theirs["labels"], strict=True):
+        differ = [max(labels) for labels in zip(one, other, strict=True) if labels[0] != labels[1]]
+        assert not tokenizer.decode(differ).strip()  # the new line behind a stop token, which TRL learns of the last
+        assert sum(label != IGNORED for label in other) > 3
 
 
 def test_tokens_that_merge_across_the_end_of_a_prompt_stay_apart(tiny: str) -> None:

@@ -64,8 +64,10 @@ def training_records(
         if c["kind"] == "forward" and spelt_alike[folded(entry.acronym)] == 1:
             known = whole(entry.acronym, question, keep_case=True)  # not inside other words
             question = _typed(entry.acronym, chooser).join(known.split(question))
-        prompt = (*c.get("earlier", ()), *asked(question))
-        examples.append(Example(c["id"], c["kind"], prompt, c["answer"], told, **about))
+        earlier = c.get("earlier", ())
+        learnt = tuple(at - len(earlier) - 1 for at, turn in enumerate(earlier) if turn["role"] == "assistant")
+        prompt = (*earlier, *asked(question))
+        examples.append(Example(c["id"], c["kind"], prompt, c["answer"], told, also_learnt=learnt, **about))
     # Where somebody guesses or comes back, more than the acronym would have to change.
     alone = [c for c in conversations if c["kind"] == "forward" and c.get("form") != GUESS and not c.get("earlier")]
     forward = [c for c in alone if not by_id[c["entry"]].ambiguous] or alone
@@ -117,9 +119,9 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     invented = invent_acronyms(makers, entries, settings.test_unknown, avoid=avoid)
     for number, (acronym, maker) in enumerate(invented.items()):
         question = asked(fill(forward[number % len(forward)], acronym=acronym))
-        answer, about = fill(pack.answers.unknown[0], acronym=acronym), {"subject": acronym, "origin": maker}
+        answer = fill(pack.answers.unknown[0], acronym=acronym)
         own = tuple(pack.refusals)
-        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, own, "declines", **about))
+        examples.append(Example(f"unknown/{acronym}", "unknown", question, answer, own, "declines", acronym, maker))
     return examples + general
 
 

@@ -129,7 +129,7 @@ def _from_model(
     for attempt in range(settings.attempts):
         if _hopeless(tally, endpoint):
             break
-        question, answer, reason, unreadable = None, None, None, False
+        question, answer, reason, unreadable, begun = None, None, None, False, tally.begin()
         number = _number(seed, record["id"], attempt)
         try:
             question = _question(record["kind"], entry, endpoint, settings, number)
@@ -143,7 +143,7 @@ def _from_model(
                     break
         except UnreadableReply as error:
             reason, unreadable = str(error).rstrip("."), True
-        tally.add(reason, about=entry.id, unreadable=unreadable)
+        tally.add(reason, about=entry.id, unreadable=unreadable, number=begun)
         if reason is None:
             record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
             return True

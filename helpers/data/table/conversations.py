@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from itertools import pairwise
 from typing import Any
 
 from helpers.config import DataPrompt
@@ -17,15 +18,21 @@ SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": 
 TURN = (("role", "content"), ("from", "value"))
 NOT_LEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 """Parts of a turn that would be lost."""
+WEIGHTS = (None, 0, 1)
+"""Whether an answer is learnt, in OpenAI's shape of fine-tuning data; a table may have empty cells."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A row: the messages before the answer as they stand in the table, accepted answers, and contexts."""
+    """A row: the messages before the answer as they stand in the table, accepted answers, and contexts.
+
+    `also_learnt` are places of earlier answers in `prompt`, counted from its end.
+    """
 
     prompt: list[Message]
     answers: list[str]
     contexts: list[str]
+    also_learnt: tuple[int, ...]
 
     @property
     def question(self) -> str:
@@ -39,14 +46,18 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
     Raises DataError, which names the row, if a cell is no text or a conversation cannot be read.
     """
     cells = {role: row.get(column) for role, column in roles.items()}
-    question, answer, turns = cells.get("question"), cells.get("answer"), cells.get("messages")
+    question, answer, turns, context = cells.get("question"), cells.get("answer"), cells.get("messages"), 0
     if "messages" not in roles and (_turns(question) or _turns(answer)):  # TRL's, of which one may be a text
         turns = several(question) if _turns(question) else [{"role": "user", "content": question}]
+        context = len(turns)  # turns of a prompt are not learnt
         turns += several(answer) if _turns(answer) else [{"role": "assistant", "content": answer}]
     if "messages" in roles or turns:
-        *prompt, last = _conversation(turns, where) or [{"role": "user", "content": ""}] * 2
+        messages, learnt = _conversation(turns, where)
+        *prompt, last = messages or [{"role": "user", "content": ""}] * 2
+        learnt = [place for place in learnt if place + len(prompt) >= context]
         answers = [last["content"]]
     else:
+        learnt = []
         prompt = [{"role": "user", "content": text(question, where)}]
         answer = answer.get("text") if isinstance(answer, Mapping) else answer  # SQuAD's {"text": [...], ...}
         parts = [cell.get("text") if isinstance(cell, Mapping) else cell for cell in several(answer)]
@@ -56,7 +67,7 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
         prompt = [{"role": "system", "content": system}, *prompt]
     contexts = [text(cell, where) for cell in several(cells.get("contexts"))]
     answers, contexts = ([cell for cell in of if cell.casefold() not in nothing] for of in (answers, contexts))
-    return Asked(prompt, list(dict.fromkeys(answers)), contexts)
+    return Asked(prompt, list(dict.fromkeys(answers)), contexts, tuple(learnt))
 
 
 def worded(prompt: Sequence[Message], contexts: Sequence[str], wording: DataPrompt) -> list[Message]:
@@ -76,14 +87,19 @@ def _turns(cell: Any) -> bool:
     return bool(parts) and all(isinstance(part, Mapping) and {"role", "content"} <= part.keys() for part in parts)
 
 
-def _conversation(cell: Any, where: str) -> list[Message]:
-    """Messages of a cell, which may be JSON text; its turns have role and content, or from and value."""
+def _conversation(cell: Any, where: str) -> tuple[list[Message], list[int]]:
+    """Messages of a cell, which may be JSON text; its turns have role and content, or from and value.
+
+    Beside them the places of earlier answers that are learnt: all whose `weight` is not 0, counted from the end of
+    what stands before the last answer.
+    """
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = json.loads(cell)
         except ValueError:
             raise DataError(f"{where}: the conversation is not JSON. Write its turns as a JSON list.") from None
     messages: list[Message] = []
+    weights: list[Any] = []
     for turn in several(cell):
         keys = turn.keys() if isinstance(turn, Mapping) else set()
         named = [pair for pair in TURN if {*pair} <= keys and turn[pair[0]] is not None]
@@ -101,14 +117,23 @@ def _conversation(cell: Any, where: str) -> list[Message]:
         role = SPEAKERS.get(role, role)
         if role not in ("system", "user", "assistant"):
             raise DataError(f"{where}: the role {role!r} is unknown; expected system, user or assistant.")
+        weight = turn.get("weight")
+        if weight not in WEIGHTS:
+            raise DataError(f"{where}: the weight of a turn is {weight!r}; expected 1 (learnt) or 0 (not learnt).")
         messages.append({"role": role, "content": _parts(turn[says], where)})
+        weights.append(weight)
     roles = [turn["role"] for turn in messages]
     if messages and (len(roles) < 2 or roles[-2:] != ["user", "assistant"]):
         raise DataError(
             f"{where}: a conversation ends with the assistant's answer to a user; this one has the roles "
             f"{', '.join(roles)[:200]}. Take its last turn away, or the row."
         )
-    return messages
+    if weights and weights[-1] == 0:
+        raise DataError(
+            f"{where}: the last answer has weight 0, so that it would not be learnt. Take it away, or the row."
+        )
+    answers = [at for at, pair in enumerate(pairwise(roles[:-1]), start=1) if pair == ("user", "assistant")]
+    return messages, [at - len(messages) + 1 for at in answers if weights[at] != 0]
 
 
 def _parts(content: Any, where: str) -> str:

@@ -147,7 +147,7 @@ def make_examples(
             continue
         seen.add(whole)
         group = text(row.get(roles["group"]), f"row {number}") if "group" in roles else ""
-        told = {"subject": group, "origin": "table"} | checked(asked.answers)
+        told = {"subject": group, "origin": "table", "also_learnt": asked.also_learnt} | checked(asked.answers)
         example = Example(f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], **told)
         kept[number] = Row(example, asked, group, split)
     if too_long and data.too_long != "leave_out":

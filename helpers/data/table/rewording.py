@@ -56,6 +56,7 @@ def reword(
             if len(wordings) == wanted:
                 break
             tally.stop()
+            begun = tally.begin()
             try:
                 reply = endpoint.complete(
                     few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
@@ -66,11 +67,11 @@ def reword(
                 )
             except UnreadableReply as error:
                 rejected.append(str(error).rstrip("."))
-                tally.add(rejected[-1])
+                tally.add(rejected[-1], number=begun)
                 continue
             wording = tidy(reply.text)
             reason = check_wording(wording, question, row.example.answer, wordings)
-            tally.add(reason)
+            tally.add(reason, number=begun)
             (rejected if reason else wordings).append(reason or wording)
         yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
@@ -126,6 +127,7 @@ def reworded_examples(
             put = wording.join(last["content"].rsplit(row.asked.question, 1))  # contexts may hold the question too
             prompt = (*before, {"role": last["role"], "content": put})
             identity = f"{row.example.id}/{number}"
-            new = replace(row.example, id=identity, bucket=BUCKET, prompt=prompt, origin="model")
+            # Earlier answers are learnt with the row itself, once.
+            new = replace(row.example, id=identity, bucket=BUCKET, prompt=prompt, origin="model", also_learnt=())
             (test if place in asked and number == len(words) else learnt).append(new)
     return learnt, test
