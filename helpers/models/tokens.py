@@ -67,7 +67,10 @@ def _earlier_answers(tokenizer: PreTrainedTokenizerBase, example: Example, promp
         if until.startswith(before) and prompt.startswith(until) and tokenizer.is_fast:
             spans.append((len(before), len(until)))
         else:
-            say_once("This model's chat template writes earlier answers otherwise: only last answers are learnt.")
+            say_once(
+                "Earlier answers of some conversations are not learnt: the chat template writes them otherwise than it "
+                "asks for them, or the tokenizer is not a fast one. Last answers are."
+            )
     if not spans:
         return []
     found = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)

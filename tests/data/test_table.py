@@ -127,6 +127,14 @@ def test_of_a_prompt_and_its_completion_the_completion_is_learnt() -> None:
         assert {row.example.also_learnt for row in kept} == {learnt}
 
 
+@pytest.mark.parametrize("cell", ["", " - ", "..."])
+def test_an_earlier_answer_that_says_nothing_is_not_learnt(cell: str) -> None:
+    turns = [*asked("a"), {"role": "assistant", "content": cell}]
+    rows = [{"messages": [*turns, *asked(row["question"]), {"role": "assistant", "content": "b"}]} for row in ROWS]
+    kept, left = examples(rows)
+    assert not left and {row.example.also_learnt for row in kept} == {()}
+
+
 def test_a_greeting_is_no_answer() -> None:
     greeting = {"role": "assistant", "content": "Good morning!"}
     kept, _ = examples([{"messages": [greeting, *asked(row["question"]), greeting]} for row in ROWS])

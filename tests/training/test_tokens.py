@@ -16,7 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from helpers.data.example import Example, asked
 from helpers.files import read_jsonl
-from helpers.models.find import chat_text, load_tokenizer
+from helpers.models.find import NO_THINKING, chat_text, load_tokenizer
 from helpers.models.losses import IGNORED, row_losses
 from helpers.models.tokens import tokenise
 from helpers.training.sft import train_adapter
@@ -75,14 +75,11 @@ def test_an_answer_that_is_written_otherwise_than_asked_for_is_not_learnt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = load_tokenizer(save_family(tmp_path, "qwen3"))
-    forgets = tokenizer.chat_template.replace(
-        "m['role'] == 'assistant' %}", "m['role'] == 'assistant' and loop.last %}"
-    )
-    assert forgets != tokenizer.chat_template
-    tokenizer.chat_template = forgets
+    qwen3 = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"  # drops the thoughts of earlier answers
+    tokenizer.chat_template = NO_THINKING + qwen3.read_text(encoding="utf-8")
     rows = tokenise([Example("1", "any", TURNS, "Derrière.", also_learnt=learnt) for learnt in ((), (-2,))], tokenizer)
     assert rows[0] == rows[1]
-    assert "only last answers are learnt" in capsys.readouterr().out
+    assert "Earlier answers of some conversations are not learnt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("template", ["qwen2_5", "phi3", "gemma"])

@@ -46,15 +46,17 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
     Raises DataError, which names the row, if a cell is no text or a conversation cannot be read.
     """
     cells = {role: row.get(column) for role, column in roles.items()}
-    question, answer, turns, context = cells.get("question"), cells.get("answer"), cells.get("messages"), 0
+    question, answer, turns = cells.get("question"), cells.get("answer"), cells.get("messages")
+    context = 0  # turns at the beginning that are not learnt
     if "messages" not in roles and (_turns(question) or _turns(answer)):  # TRL's, of which one may be a text
         turns = several(question) if _turns(question) else [{"role": "user", "content": question}]
-        context = len(turns)  # turns of a prompt are not learnt
+        context = len(turns)
         turns += several(answer) if _turns(answer) else [{"role": "assistant", "content": answer}]
     if "messages" in roles or turns:
         messages, learnt = _conversation(turns, where)
         *prompt, last = messages or [{"role": "user", "content": ""}] * 2
-        learnt = [place for place in learnt if place + len(prompt) >= context]
+        said = [place for place in learnt if prompt[place]["content"].casefold() not in nothing]
+        learnt = [place for place in said if place + len(prompt) >= context]
         answers = [last["content"]]
     else:
         learnt = []
