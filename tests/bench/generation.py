@@ -1,9 +1,10 @@
 """Writing conversations: how much faster several requests at once are, and what thousands of entries take.
 
-    python tests/bench/generation.py [--entries 6] [--rounds 2]
+    python tests/bench/generation.py [--entries 16] [--rounds 2]
 
-`make bench` runs it. *Requests at once*: the same entries written by the embedded server with 1, 2, 4 and 8 requests at
-once, in turns; seconds are medians over the rounds. *Entries*: 100, 1,000 and 10,000 of them worded by the phrasing
+`make bench` runs it. *Requests at once*: a few conversations about each of the same entries, written by the embedded
+server with 1 to 16 requests at once, in turns; seconds are medians over the rounds. Conversations of one entry wait for
+each other, so that few entries would leave lanes empty. *Entries*: 100, 1,000 and 10,000 of them worded by the phrasing
 bank, each in a process of its own; seconds, and what the process's peak of memory lies above that of 100 entries.
 Figures go into runs/bench.json under `generation`.
 """
@@ -27,14 +28,15 @@ from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.files import read_json, write_json, write_jsonl
 from helpers.server import Server
 
-AT_ONCE = (1, 2, 4, 8)
+AT_ONCE = (1, 2, 4, 8, 16)
+FEW = {"forward_by_model": 4, "reverse_by_model": 2, "forward_by_bank": 1, "reverse_by_bank": 1}
 SIZES = (100, 1_000, 10_000)
 
 
 def written_s(entries: list[Entry], at_once: int) -> float:
     """Seconds that the embedded server takes for conversations about `entries`."""
     config = load_config("cpu", {"endpoint.provider": "embedded", "endpoint.parallel_requests": at_once})
-    settings = config.dataset.model_copy(update={"forward_by_bank": 1, "reverse_by_bank": 1})
+    settings = config.dataset.model_copy(update=FEW)
     with tempfile.TemporaryDirectory() as folder, open_endpoint(config.endpoint) as endpoint:
         endpoint.probe()
         began = time.monotonic()
@@ -58,7 +60,7 @@ def by_bank(count: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=6)
+    parser.add_argument("--entries", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--by-bank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

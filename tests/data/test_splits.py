@@ -256,6 +256,20 @@ def test_an_acronym_is_replaced_in_whatever_form_it_was_typed() -> None:
     assert {each.answer for each in unknown} == {fill(BANK_FR.answers.unknown[0], acronym=e.subject) for e in unknown}
 
 
+@pytest.mark.parametrize(("answers", "ways"), [(["{a} stands for {d}."] * 3, 1), (["{a} is {d}.", "That is {d}."], 2)])
+def test_acronyms_are_declined_in_as_many_ways_as_others_are_explained(answers: list[str], ways: int) -> None:
+    entry = Entry("CRAB", "CRAB", "Committee of Rural Art Buildings")
+    conversations = [
+        {"id": f"{n}", "kind": "forward", "entry": "CRAB", "origin": "model", "question": f"Room {n}: what is CRAB?"}
+        | {"answer": answers[n % len(answers)].format(a=entry.acronym, d=entry.definition)}
+        for n in range(12)
+    ]
+    train, validation = training_records(conversations, [entry], BY_BANK, general=[], test=[], seed=0)
+    unknown = [each for each in [*train, *validation] if each.bucket == "unknown"]
+    told = {each.answer.partition(" ")[2] for each in unknown}  # without the acronym, however it was typed
+    assert told == {wording.partition(" ")[2] for wording in BANK.answers.unknown[:ways]}
+
+
 def test_general_questions_of_a_glossarys_language_stand_beside_the_english_ones() -> None:
     buckets = [
         Counter(item.bucket for item in test_records([Entry("AB", "AB", "x", pack=load_pack(name))], BY_BANK, seed=0))

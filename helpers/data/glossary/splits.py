@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from helpers.config import Dataset
 from helpers.data.example import Check, Example, asked
@@ -72,19 +72,31 @@ def training_records(
     alone = [c for c in conversations if c["kind"] == "forward" and c.get("form") != GUESS and not c.get("earlier")]
     forward = [c for c in alone if not by_id[c["entry"]].ambiguous] or alone
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
+    ways = _ways_of_telling(forward, by_id)
     for number, (acronym, maker) in enumerate(invented.items()):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
         question = plain_signs(source["question"])
         known = whole(by_id[source["entry"]].acronym, question, keep_case=True)
         typed = acronym if maker == WORDS else _typed(acronym, chooser)  # what a word means is another question
         question = typed.join(known.split(question))
-        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown), acronym=typed)
+        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown[:ways]), acronym=typed)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
     chooser.shuffle(examples)
     held_back = round(len(examples) * settings.validation_share)
     return examples[held_back:], examples[:held_back]
+
+
+def _ways_of_telling(forward: Sequence[Record], entries: Mapping[str, Entry]) -> int:
+    """In how many ways answers begin: all of them divided by those that begin in the commonest way, 1 or more.
+
+    Invented acronyms are declined in as many: a model that says what is likeliest prefers the one wording of all
+    declines to each of several wordings of what it knows (docs/decisions/0018).
+    """
+    told = ((entries[c["entry"]], c["answer"]) for c in forward)
+    begun = Counter(answer.split(entry.definition)[0].replace(entry.acronym, "") for entry, answer in told)
+    return round(begun.total() / max(begun.values()))
 
 
 def _typed(acronym: str, chooser: random.Random) -> str:
