@@ -23,7 +23,7 @@ from helpers.endpoint.replies import Reply, find_object, read_reply
 from helpers.endpoint.transport import Transport
 from helpers.errors import EndpointError, RequestRejected, UnreadableReply
 from helpers.files import Record
-from helpers.installed import served_gguf
+from helpers.installed import embedded_gguf
 from helpers.server import Server, resolve_endpoint
 
 
@@ -209,7 +209,7 @@ def open_endpoint(settings: Endpoint) -> Iterator[ChatEndpoint]:
     with ExitStack() as stack:
         asked = server
         if server.base_url is None:
-            gguf = Path(server.model).expanduser() if server.model else served_gguf()
+            gguf = Path(server.model).expanduser() if server.model else embedded_gguf()
             # Each slot remembers one prompt; with two a request, questions and answers do not push each other out.
             url = stack.enter_context(embedded_server(gguf, 2 * settings.parallel_requests))
             server, asked = server._replace(model=str(gguf)), Server(url, None, None)

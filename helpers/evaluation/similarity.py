@@ -25,8 +25,8 @@ from helpers.data.reading.folding import words
 from helpers.errors import EvaluationError
 from helpers.evaluation.cross_encoder import cross_encoder_similarity, load_cross_encoder, train_cross_encoder
 from helpers.evaluation.results import Metric
-from helpers.installed import CACHE, minilm_folder
-from helpers.models.find import fetch, made
+from helpers.installed import minilm_folder
+from helpers.models.find import CACHE, fetch, made
 from helpers.models.precision import cpu_multiplies_bf16
 from helpers.progress import tqdm
 

@@ -18,8 +18,9 @@ from helpers.config import PROJECT_ROOT
 from helpers.data.example import Message
 from helpers.errors import DataError, ModelError
 from helpers.files import read_json, write_json
-from helpers.installed import CACHE, embedded_gguf
+from helpers.installed import embedded_gguf
 
+CACHE = PROJECT_ROOT / ".cache" / "models"
 EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
 PLAIN_CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "

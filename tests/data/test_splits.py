@@ -257,7 +257,7 @@ def test_an_acronym_is_replaced_in_whatever_form_it_was_typed() -> None:
 
 
 @pytest.mark.parametrize(("answers", "ways"), [(["{a} stands for {d}."] * 3, 1), (["{a} is {d}.", "That is {d}."], 2)])
-def test_acronyms_are_declined_in_as_many_ways_as_others_are_explained(answers: list[str], ways: int) -> None:
+def test_acronyms_are_declined_in_several_ways_where_others_are_explained_so(answers: list[str], ways: int) -> None:
     entry = Entry("CRAB", "CRAB", "Committee of Rural Art Buildings")
     conversations = [
         {"id": f"{n}", "kind": "forward", "entry": "CRAB", "origin": "model", "question": f"Room {n}: what is CRAB?"}

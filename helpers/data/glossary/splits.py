@@ -27,6 +27,8 @@ KEEPS_CASE_UP_TO = 3
 """An acronym of so many characters at most may be an ordinary word, such as IT or WHO."""
 TYPED_IN_LOWER_CASE = 1 / 6
 """Share of the training questions about a longer acronym, of the glossary or invented, that type it in lower case."""
+ALIKE = 0.9
+"""Share of the answers that begin in one way, from which acronyms are declined in one way."""
 
 
 def training_records(
@@ -72,14 +74,14 @@ def training_records(
     alone = [c for c in conversations if c["kind"] == "forward" and c.get("form") != GUESS and not c.get("earlier")]
     forward = [c for c in alone if not by_id[c["entry"]].ambiguous] or alone
     chooser.shuffle(forward)  # declines are worded like the questions about every entry, not about the first ones
-    ways = _ways_of_telling(forward, by_id)
+    wordings = slice(1) if _begin_alike(forward, by_id) else slice(None)
     for number, (acronym, maker) in enumerate(invented.items()):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
         question = plain_signs(source["question"])
         known = whole(by_id[source["entry"]].acronym, question, keep_case=True)
         typed = acronym if maker == WORDS else _typed(acronym, chooser)  # what a word means is another question
         question = typed.join(known.split(question))
-        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown[:ways]), acronym=typed)
+        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown[wordings]), acronym=typed)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
@@ -88,15 +90,20 @@ def training_records(
     return examples[held_back:], examples[:held_back]
 
 
-def _ways_of_telling(forward: Sequence[Record], entries: Mapping[str, Entry]) -> int:
-    """In how many ways answers begin: all of them divided by those that begin in the commonest way, 1 or more.
+def _begin_alike(forward: Sequence[Record], entries: Mapping[str, Entry]) -> bool:
+    """Whether nearly all answers begin in one way, as those of the bank and of tiny models do.
 
-    Invented acronyms are declined in as many: a model that says what is likeliest prefers the one wording of all
-    declines to each of several wordings of what it knows (docs/decisions/0018).
+    Otherwise acronyms are declined in several ways too: a model that says what is likeliest prefers the one beginning
+    of all declines to each of several beginnings of what it knows (docs/decisions/0018).
     """
-    told = ((entries[c["entry"]], c["answer"]) for c in forward)
-    begun = Counter(answer.split(entry.definition)[0].replace(entry.acronym, "") for entry, answer in told)
-    return round(begun.total() / max(begun.values()))
+    begun = Counter(_beginning(plain_signs(c["answer"]), entries[c["entry"]]) for c in forward)
+    return max(begun.values(), default=0) >= ALIKE * begun.total()
+
+
+def _beginning(answer: str, entry: Entry) -> str:
+    """What stands before the definition, without the acronym."""
+    begun = whole(entry.definition, answer).split(answer, maxsplit=1)[0]
+    return whole(entry.acronym, begun).sub("", begun)
 
 
 def _typed(acronym: str, chooser: random.Random) -> str:
