@@ -6,28 +6,49 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunError
+from filelock import FileLock, Timeout
+
+from helpers.errors import HelpersError, RunError
 
 Record = dict[str, Any]
 
 
+FULL = re.compile(
+    r"no space left|database or disk is full|\d+ requested and \d+ written|inline_container", re.IGNORECASE
+)
+"""How safetensors, SQLite, numpy and torch say that the disk is full, in errors of their own."""
+
+
 @contextmanager
-def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left' and 'not allowed' into one sentence for the reader."""
+def clear_full_disk(path: Path) -> Iterator[None]:
+    """Turn 'no space left', whoever says it, into one sentence for the reader."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except HelpersError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(error)):
             raise RunError(
                 f"The disk is full: {path} could not be written. Everything finished so far is kept; "
                 "free some space (old folders in runs/ may go) and run the same command again."
             ) from None
+        raise
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """The same for 'no space left' and 'not allowed'."""
+    try:
+        with clear_full_disk(path):
+            yield
+    except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise RunError(f"{path} may not be written: {error.strerror}. Choose another RUN folder.") from None
         raise
@@ -49,6 +70,19 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def held(path: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from `doing` the same to a path, such as "writing". RunError if one of them is at it."""
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False).acquire()
+        except Timeout:
+            raise RunError(f"Another process is {doing} {path}. Run the same command when it has ended.") from None
+    with lock:
+        yield
 
 
 def sync(path: Path) -> None:

@@ -6,16 +6,13 @@ import json
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
-
 from helpers.errors import RunError
-from helpers.files import Record, appending, clear_disk_errors, placed_records
+from helpers.files import Record, appending, held, placed_records
 from helpers.progress import tqdm
 
 Item = TypeVar("Item")
@@ -97,7 +94,7 @@ def resumable_map(
 
     Raises RunError where another process is at work on `path`.
     """
-    with _locked(path), appending(path) as append:
+    with held(path, "writing"), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for place, row in placed_records(path):
             if keep(row):
@@ -132,19 +129,3 @@ def resumable_map(
                 stop.set()
                 raise
     return results
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out: only the process that appends a line knows its place."""
-    with clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"Another process is writing {path}. Run the same command when it has ended.") from None
-    try:
-        yield
-    finally:
-        lock.release()

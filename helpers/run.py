@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from helpers.config import PROJECT_ROOT, WITHOUT_EFFECT, Config, load_config
 from helpers.config_layers import explained, flat
 from helpers.errors import ConfigError, RunError
-from helpers.files import clear_disk_errors, read_json, sha256, write_atomic, write_json
+from helpers.files import clear_disk_errors, clear_full_disk, read_json, sha256, write_atomic, write_json
 from helpers.provenance import code_digest, measured, surroundings
 from helpers.server import Server, read_env, resolve_endpoint
 from helpers.style import use_style
@@ -134,7 +134,7 @@ class Run:
             manifest["begun"][name] = key
         if ended and not own and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
             print(f"{name}: the code of the course has changed since it was made. It is made anew.")
-        with measured() as cost:
+        with clear_full_disk(self.path), measured() as cost:
             yield own
         with self._changed(self.home) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}

@@ -86,13 +86,29 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 
 FILL = """
+import sqlite3
 import sys
 from pathlib import Path
+import numpy as np
+import torch
+from safetensors.torch import save_file
 from helpers.errors import RunError
-from helpers.files import appending, read_jsonl, write_atomic
+from helpers.files import appending, clear_full_disk, read_jsonl, write_atomic
 folder = Path(sys.argv[1])
 write_atomic(folder / "kept", "old")
 messages = []
+for save in (
+    lambda: torch.save(torch.zeros(100_000), folder / "y"),
+    lambda: save_file({"x": torch.zeros(100_000)}, folder / "y"),
+    lambda: np.zeros(100_000).tofile(folder / "y"),
+    lambda: sqlite3.connect(folder / "y").execute(f"create table t as select '{'x' * 500_000}'"),
+):
+    try:
+        with clear_full_disk(folder):
+            save()
+    except RunError as error:
+        messages.append(str(error))
+    (folder / "y").unlink(missing_ok=True)
 try:
     with appending(folder / "x.jsonl") as append:
         for number in range(10_000):
@@ -118,7 +134,7 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     if child.returncode == 77 or "unshare" in child.stderr:
         pytest.skip(f"this system may not mount a small disk: {child.stderr.strip()}")
     assert child.returncode == 0, child.stderr
-    assert [line.startswith("The disk is full: ") for line in child.stdout.splitlines()] == [True, True]
+    assert [line.startswith("The disk is full: ") for line in child.stdout.splitlines()] == [True] * 6
 
 
 def test_hash_of_a_folder_follows_names_and_contents(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
     python docs/site_source/build.py [--run runs/cpu-...] [--private runs/cpu-...] [--language fr] [--to docs/site]
 
-Without --run and --private it takes the newest runs. Only cells that are still as they were run show something.
+Without --run and --private it takes the newest runs, those of `smoke` aside. Only cells that are still as they were run
+show something.
 With --language fr it takes the French of docs/fr/po/, and writes to docs/site/fr/.
 """
 
@@ -42,8 +43,9 @@ REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy
 
 
 def newest(notebook: str) -> Path | None:
-    """The run that executed a notebook last."""
-    found = [*(ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")]
+    """The run that executed a notebook last; what `smoke` learns in a few steps is nothing to show."""
+    executed = (ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")
+    found = [path for path in executed if not path.parents[1].name.startswith("smoke-")]
     return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
 
 

@@ -14,14 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from helpers.config import WITHOUT_EFFECT
 from helpers.data.example import SPLITS, Example, read_examples
 from helpers.data.holders.candidates import lookalike_examples
 from helpers.data.holders.pipeline import Holder, Pipeline
 from helpers.errors import ConfigError, LedgerError, PrivacyError, RunError
-from helpers.files import read_json, sha256, sync, write_atomic, write_json
+from helpers.files import held, read_json, sha256, sync, write_atomic, write_json
 from helpers.models.hot_test import QUESTIONS
 from helpers.models.load import save_adapter
 from helpers.privacy import ledger, release
@@ -153,12 +151,7 @@ def fine_tune_private(run: Run, only: str | None = None) -> dict[str, dict[str, 
     check_budgets(ledgers, [planned(run, name) for name in new], " and ".join(new))
     for name in sorted(missing, key=lambda name: name == BASELINE):  # last: what cannot be private is refused at once
         target = run.path / "models" / name
-        target.parent.mkdir(exist_ok=True)
-        try:  # two trainings on one state would be two continuations of it
-            held = FileLock(target.with_name(f".{name}.lock"), blocking=False).acquire()
-        except Timeout:
-            raise RunError(f"Another process is training {target}. Run the same command when it has ended.") from None
-        with held:
+        with held(target, "training"):  # two trainings on one state would be two continuations of it
             if not run.finished(f"fine_tune {name}", inputs):  # by a process that held the lock
                 with run.stage(f"fine_tune {name}", inputs, [target]):
                     train_accounted(run, name, target)
