@@ -59,7 +59,8 @@ def _aligned(row: str, sides: list[str]) -> str:
         whole = "; white-space: nowrap" if side == "right" and match[1] == "td" else ""  # 3e-21 in one line
         return f'<{match[1]} style="text-align: {side}; vertical-align: top{whole}"'
 
-    return re.sub(r"<(t[hd])\b", cell, row)
+    row = re.sub(r"<(t[hd])\b", cell, row)
+    return re.sub(r"(?<=\w)_(?=\w)", "_<wbr>", row)  # where names of columns may go on in the next line
 
 
 def _column(values: pd.Series[Any]) -> pd.Series[Any]:

@@ -51,6 +51,11 @@ def test_versions_and_dots_are_texts() -> None:
     assert cells(frame) == [["2.13.0", "", "one ↵ two"], ["5.2", "....", "three"]]
 
 
+def test_long_names_may_go_on_in_the_next_line() -> None:
+    page = tables.table_html(pd.DataFrame({"canary_auc_low": [0.5], "_": ["new_phrasing"]}))
+    assert "canary_<wbr>auc_<wbr>low" in page and "new_<wbr>phrasing" in page and ">_<" in page
+
+
 def test_what_a_notebook_sets_holds() -> None:
     with pd.option_context("display.max_colwidth", 20):
         assert cells(pd.DataFrame({"text": ["x" * 100]})) == [["x" * 16 + "..."]]
