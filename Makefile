@@ -28,7 +28,7 @@ bench: install ## measure what a private step, a busy core and writing cost, int
 	@$(PY) tests/bench/generation.py
 french: install ## write the French pages and notebooks anew from docs/fr/po
 	@$(PY) docs/translate.py build
-site: install ## build docs/site from the newest runs, or from [RUN=folder] [PRIVATE=folder]; [LANGUAGE=fr] for its French
+site: install ## build docs/site from the newest runs (not smoke), or from [RUN=folder] [PRIVATE=folder]; [LANGUAGE=fr] for its French
 	@$(PY) -m pip install -qq --disable-pip-version-check -c 00-set_up/constraints.txt -e ".[site]"
 	@$(PY) docs/site_source/build.py $(if $(RUN),--run "$(RUN)") $(if $(PRIVATE),--private "$(PRIVATE)") $(if $(filter fr,$(LANGUAGE)),--language fr)
 clean: ## delete caches; runs/ and .venv stay

@@ -21,22 +21,24 @@ Record = dict[str, Any]
 
 
 FULL = re.compile(
-    r"no space left|database or disk is full|\d+ requested and \d+ written|inline_container", re.IGNORECASE
+    r"no space left|quota exceeded|disk is full|\d+ requested and \d+ written|unexpected pos \d+ vs|write failed",
+    re.IGNORECASE,
 )
 """How safetensors, SQLite, numpy and torch say that the disk is full, in errors of their own."""
 
 
 @contextmanager
 def clear_full_disk(path: Path) -> Iterator[None]:
-    """Turn 'no space left', whoever says it, into one sentence for the reader."""
+    """Turn 'no space left', whichever library says it, into one sentence for the reader."""
     try:
         yield
     except HelpersError:
         raise
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(error)):
+            named = getattr(error, "filename", None) or path
             raise RunError(
-                f"The disk is full: {path} could not be written. Everything finished so far is kept; "
+                f"The disk is full: {named} could not be written. Everything finished so far is kept; "
                 "free some space (old folders in runs/ may go) and run the same command again."
             ) from None
         raise
@@ -44,7 +46,7 @@ def clear_full_disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def clear_disk_errors(path: Path) -> Iterator[None]:
-    """The same for 'no space left' and 'not allowed'."""
+    """Turn 'no space left' and 'not allowed' into one sentence for the reader."""
     try:
         with clear_full_disk(path):
             yield
@@ -74,7 +76,7 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 @contextmanager
 def held(path: Path, doing: str) -> Iterator[None]:
-    """Keep other processes from `doing` the same to a path, such as "writing". RunError if one of them is at it."""
+    """Hold a path's lock. RunError where another process holds it; `doing` says what it does, such as "writing"."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -94,6 +94,7 @@ def resumable_map(
 
     Raises RunError where another process is at work on `path`.
     """
+    # Only the process that appends a line knows its place.
     with held(path, "writing"), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for place, row in placed_records(path):

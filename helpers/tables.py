@@ -60,7 +60,8 @@ def _aligned(row: str, sides: list[str]) -> str:
         return f'<{match[1]} style="text-align: {side}; vertical-align: top{whole}"'
 
     row = re.sub(r"<(t[hd])\b", cell, row)
-    return re.sub(r"(?<=\w)_(?=\w)", "_<wbr>", row)  # where names of columns may go on in the next line
+    # Names of columns and rows may go on in the next line.
+    return re.sub(r"(?<=>)[^<]*(?=</th>)", lambda name: re.sub(r"(?<=[^\W_])_(?=[^\W_])", "_<wbr>", name[0]), row)
 
 
 def _column(values: pd.Series[Any]) -> pd.Series[Any]:

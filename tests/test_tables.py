@@ -52,8 +52,8 @@ def test_versions_and_dots_are_texts() -> None:
 
 
 def test_long_names_may_go_on_in_the_next_line() -> None:
-    page = tables.table_html(pd.DataFrame({"canary_auc_low": [0.5], "_": ["new_phrasing"]}))
-    assert "canary_<wbr>auc_<wbr>low" in page and "new_<wbr>phrasing" in page and ">_<" in page
+    page = tables.table_html(pd.DataFrame({"canary_auc_low": ["a_file"], "a__b_": [1]}, index=["new_phrasing"]))
+    assert all(name in page for name in ("canary_<wbr>auc_<wbr>low", "new_<wbr>phrasing", ">a_file<", ">a__b_<"))
 
 
 def test_what_a_notebook_sets_holds() -> None:

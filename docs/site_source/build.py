@@ -45,7 +45,7 @@ REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy
 def newest(notebook: str) -> Path | None:
     """The run that executed a notebook last; what `smoke` learns in a few steps is nothing to show."""
     executed = (ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")
-    found = [path for path in executed if not path.parents[1].name.startswith("smoke-")]
+    found = [path for path in executed if read_json(path.parents[1] / "manifest.json")["profile"] != "smoke"]
     return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
 
 

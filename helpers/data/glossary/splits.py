@@ -27,8 +27,8 @@ KEEPS_CASE_UP_TO = 3
 """An acronym of so many characters at most may be an ordinary word, such as IT or WHO."""
 TYPED_IN_LOWER_CASE = 1 / 6
 """Share of the training questions about a longer acronym, of the glossary or invented, that type it in lower case."""
-ALIKE = 0.9
-"""Share of the answers that begin in one way, from which acronyms are declined in one way."""
+BEGIN_ALIKE = 0.9
+"""Where at least this share of the explanations begins alike, invented acronyms are declined in one way."""
 
 
 def training_records(
@@ -97,7 +97,7 @@ def _begin_alike(forward: Sequence[Record], entries: Mapping[str, Entry]) -> boo
     of all declines to each of several beginnings of what it knows (docs/decisions/0018).
     """
     begun = Counter(_beginning(plain_signs(c["answer"]), entries[c["entry"]]) for c in forward)
-    return max(begun.values(), default=0) >= ALIKE * begun.total()
+    return max(begun.values(), default=0) >= BEGIN_ALIKE * begun.total()
 
 
 def _beginning(answer: str, entry: Entry) -> str:

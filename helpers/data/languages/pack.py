@@ -85,7 +85,7 @@ class EachDirection(Part, Generic[Item]):
 
 
 class Answers(Part):
-    """Wordings of answers, the first of which is the reference; `unknown` declines."""
+    """Wordings of answers, the first of which is the reference; `unknown` declines (see the comment in `en.yaml`)."""
 
     forward: Some[Annotated[str, _slots("acronym", "definition")]]
     reverse: Some[Annotated[str, _slots("acronym", "definition")]]

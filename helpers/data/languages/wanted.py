@@ -34,7 +34,8 @@ TEXTS = {
     "where": "It stands behind an acronym or a name; {field} is a field of work, such as health.",
     "test": _QUESTIONS,
     "train": _QUESTIONS,
-    "answers": "They are answers of one sentence. Each begins with the same word in braces as in English.",
+    "answers": "They are answers of one sentence. Each begins with the same word in braces as in English, "
+    "and those that go on alike in English do so in your language.",
     "openings": "People say them before they ask a question.",
     "scenes": "They say where somebody meets an acronym.",
     "writer": "They are instructions for a language model. Add to each that it writes in your language.",
