@@ -21,7 +21,8 @@ Record = dict[str, Any]
 
 
 FULL = re.compile(
-    r"no space left|quota exceeded|disk is full|\d+ requested and \d+ written|unexpected pos \d+ vs|write failed",
+    r"no space left|disk quota exceeded|disk is full|\d+ requested and \d+ written"
+    r"|unexpected pos \d+ vs|file write failed",
     re.IGNORECASE,
 )
 """How safetensors, SQLite, numpy and torch say that the disk is full, in errors of their own."""

@@ -1,6 +1,7 @@
 """The site in docs/site: what a visitor sees first, from a file and without a network."""
 
 import getpass
+import os
 import re
 import socket
 from functools import cache
@@ -9,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from helpers.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "site"
@@ -138,3 +141,22 @@ def test_outputs_name_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch,
     text = f"{ROOT}/helpers/run.py {run}/report.html {Path.home()}/notes https://example.org/"
     assert str(ROOT) not in build.without_places(text, Path(run))
     assert build.without_places(text, Path(run)).endswith(" ~/notes https://example.org/")
+
+
+def test_smoke_runs_and_half_runs_are_not_the_newest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("mmdr", reason="make site installs it")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site_source")
+    import build
+
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    for age, (name, profile) in enumerate(
+        [("my-try", "smoke"), ("smoke-test", "cpu"), ("cpu-1a", "cpu"), ("cpu-2b", "")]
+    ):
+        notebook = tmp_path / "runs" / name / "notebooks" / "00-set_up-a.ipynb"
+        notebook.parent.mkdir(parents=True)
+        notebook.touch()
+        os.utime(notebook, (1e9 - age, 1e9 - age))
+        if profile:
+            write_json(tmp_path / "runs" / name / "manifest.json", {"profile": profile})
+    assert build.newest("00-set_up/a.ipynb") == tmp_path / "runs" / "smoke-test"
+    assert build.newest("00-set_up/b.ipynb") is None

@@ -44,9 +44,10 @@ REPORTS = {"report.html": "", "private/report.html": "", "models/private/privacy
 
 def newest(notebook: str) -> Path | None:
     """The run that executed a notebook last; what `smoke` learns in a few steps is nothing to show."""
-    executed = (ROOT / "runs").glob(f"*-*/notebooks/{executed_name(notebook)}")
-    found = [path for path in executed if read_json(path.parents[1] / "manifest.json")["profile"] != "smoke"]
-    return max(found, key=lambda path: path.stat().st_mtime).parents[1] if found else None
+    manifests = (ROOT / "runs").glob("*-*/manifest.json")
+    runs = [path.parent for path in manifests if read_json(path)["profile"] != "smoke"]
+    executed = [path for run in runs if (path := run / "notebooks" / executed_name(notebook)).exists()]
+    return max(executed, key=lambda path: path.stat().st_mtime).parents[1] if executed else None
 
 
 def address(target: str, page: str, pages: Mapping[str, str]) -> str:

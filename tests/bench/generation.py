@@ -2,11 +2,11 @@
 
     python tests/bench/generation.py [--entries 16] [--rounds 2]
 
-`make bench` runs it. *Requests at once*: a few conversations about each of the same entries, written by the embedded
-server with 1, 4, 8 and 16 requests at once, in turns; seconds are medians over the rounds. Conversations of one entry
-wait for each other, so that few entries would leave lanes empty. *Entries*: 100, 1,000 and 10,000 of them worded by the
-phrasing bank, each in a process of its own; seconds, and what the process's peak of memory lies above that of 100
-entries. Figures go into runs/bench.json under `generation`.
+`make bench` runs it. *Requests at once*: a few conversations about each entry, written by the embedded server with 1,
+4, 8 and 16 requests at once, in turns; seconds are medians over the rounds. Conversations of one entry wait for each
+other, so that few entries would leave lanes empty. *Entries*: 100, 1,000 and 10,000 of them worded by the phrasing
+bank, each in a process of its own; seconds, and what the process's peak of memory lies above that of 100 entries.
+Figures go into runs/bench.json under `generation`.
 """
 
 import argparse

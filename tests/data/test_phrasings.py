@@ -10,7 +10,7 @@ from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
 from helpers.data.glossary.phrasings import LEAK_RATIO, fill, skeleton
 from helpers.data.languages.pack import Pack, load_pack, shipped
-from helpers.data.matching import contains
+from helpers.data.matching import contains, is_correct
 
 
 @pytest.fixture(params=shipped())
@@ -69,6 +69,13 @@ def test_general_questions_are_apart(pack: Pack) -> None:
 def test_no_expected_word_stands_in_its_question(pack: Pack) -> None:
     # Of what is tested some do: is 7 odd or even?
     assert not [fact for fact in pack.general.train if any(contains(fact.question, right) for right in fact.expected)]
+
+
+def test_declines_are_read_as_such_and_the_second_goes_on_as_explanations_do(pack: Pack) -> None:
+    answers = pack.answers
+    assert all(is_correct("declines", fill(text, acronym="BOSCO"), []) for text in answers.unknown)
+    begin = answers.forward[0].partition("{definition}")[0]
+    assert all(text.startswith(begin) for text in answers.unknown[1:2])
 
 
 def test_french_needs_no_elision_and_no_gender() -> None:
