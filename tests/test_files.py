@@ -94,6 +94,7 @@ import torch
 from safetensors.torch import save_file
 from helpers.errors import RunError
 from helpers.files import appending, clear_full_disk, read_jsonl, write_atomic
+from helpers.models.find import fetch
 folder = Path(sys.argv[1])
 write_atomic(folder / "kept", "old")
 messages = []
@@ -101,6 +102,7 @@ for save in (
     lambda: torch.save(torch.zeros(100_000), folder / "y"),
     lambda: save_file({"x": torch.zeros(100_000)}, folder / "y"),
     lambda: np.zeros(100_000).tofile(folder / "y"),
+    lambda: fetch(lambda: (folder / "y").write_bytes(b"x" * 500_000), "owner/model"),
     lambda: sqlite3.connect(folder / "y").execute(f"create table t as select '{'x' * 500_000}'"),
 ):
     try:
@@ -134,7 +136,7 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     if child.returncode == 77 or "unshare" in child.stderr:
         pytest.skip(f"this system may not mount a small disk: {child.stderr.strip()}")
     assert child.returncode == 0, child.stderr
-    assert [line.startswith("The disk is full: ") for line in child.stdout.splitlines()] == [True] * 6
+    assert [line.startswith("The disk is full: ") for line in child.stdout.splitlines()] == [True] * 7
 
 
 def test_hash_of_a_folder_follows_names_and_contents(tmp_path: Path) -> None:

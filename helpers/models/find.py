@@ -17,7 +17,7 @@ from transformers.utils import logging
 from helpers.config import PROJECT_ROOT
 from helpers.data.example import Message
 from helpers.errors import DataError, ModelError
-from helpers.files import read_json, write_json
+from helpers.files import clear_full_disk, read_json, write_json
 from helpers.installed import embedded_gguf
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
@@ -165,10 +165,12 @@ def _make_tiny(folder: Path) -> None:
 
 def fetch(load: Callable[[], Any], name: str) -> Any:
     """Load something, and turn the hub's failures into one sentence."""
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return load()
+        with clear_full_disk(Path(HF_HUB_CACHE)):
+            return load()
     except Exception as error:
         causes = (error, error.__cause__, error.__context__)
         if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
