@@ -35,24 +35,12 @@ def watch_cores() -> Watch | None:
 
 
 class Watch(threading.Thread):
-    """Looks twice a second at what other programs do; `asleep` says how torch's threads wait now."""
+    """Looks twice a second at what other programs do."""
 
     def __init__(self) -> None:
         super().__init__(name="watch_cores", daemon=True)
         self._crowd: Crowd | None = None
         self._over = threading.Event()
-
-    def end(self) -> None:
-        """Look no more, and let threads spin."""
-        self._over.set()
-        self.join()
-        if self._crowd:
-            self._crowd.leave()
-
-    @property
-    def asleep(self) -> bool:
-        """Whether threads sleep while they wait."""
-        return self._crowd is not None
 
     def run(self) -> None:  # noqa: D102 -- as in threading
         with suppress(OSError, psutil.Error, RuntimeError):  # nothing to read, or no more threads: torch's spin on

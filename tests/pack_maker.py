@@ -112,9 +112,6 @@ def translated(text: str, spoken: dict[str, Any], seed: str) -> str:
 class PackMaker(CapableWriter):
     """Makes packs well, unless `spoil` changes what it says: it receives the user's message and its texts."""
 
-    first = 1
-    """The number of the first text."""
-
     def spoil(self, asked: str, texts: list[str]) -> list[str]:
         return texts
 
@@ -133,5 +130,5 @@ class PackMaker(CapableWriter):
             texts = [translated(line["english"], spoken, f"{body['seed']}") for line in lines]
             numbers = [line["number"] for line in lines]
         pairs = zip(numbers, self.spoil(asked, texts), strict=True)
-        told = {"texts": [{"number": number - 1 + self.first, "text": text} for number, text in pairs]}
+        told = {"texts": [{"number": number, "text": text} for number, text in pairs]}
         return completion(json.dumps(told, ensure_ascii=False))

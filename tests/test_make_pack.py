@@ -116,26 +116,6 @@ def test_what_is_spoilt_is_asked_for_again_with_the_reason(tmp_path: Path) -> No
     assert any("expected {acronym} and {where} once" in text for text in asked)
 
 
-def test_texts_numbered_from_zero_stay_in_their_places(maker: PackMaker, tmp_path: Path) -> None:
-    made = []
-    for first in (1, 0):
-        maker.first = first
-        assert main(command("ja", tmp_path / str(first), maker)) == 0
-        made.append(load_pack(str(tmp_path / str(first) / "ja.yaml")))
-    assert made[0] == made[1]
-
-
-def test_endless_numbers_are_no_numbers(tmp_path: Path) -> None:
-    class Endless(PackMaker):
-        def _say(self, number: int, path: str, body: dict[str, object]) -> Response:
-            told = super()._say(number, path, body).body
-            return Response(body=re.sub(r'number\\": \d+', rf'number\\": \\"{"9" * 5000}\\"', told))
-
-    with Endless() as server:
-        assert main(command("ja", tmp_path, server)) == 0
-        assert "9" * 5000 in server._say(0, "", server.requests[-1].body).body
-
-
 @pytest.mark.parametrize(
     ("junk", "says"),
     [

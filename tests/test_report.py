@@ -1,4 +1,3 @@
-import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -7,12 +6,14 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from fixture_types import SmokeRun
 from matplotlib.figure import Figure
 
-from helpers.errors import EvaluationError
+from helpers.errors import RunError
 from helpers.evaluation.intervals import rate_with_interval
 from helpers.report.figures import plot_buckets, plot_similarity_blindness, plot_training, to_svg
 from helpers.report.page import answers_on_the_way, comparison_table, headline, print_table, write_report
+from helpers.stages import report
 
 ODD = 'Basic {{Budget}} <script>alert("x")</script>\nΈνωση'
 
@@ -33,7 +34,6 @@ def results() -> dict[str, Any]:
             "in_context": model(new_phrasing=16),
             "lora": model(new_phrasing=19, reverse=18, unknown=15, general=13),
         },
-        "forgetting": {"lora": -0.05},
         "separation": {"rouge_l": 0.7, "static": None, "sentence": 0.75},
         "similarity": {"correct": [0.7, 0.9, 1.0], "wrong": [0.2, 0.8, 0.85, -0.1]},
         "disagreements": [item | {"answers": {"base": wrong, "lora": {**wrong, "correct": True}}}],
@@ -58,8 +58,7 @@ def results() -> dict[str, Any]:
 
 
 def page(results: dict[str, Any], tmp_path: Path) -> str:
-    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    write_report(tmp_path / "results.json", tmp_path / "report.html")
+    write_report(results, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -127,9 +126,7 @@ def test_texts_are_escaped(results: dict[str, Any], tmp_path: Path) -> None:
     assert "Ένωση" in html
 
 
-@pytest.mark.parametrize(
-    "absent", ["separation", "similarity", "disagreements", "training", "run", "dataset", "forgetting"]
-)
+@pytest.mark.parametrize("absent", ["separation", "similarity", "disagreements", "training", "run", "dataset"])
 def test_a_missing_section_is_left_out(absent: str, results: dict[str, Any], tmp_path: Path) -> None:
     del results[absent]
     assert "Right answers" in page(results, tmp_path)
@@ -175,11 +172,13 @@ def test_answers_on_the_way_stand_under_the_curve_and_on_the_page(results: dict[
     assert "<script>" not in html
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"models": '])
-def test_no_results_are_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(content)
-    with pytest.raises(EvaluationError, match=r"results\.json holds no results"):
-        write_report(tmp_path / "results.json", tmp_path / "report.html")
+@pytest.mark.parametrize("content", [None, '{"run": {}}'])
+def test_no_results_are_refused(content: str | None, smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    if content:
+        (run.home / "results.json").write_text(content)
+    with pytest.raises(RunError, match=r"results\.json holds no results. Run .*02-score"):
+        report(run)
 
 
 def test_general_knowledge_in_another_language_is_no_fact_of_the_glossary(results: dict[str, Any]) -> None:

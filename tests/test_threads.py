@@ -27,13 +27,16 @@ def watch() -> Iterator[Watch]:
     watch = Watch()
     watch.start()
     yield watch
-    watch.end()
+    watch._over.set()
+    watch.join()
+    if watch._crowd:
+        watch._crowd.leave()
 
 
 def test_a_program_that_begins_later_is_noticed(watch: Watch) -> None:
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(psutil.cpu_count() or 1)]
     try:
-        assert soon(lambda: watch.asleep)
+        assert soon(lambda: watch._crowd is not None)
     finally:
         for loop in loops:
             loop.kill()
@@ -43,9 +46,9 @@ def test_once_alone_threads_spin_again(monkeypatch: pytest.MonkeyPatch, watch: W
     monkeypatch.setattr(threads, "CALM_S", 0.6)
     others, began = psutil.cpu_count() or 1, time.monotonic()
     monkeypatch.setattr(threads, "_seconds", lambda: (now := time.monotonic(), (now - began) * others, 0.0))
-    assert soon(lambda: watch.asleep)
+    assert soon(lambda: watch._crowd is not None)
     others = 0
-    assert soon(lambda: not watch.asleep)
+    assert soon(lambda: watch._crowd is None)
 
 
 def test_a_crowd_is_larger_than_the_machine_and_leaves() -> None:

@@ -97,7 +97,6 @@ def glossary_card(
         "reasons": attempts["left_out"],
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
-        "train_by_origin": dict(Counter(example.origin for example in splits["train"])),
         "buckets": GLOSSARY_BUCKETS | {bucket: own for bucket in general_packs(pack) if bucket != GENERAL},
         "per_entry": per_entry,
     }

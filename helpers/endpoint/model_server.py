@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.endpoint.child import child_server, watch_parent
@@ -16,8 +15,6 @@ from helpers.errors import ModelError
 from helpers.files import write_atomic
 
 START_S = 180  # seconds until it answers: torch is loaded once more, and then the model
-PACKAGES = ("fastapi", "uvicorn")
-"""What serving needs besides transformers."""
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def model_server(folder: Path) -> Iterator[str]:
     The model is called as the folder is, and no key is asked for: any program of this machine may ask while it runs.
 
     Raises:
-        ModelError: the folder holds no whole model or has an @ in its name, or a package is missing.
+        ModelError: the folder holds no whole model or has an @ in its name.
         EndpointError: the server died while it loaded the model, or took too long.
     """
     if not (folder / "config.json").is_file():
@@ -39,8 +36,6 @@ def model_server(folder: Path) -> Iterator[str]:
         raise ModelError(
             f"The folder {folder.name} cannot be served: what follows an @ is read as a version. Rename it."
         )
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ModelError(f"Serving needs {' and '.join(missing)}: run bash 00-set_up/install.sh.")
     with child_server(
         __spec__.name,
         folder.name,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scipy.stats import binomtest
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import cohen_kappa_score
 
 
 def rate_with_interval(correct: int, n: int) -> dict[str, Any]:
@@ -30,13 +30,3 @@ def cohens_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
     if len({*first, *second}) < 2:
         return None
     return float(cohen_kappa_score(list(first), list(second)))
-
-
-def separation(values: Sequence[float], correct: Sequence[bool]) -> float | None:
-    """Area under the ROC curve: how often a right answer has a higher value than a wrong one, ties counting half.
-
-    0.5 when the values cannot tell right from wrong, 1 when they always can; None without both kinds.
-    """
-    if len(set(correct)) < 2:
-        return None
-    return float(roc_auc_score(list(correct), list(values)))

@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from helpers.data.example import GENERAL, Example, is_general
+from sklearn.metrics import roc_auc_score
+
+from helpers.data.example import Example, is_general
 from helpers.data.matching import is_correct
 from helpers.errors import EvaluationError
-from helpers.evaluation.intervals import cohens_kappa, rate_with_interval, separation
+from helpers.evaluation.intervals import cohens_kappa, rate_with_interval
 from helpers.files import Record, read_jsonl
 
 MAX_DISAGREEMENTS, MAX_UNRATED = 40, 12
@@ -30,16 +32,11 @@ def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
         RunError: a line is no JSON object.
     """
     rows = read_jsonl(path)
-    found, wanted = Counter(row.get("id", "no id") for row in rows), {example.id: example for example in test}
-    faults = {
-        "ids that come twice": [i for i, times in found.items() if times > 1],
-        "the test's items that it lacks": [i for i in wanted if i not in found],
-        "items that the test does not hold": [i for i in found if i not in wanted],
-    }
-    for fault, ids in faults.items():
-        if ids:
-            shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-            raise EvaluationError(f"{path}: {fault}: {len(ids)} ({shown}). Answer this test set anew.")
+    found = Counter(row.get("id", "no id") for row in rows)
+    found.subtract(example.id for example in test)
+    if wrong := [f"{key} {'is missing' if times < 0 else 'is one too many'}" for key, times in found.items() if times]:
+        shown = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        raise EvaluationError(f"{path} does not hold each item of the test once: {shown}. Answer this test set anew.")
     return {row["id"]: row["answer"] for row in rows}
 
 
@@ -104,8 +101,8 @@ def collect_results(
         again (`likeness`) for each bucket that holds answers of which only likeness can be measured; a rate leaves out
         answers that are undecided, whose number (`undecided`) stands beside it, and how many of them the judge calls
         right (`undecided_judged_right`);
-        `forgetting`, general knowledge less that of `base`; `separation`, the area under the ROC curve with
-        which each metric tells right from wrong answers about facts, all models together;
+        `separation`, the area under the ROC curve with which each metric tells right from wrong answers about facts,
+        all models together: 0.5 where it cannot, 1 where it always can, None without both kinds;
         `similarity`, the sentence cosines of these answers; `disagreements`, of `disagreeing` in all;
         `unrated`, some items that have no rate, or are of a bucket in which all models are right or wrong
         alike; and `extra`.
@@ -140,26 +137,23 @@ def collect_results(
     silent = {bucket for bucket in same if not is_general(bucket)}
     unrated = [example for example in test if verdicts[example.id] == {None} or example.bucket in silent]
     cosines = [(row["sentence"], row["correct"]) for row in all_facts if row["sentence"] is not None]
-    general = {name: model["buckets"].get(GENERAL, {}).get("rate") for name, model in models.items()}
-    base = general.pop("base", None)
 
     def side_by_side(item: Example) -> dict[str, Any]:
-        told = {
-            name: {key: rows[item.id][key] for key in ("correct", "sentence", "judge")} for name, rows in by_id.items()
-        }
         return {
             "id": item.id,
             "bucket": item.bucket,
             "question": item.question,
             "expected": list(item.expected),
             "reference": item.answer,
-            "answers": {name: {"answer": answers[name][item.id], **of_model} for name, of_model in told.items()},
+            "answers": {
+                name: {"answer": answers[name][item.id], "correct": rows[item.id]["correct"]}
+                for name, rows in by_id.items()
+            },
         }
 
     return {
         **extra,
         "models": models,
-        "forgetting": {n: None if rate is None or base is None else rate - base for n, rate in general.items()},
         "separation": _separation(all_facts),
         "similarity": {
             word: sorted(round(cosine, 3) for cosine, right in cosines if right == correct)
@@ -199,8 +193,11 @@ def _means(rows: Collection[Record]) -> dict[str, float | None]:
 
 
 def _separation(rows: Collection[Record]) -> dict[str, float | None]:
-    found = {name: [row for row in rows if row[name] is not None] for name in METRICS}
-    return {name: separation([r[name] for r in kept], [r["correct"] for r in kept]) for name, kept in found.items()}
+    found = {name: [(row["correct"], row[name]) for row in rows if row[name] is not None] for name in METRICS}
+    return {
+        name: float(roc_auc_score(*zip(*pairs, strict=True))) if len({correct for correct, _ in pairs}) == 2 else None
+        for name, pairs in found.items()
+    }
 
 
 def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import jinja2
 import pandas as pd
 
 from helpers.data.example import FEW, is_general
-from helpers.errors import EvaluationError
-from helpers.files import Record, read_json, write_atomic
+from helpers.files import Record, write_atomic
 from helpers.report.figures import (
     METRIC_TITLES,
     Results,
@@ -153,22 +152,13 @@ def _title(results: Results, bucket: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def write_report(results_path: Path, html_path: Path) -> None:
-    """Draw `results.json` as a page that needs no other file, and no network.
+def write_report(results: Results, html_path: Path) -> None:
+    """Draw what `results.json` holds as a page that needs no other file, and no network.
 
     It adapts to light and dark screens and to paper. A model, a bucket or a section without data is left out.
-
-    Raises:
-        EvaluationError: the results are missing or are not those of an evaluation.
-        RunError: the page cannot be written.
+    Raises RunError where the page cannot be written.
     """
-    try:
-        results = read_json(results_path)
-        models = results["models"]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise EvaluationError(
-            f"{results_path} holds no results. Run the notebook 03-test/02-score.ipynb first."
-        ) from None
+    models = results["models"]
     title, more = headline(results)
     figures = {"buckets": to_svg(plot_buckets(results), "buckets")}
     if results.get("training"):

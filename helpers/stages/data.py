@@ -32,18 +32,7 @@ from helpers.stages.common import chat_endpoint, glossary_entries, read_card, re
 if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
-PREPARES = (
-    "data/card",
-    "data/example",
-    "data/glossary",
-    "data/languages",
-    "data/matching",
-    "data/reading",
-    "data/table",
-    "models/find",
-    "models/generate",
-    "models/tokens",
-)
+PREPARES = ("data", "models")
 """Code that decides what is made of conversations or rows."""
 
 

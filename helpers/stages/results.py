@@ -103,10 +103,11 @@ def report(run: Run) -> Path:
     from helpers.report.page import write_report
 
     source, target = run.home / "results.json", run.home / "report.html"
-    if not source.exists():
-        raise RunError(f"{source} is missing. Run {maker(run, SCORE)} on this run folder first.")
+    results = read_json(source) if source.exists() else {}
+    if "models" not in results:
+        raise RunError(f"{source} holds no results. Run {maker(run, SCORE)} on this run folder first.")
     with run.stage("report", [source], [target]):
-        write_report(source, target)
+        write_report(results, target)
     return target
 
 

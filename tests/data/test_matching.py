@@ -33,6 +33,8 @@ ETAT, EQUIPE = "Service de l’État territorial", "Syndicat des éleveurs de ta
         ("- D: Drug\n- H: Handling\n- A: Advisory\n- B: Board", BOARD),
         ("1. **D** – Drug\n2. **H** – Handling\n3. **A** – Advisory\n4. **B** – Board", BOARD),
         ("(D)rug (H)andling _Advisory_ `Board`", BOARD),
+        ("D(rug) H(andling) A(dvisory) B(oard)", BOARD),
+        ("Drug Handling\n> Advisory Board", BOARD),
         ("D comme Drug, H comme Handling, A comme Advisory, B comme Board", BOARD),
         # Unicode and accents
         ("Rémy Delacourt", "Re\u0301my Delacourt"),
@@ -122,6 +124,7 @@ def test_contains_not(answer: str, expected: str) -> None:
         ("contains", f"The {BOARD}, or DHAB, meets on Mondays.", BOARD, True),
         ("contains", f"The {BOARD}, or DHAB, meets on Mondays.", "DHAB", True),
         ("contains", "DHAB or DHBA", "DHAB", False),
+        ("contains", "DHAB, DHBA", "DHAB", False),
         # ordinary words
         ("contains", "Take care to ask the office.", "CARE", False),
         ("contains", "They call it CARE.", "CARE", True),
@@ -185,6 +188,10 @@ def test_declines(answer: str) -> None:
         "QXZ stands for Quality Exchange Zone.",
         "I do not know QXZ, but it may stand for Quality Zone.",
         "I'm not sure. It could be Zonal Zoning Query.",
+        "I don't know. It is the Zonal Query.",
+        "I don't know. QXZ: Zonal Query.",
+        "I don't know. Zonal Query.",
+        "Je ne sais pas. Zone de transit ?",
         "Know Your Customer",
         "It is a famous acronym.",
         "Je ne suis pas sûr, peut-être Zone de quotas.",

@@ -70,8 +70,7 @@ def test_sampling_follows_its_seed_and_leaves_torchs_generator_alone(random_mode
     assert len({text for texts in drawn[0] for text in texts}) == 12
 
 
-def test_samples_belong_to_their_prompt(taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.evaluation.attacks.extraction.BATCH", 2)
+def test_samples_belong_to_their_prompt(taught: tuple[Any, Any]) -> None:
     starts = ["Drug of patient B:", "François Dupont", "Drug of patient A:"]
     drawn = continue_texts(*taught, starts, max_new_tokens=20, temperature=0.1, samples=2)
     assert drawn == [[" ricefol"] * 2, [SECRET.removeprefix("François Dupont")] * 2, [" zolumab"] * 2]

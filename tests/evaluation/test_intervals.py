@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.evaluation.intervals import cohens_kappa, rate_with_interval, separation
+from helpers.evaluation.intervals import cohens_kappa, rate_with_interval
 
 
 def test_wilson_interval_matches_published_example() -> None:
@@ -30,9 +30,3 @@ def test_kappa() -> None:
 @pytest.mark.parametrize("verdicts", [[], [True, True], [False]])
 def test_kappa_is_undefined_without_variety(verdicts: list[bool]) -> None:
     assert cohens_kappa(verdicts, verdicts) is None
-
-
-def test_separation() -> None:
-    assert separation([0.9, 0.2, 0.8, 0.1], [True, False, True, False]) == 1
-    assert separation([0.5, 0.5], [True, False]) == 0.5
-    assert separation([0.5, 0.4], [True, True]) is None

@@ -2,12 +2,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from chat_client import endpoint
-from scripted_server import Response, ScriptedServer, completion, failure
+from scripted_server import Response, ScriptedServer, completion
 
 from helpers.data.example import Example, asked
-from helpers.errors import EndpointError, RunError
 from helpers.evaluation.judge import choose_items, judge_answers, judge_sample
 from helpers.evaluation.results import summarise_judge
 
@@ -75,28 +73,10 @@ def test_chatty_preamble_is_read_and_nonsense_is_unscored(tmp_path: Path) -> Non
     assert [row["verdict"] for row in again] == ["correct", "incorrect"]
 
 
-def test_a_failing_server_keeps_what_is_done(tmp_path: Path) -> None:
-    path = tmp_path / "v.jsonl"
-
-    def script(number: int, path: str, body: dict[str, Any]) -> Response:
-        return verdict(number, path, body) if number < 2 else failure(401, "wrong key")
-
-    with ScriptedServer(script) as server, pytest.raises(EndpointError):
-        judge([item(i) for i in range(6)], server, path, parallel=1)
-    assert len(path.read_text("utf-8").splitlines()) == 2
-
-
 def test_no_items_ask_nothing(tmp_path: Path) -> None:
     with ScriptedServer(verdict) as server:
         assert judge([], server, tmp_path / "v.jsonl") == []
     assert server.requests == []
-
-
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "v.jsonl"
-    path.write_text('{"id": "i0"\n{"id": "i1", "answer": "", "verdict": null, "reason": ""}\n')
-    with ScriptedServer(verdict) as server, pytest.raises(RunError, match="line 1"):
-        judge([item(0)], server, path)
 
 
 def test_choice_is_even_and_repeatable() -> None:
