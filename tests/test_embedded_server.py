@@ -54,7 +54,7 @@ def test_the_servers_threads_soon_sleep_while_they_wait(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     with embedded_server(embedded_gguf(), 1):
         told = server_process().environ()
-    assert told["GOMP_SPINCOUNT"] == "3000" and "OMP_WAIT_POLICY" not in told
+    assert told["GOMP_SPINCOUNT"] == "500" and "OMP_WAIT_POLICY" not in told
 
 
 def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.data.example import Check
+from helpers.data.languages.pack import load_reading
 from helpers.data.matching import contains, declines, is_correct
 
 BOARD, BUREAU = "Drug Handling Advisory Board", "Digital Health Access Bureau"
@@ -145,6 +146,11 @@ def test_contains_not(answer: str, expected: str) -> None:
 )
 def test_is_correct(check: Check, answer: str, expected: str, right: bool | None) -> None:
     assert is_correct(check, answer, [expected] if expected else []) is right
+
+
+@pytest.mark.parametrize("word", load_reading().function_words)
+def test_a_model_that_repeats_itself_is_read(word: str) -> None:
+    assert not contains(f"It is the Drug {f'{word} ' * 200}", BOARD)  # ends: each more does not double the time
 
 
 def test_thousands_of_digits_are_no_number() -> None:

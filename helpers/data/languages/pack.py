@@ -209,7 +209,9 @@ def load_pack(language: str = DEFAULT) -> Pack:
 def load_reading() -> Reading:
     """How answers are read: the key `reading` of all shipped packs that have it, joined."""
     packs = [pack.reading for pack in map(load_pack, shipped()) if pack.reading]
-    joined: dict[str, Any] = {key: [*chain(*(getattr(pack, key) for pack in packs))] for key in Reading.model_fields}
+    joined: dict[str, Any] = {  # each once: a repeated word that fits twice doubles the ways to read a text
+        key: [*dict.fromkeys(chain(*(getattr(pack, key) for pack in packs)))] for key in Reading.model_fields
+    }
     joined["numbers"] = {word: number for pack in packs for word, number in pack.numbers.items()}
     return Reading.model_construct(**joined)
 
