@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import fastjsonschema  # type: ignore[import-untyped]
 
 _OPENS = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis)")
 _CLOSES = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
@@ -130,9 +131,15 @@ def find_object(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | 
             if isinstance(found.get(name), str):
                 words = {word.casefold(): word for word in rule.get("enum", ())}
                 found[name] = words.get(found[name].strip().casefold(), found[name][: rule.get("maxLength")])
-        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(found))
-        if error is None:
-            fitting = found
-        else:
+        try:
+            fitting = _validator(json.dumps(schema))(found)
+        except fastjsonschema.JsonSchemaValueException as error:
             fault = f"no JSON object that fits the schema ({error.message[:200]})"
     return fitting, fault
+
+
+@cache
+def _validator(schema: str) -> Callable[[Any], dict[str, Any]]:
+    """Returns what fits the schema, else raises JsonSchemaValueException."""
+    validate: Callable[[Any], dict[str, Any]] = fastjsonschema.compile(json.loads(schema), use_default=False)
+    return validate
