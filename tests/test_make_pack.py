@@ -193,7 +193,7 @@ def test_what_cannot_be_made(
 def test_ctrl_c_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupting(PackMaker):
         def _say(self, number: int, path: str, body: dict[str, object]) -> Response:
-            if number == 5:
+            if number in (5, 15):  # Python drops one that arrives in a finaliser; a person then presses again
                 signal.raise_signal(signal.SIGINT)
             return super()._say(number, path, body)
 

@@ -43,7 +43,7 @@ def training() -> float:
     for step in range(7):
         if step == 1:
             began = begin()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype is torch.bfloat16):
             model(tokens, labels=tokens).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -209,6 +209,7 @@ def test_many_unknowns_for_few_and_short_acronyms(makers: Callable[..., list[Mak
         assert len(invent_acronyms(makers(entries, 0), entries, 2000)) == 2000
 
 
+@pytest.mark.slow
 def test_ten_thousand_entries_in_seconds() -> None:
     entries = [Entry(f"A{n}", f"A{n}", f"Definition {n}") for n in range(10_000)]
     started = time.process_time()
