@@ -49,12 +49,19 @@ def test_the_embedded_server_dies_with_its_parent() -> None:
         child.wait(timeout=5)
 
 
-def test_the_servers_threads_soon_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "spins"), [({}, "500"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
+)
+def test_the_servers_threads_soon_sleep_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], spins: str | None
+) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     with embedded_server(embedded_gguf(), 1):
         told = server_process().environ()
-    assert told["GOMP_SPINCOUNT"] == "500" and "OMP_WAIT_POLICY" not in told
+    assert told.get("GOMP_SPINCOUNT") == spins and told.get("OMP_WAIT_POLICY") == chosen.get("OMP_WAIT_POLICY")
 
 
 def test_a_gguf_file_that_cannot_be_served_is_named(tmp_path: Path) -> None:

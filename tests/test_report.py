@@ -172,10 +172,10 @@ def test_answers_on_the_way_stand_under_the_curve_and_on_the_page(results: dict[
     assert "<script>" not in html
 
 
-@pytest.mark.parametrize("content", [None, '{"run": {}}'])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"models": ', '{"run": {}}'])
 def test_no_results_are_refused(content: str | None, smoke_run: SmokeRun) -> None:
     run = smoke_run()
-    if content:
+    if content is not None:
         (run.home / "results.json").write_text(content)
     with pytest.raises(RunError, match=r"results\.json holds no results. Run .*02-score"):
         report(run)

@@ -116,7 +116,8 @@ def made(folder: Path, make: Callable[[Path], None]) -> Path:
     if not (folder / "config.json").exists():
         building = folder.with_name(f"{folder.name}.{os.getpid()}")
         building.mkdir(parents=True, exist_ok=True)
-        make(building)
+        with clear_full_disk(folder):
+            make(building)
         try:
             building.rename(folder)
         except OSError:  # another process was faster

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from helpers.endpoint.chat import ChatEndpoint
 
 PREPARES = ("data", "models")
-"""Code that decides what is made of conversations or rows."""
+"""Packages with the code that decides what is made of conversations or rows."""
 
 
 def create(run: Run) -> Path:

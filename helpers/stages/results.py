@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,10 @@ def report(run: Run) -> Path:
     from helpers.report.page import write_report
 
     source, target = run.home / "results.json", run.home / "report.html"
-    results = read_json(source) if source.exists() else {}
-    if "models" not in results:
+    results: Any = None
+    with suppress(OSError, ValueError):  # not there, or no JSON
+        results = read_json(source)
+    if not isinstance(results, dict) or "models" not in results:
         raise RunError(f"{source} holds no results. Run {maker(run, SCORE)} on this run folder first.")
     with run.stage("report", [source], [target]):
         write_report(results, target)

@@ -147,7 +147,7 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"missing, .* is missing\."):
         collect(tmp_path, "lora")
     write(path, [*rows, {"id": "zz", "answer": ""}])
-    with pytest.raises(EvaluationError, match="zz is one too many"):
+    with pytest.raises(EvaluationError, match="zz comes twice or is not"):
         collect(tmp_path, "lora")
 
 
@@ -155,7 +155,7 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
     ("content", "fault"),
     [
         ('{"id": "a"\n{"id": "b"}\n', "line 1"),
-        ('{"id": "a"}\n{"id": "a"}\n', "a is one too many"),
+        ('{"id": "n1"}\n{"id": "n1"}\n', ": n1 comes twice"),
         ("[1]\n", "line 1"),
         ('{"answer": "a"}\n', "no id"),
     ],
@@ -163,4 +163,4 @@ def test_missing_and_foreign_ids_are_named(tmp_path: Path) -> None:
 def test_broken_files_are_named(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "x.jsonl").write_text(content)
     with pytest.raises(HelpersError, match=fault):
-        read_answers(tmp_path / "x.jsonl", [])
+        read_answers(tmp_path / "x.jsonl", TEST[:1])

@@ -94,7 +94,7 @@ def changes(patients: PatientGradients, compositions: int) -> int:
 
 
 def of_two_sizes(tokens: int) -> Iterator[slice]:
-    """Products with one token and with 16 in turn; some processors round alike whatever the size, but not with one."""
+    """Products of 1 and of 16 tokens in turn: on some processors all sizes round alike, but a single token does not."""
     ends = [0, *itertools.accumulate(itertools.islice(itertools.cycle((1, 16)), tokens))]
     return (slice(first, min(last, tokens)) for first, last in itertools.pairwise(ends) if first < tokens)
 

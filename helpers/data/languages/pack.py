@@ -209,7 +209,7 @@ def load_pack(language: str = DEFAULT) -> Pack:
 def load_reading() -> Reading:
     """How answers are read: the key `reading` of all shipped packs that have it, joined."""
     packs = [pack.reading for pack in map(load_pack, shipped()) if pack.reading]
-    joined: dict[str, Any] = {  # each once: a repeated word that fits twice doubles the ways to read a text
+    joined: dict[str, Any] = {  # each once: a word that stands here twice is matched in two ways, and n of them in 2^n
         key: [*dict.fromkeys(chain(*(getattr(pack, key) for pack in packs)))] for key in Reading.model_fields
     }
     joined["numbers"] = {word: number for pack in packs for word, number in pack.numbers.items()}
