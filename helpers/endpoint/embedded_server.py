@@ -16,7 +16,8 @@ from helpers.files import write_atomic
 CONTEXT = 1024  # tokens of the longest prompt and answer together
 START_S = 60  # seconds that the server may take to load the model
 # How often libgomp's threads look whether the others are ready before they sleep. By default they look for so long that
-# one busy program beside the server makes requests time out; never looking takes 1.5 to 3.5 times as long alone (docs/decisions/0009).
+# one busy program beside the server makes requests time out; never looking takes 1.5 to 3.5 times as long alone
+# (docs/decisions/0009).
 _SPINS = {"GOMP_SPINCOUNT": "500"}
 
 
