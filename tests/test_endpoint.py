@@ -232,8 +232,8 @@ def test_json_is_probed_by_one_thread_while_others_wait() -> None:
     ("text", "reason"),
     [
         ("It is correct, I would say.", "no JSON object; it starts: 'It is correct"),
-        ('{"verdict": "maybe", "reason": ""}', "data.verdict must be one of"),
-        ('{"verdict": "correct"}', "data must contain ['reason']"),
+        ('{"verdict": "maybe", "reason": ""}', "reply.verdict must be one of"),
+        ('{"verdict": "correct"}', "reply must contain ['reason']"),
         ('{"verdict": "correct", "rea', "no JSON object"),
         ("{" * 5000, "no JSON object"),
         ("[" * 5 + '{"a":' * 3000, "no JSON object"),

@@ -142,7 +142,6 @@ def test_notebook_teaches(path: Path) -> None:
     assert "## In three sentences" in text and "## Go deeper" in text
 
 
-@pytest.mark.slow
 def test_the_audit_alone_says_what_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(PapermillExecutionError, match=r"Run 01-create_dataset/03-join_private_records\.ipynb"):
         execute(AUDIT, tmp_path / "run")

@@ -132,14 +132,14 @@ def find_object(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | 
                 words = {word.casefold(): word for word in rule.get("enum", ())}
                 found[name] = words.get(found[name].strip().casefold(), found[name][: rule.get("maxLength")])
         try:
-            fitting = _validator(json.dumps(schema))(found)
+            fitting = _validator(json.dumps(schema))(found, name_prefix="reply")
         except fastjsonschema.JsonSchemaValueException as error:
             fault = f"no JSON object that fits the schema ({error.message[:200]})"
     return fitting, fault
 
 
 @cache
-def _validator(schema: str) -> Callable[[Any], dict[str, Any]]:
+def _validator(schema: str) -> Callable[..., dict[str, Any]]:
     """Returns what fits the schema, else raises JsonSchemaValueException."""
-    validate: Callable[[Any], dict[str, Any]] = fastjsonschema.compile(json.loads(schema), use_default=False)
+    validate: Callable[..., dict[str, Any]] = fastjsonschema.compile(json.loads(schema), use_default=False)
     return validate

@@ -34,8 +34,8 @@ def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
     rows = read_jsonl(path)
     found = Counter(row.get("id", "no id") for row in rows)
     found.subtract(example.id for example in test)
-    fault = {True: "is missing", False: "comes twice or is not in the test"}
-    if wrong := [f"{key} {fault[times < 0]}" for key, times in found.items() if times]:
+    missing = [f"{key} is missing" for key, times in found.items() if times < 0]
+    if wrong := missing + [f"{key} comes twice or is not in the test" for key, times in found.items() if times > 0]:
         shown = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise EvaluationError(f"{path} does not hold each item of the test once: {shown}. Answer this test set anew.")
     return {row["id"]: row["answer"] for row in rows}

@@ -134,7 +134,6 @@ train_adapter(folder, config, "none", train=data, validation=[])
 """
 
 
-@pytest.mark.slow  # tests/training/test_hot_test.py stops two trainings by an error
 def test_a_killed_training_ends_as_an_undisturbed_one(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
