@@ -92,14 +92,19 @@ def resumable_map(
     raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
     `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
 
-    Raises RunError where another process is at work on `path`.
+    Raises RunError where another process is at work on `path`, or where a record there is not of this kind.
     """
     # Only the process that appends a line knows its place.
     with held(path, "writing"), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
-        for place, row in placed_records(path):
-            if keep(row):
-                results.add(key(row), place)
+        for number, (place, row) in enumerate(placed_records(path), start=1):
+            try:
+                if keep(row):
+                    results.add(key(row), place)
+            except (KeyError, TypeError):  # edited by hand
+                raise RunError(
+                    f"{path}, record {number} is none that was written here. Delete it and run the same command again."
+                ) from None
         before = sum(each in results for item in items for each in keys(item))
         missing = [sum(map(results.want, keys(item))) for item in items]
         queue = iter([item for item, number in zip(items, missing, strict=True) if number])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import DataError
+from helpers.config import PROJECT_ROOT
+from helpers.errors import ConfigError, DataError
+
+Address = str | dict[str, Any]
+"""An fsspec address, or one under `address` beside options of its file system."""
 
 
 def fetch(address: str, options: Mapping[str, Any]) -> bytes:
@@ -20,7 +24,30 @@ def fetch(address: str, options: Mapping[str, Any]) -> bytes:
         raise DataError(f"{address.partition('?')[0]} cannot be read ({_reason(error)}).") from None
 
 
-def copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
+def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
+    """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address.
+
+    Raises ConfigError where one is no address or lies in the run folder, DataError where it cannot be written.
+    """
+    run = folder.absolute().parents[1]
+    for given in addresses:
+        options = {"address": given} if isinstance(given, str) else dict(given)
+        address = str(options.pop("address")).strip().rstrip("/")
+        if not address or "::" in address:
+            raise ConfigError(
+                f"training.additional_output_paths: {address!r} is no address; give one such as s3://bucket/models."
+            )
+        if "://" not in address:
+            address = str((PROJECT_ROOT / Path(address).expanduser()).resolve())
+            if Path(address, run.name, folder.name).is_relative_to(run):
+                raise ConfigError(
+                    f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "
+                    "another folder."
+                )
+        _copy_folder(folder, f"{address}/{run.name}/{folder.name}", options)
+
+
+def _copy_folder(folder: Path, address: str, options: Mapping[str, Any]) -> None:
     """Copy a model's folder to an address, but for files that are being written, whose names begin with a dot.
 
     Missing folders are made, a missing bucket is not. Files that lie there already stay, but for those below

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,17 @@ from talker import Talker
 from helpers.course import main
 from helpers.files import read_jsonl
 from helpers.stages.results import _command
+
+FINISHED = """
+import sys
+from pathlib import Path
+
+from helpers import stages
+from helpers.run import reopen_run
+for stage in (stages.prepare, stages.fine_tune, stages.answer, stages.score):
+    stage(reopen_run(Path(sys.argv[1])))
+print({"torch", "transformers", "peft", "trl", "sentence_transformers"} & {*sys.modules})
+"""
 
 
 def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +57,8 @@ def test_a_table_becomes_a_tested_model(tmp_path: Path, capsys: pytest.CaptureFi
     page = (run / "report.html").read_text("utf-8")
     assert "Likeness to the reference" in page and "only 2 items" in page
     assert f'python -m helpers.course ask {run} "Your question"' in page
+    ended = subprocess.run([sys.executable, "-c", FINISHED, str(run)], capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"  # what is finished does not wait for libraries
     for name in ("base", "in_context"):  # answers to other questions are not taken for new ones
         assert len(read_jsonl(run / "predictions" / f"{name}.jsonl")) == len(read_jsonl(run / "dataset" / "test.jsonl"))
     test = run / "dataset" / "test.jsonl"

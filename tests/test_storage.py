@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from helpers.course import main
 from helpers.errors import ConfigError, DataError
 from helpers.files import read_json, write_atomic
-from helpers.storage import fetch
-from helpers.training.callbacks import Copies, copy_model
+from helpers.storage import copy_model, fetch
+from helpers.training.callbacks import Copies
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from helpers.data.card import GENERAL_BUCKET
 from helpers.data.example import SHORT, SPLITS, Example, write_examples
 from helpers.data.glossary.phrasings import general_examples
 from helpers.data.holders.candidates import BUCKET
-from helpers.data.holders.join import join_providers
 from helpers.data.holders.pipeline import Pipeline
 from helpers.data.holders.pseudonyms import read_key
 from helpers.errors import DataError
@@ -57,6 +56,8 @@ def join(run: Run) -> dict[str, Any]:
 
 def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
     """Write the splits and the card; refuse what no training could use, before anything is paid for."""
+    from helpers.data.holders.join import join_providers
+
     key, config = read_key(os.environ, fictitious=pipeline.fictitious), run.config
     paths = {name: folder / f"{name}.jsonl" for name in (*SPLITS, "canaries")}
     with run.stage("join", pipeline.files, [*paths.values(), folder / "card.json"]):

@@ -16,6 +16,7 @@ from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
 from helpers.files import Record, appending, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import PREPARE, TRAIN, glossary_entries, maker
+from helpers.storage import copy_model
 
 FITS = ("training", "models")
 ANSWERS = ("evaluation/answers", "models")
@@ -35,9 +36,6 @@ def fine_tune(
         from helpers.stages.private_training import fine_tune_private
 
         return fine_tune_private(run, only)
-    from helpers.training.callbacks import copy_model
-    from helpers.training.sft import train_adapter
-
     config, settings = run.config, run.config.training
     dataset = run.ensure("dataset", sample="train.jsonl", made_by=maker(run, PREPARE))
     inputs = [dataset / "train.jsonl", dataset / "validation.jsonl"]
@@ -49,6 +47,8 @@ def fine_tune(
         folder = run.path / "models" / name
         if only in (None, name):
             if not run.finished(f"fine_tune {name}", inputs, FITS):
+                from helpers.training.sft import train_adapter
+
                 with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
                     if not own:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -83,9 +83,6 @@ def answer(run: Run) -> dict[str, Path]:
 
     Of holders' records none stands in a prompt that asks about another one: there is no in_context.
     """
-    from helpers.models.find import load_tokenizer
-    from helpers.models.load import attach_adapters, load_base
-
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     test = read_examples(dataset / "test.jsonl")
@@ -100,6 +97,9 @@ def answer(run: Run) -> dict[str, Path]:
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: quantised.get(name, "none") for name in todo}
     while todo:
+        from helpers.models.find import load_tokenizer
+        from helpers.models.load import attach_adapters, load_base
+
         group = [name for name in todo if stored[name] == stored[todo[0]]]
         todo = [name for name in todo if name not in group]
         model = base = load_base(config.base_model, quantisation=stored[group[0]], threads=config.threads)

@@ -31,7 +31,7 @@ from helpers.provenance import measured
 from helpers.run import Run
 from helpers.stages.common import pipeline_of
 from helpers.stages.join import join
-from helpers.training.callbacks import copy_model
+from helpers.storage import copy_model
 
 BASELINE = "non_private"
 

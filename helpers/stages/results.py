@@ -24,10 +24,6 @@ SCORES = ("data/languages", "data/matching", "data/reading", "evaluation")
 
 def score(run: Run) -> dict[str, Any]:
     """03: score every model's answers, let the judge read a sample, and gather results.json."""
-    from helpers.evaluation import results
-    from helpers.evaluation.judge import judge_sample
-    from helpers.evaluation.similarity import load_metrics
-
     config, settings = run.config, run.config.score
     folder = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
     predictions = run.ensure("predictions", sample="base.jsonl", made_by=maker(run, ANSWER))
@@ -46,6 +42,10 @@ def score(run: Run) -> dict[str, Any]:
         judged = 0
     if (not judged or _same_judge(run, path)) and run.finished("score", inputs, SCORES):
         return gather_results(run)
+    from helpers.evaluation import results
+    from helpers.evaluation.judge import judge_sample
+    from helpers.evaluation.similarity import load_metrics
+
     scores = {name: run.home / "scores" / f"{name}.jsonl" for name in paths}
     with run.stage("score", inputs, [path, *scores.values()], code=SCORES):
         items = read_examples(test)

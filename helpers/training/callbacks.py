@@ -12,18 +12,15 @@ from typing import Any
 import psutil
 from transformers import TrainerCallback, TrainerState
 
-from helpers.config import PROJECT_ROOT
 from helpers.data.example import Example
-from helpers.errors import ConfigError, DataError, TrainingError
+from helpers.errors import DataError, TrainingError
 from helpers.files import Record, read_jsonl, write_jsonl
 from helpers.models.hot_test import due, hot_test
 from helpers.progress import tqdm
-from helpers.storage import copy_folder
+from helpers.storage import Address, copy_model
 
 Watch = Callable[[list[Record]], None]
 """Called with every row logged so far, whenever there is a new one."""
-Address = str | dict[str, Any]
-"""An fsspec address, or one under `address` beside options of its file system."""
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
@@ -105,29 +102,6 @@ class HotTest(TrainerCallback):  # type: ignore[misc]
         if self._rows:
             write_jsonl(self._path, self._rows)
         self.seconds += time.monotonic() - started
-
-
-def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
-    """Copy `<run>/models/<name>` to `<address>/<run>/<name>` for each address.
-
-    Raises ConfigError where one is no address or lies in the run folder, DataError where it cannot be written.
-    """
-    run = folder.absolute().parents[1]
-    for given in addresses:
-        options = {"address": given} if isinstance(given, str) else dict(given)
-        address = str(options.pop("address")).strip().rstrip("/")
-        if not address or "::" in address:
-            raise ConfigError(
-                f"training.additional_output_paths: {address!r} is no address; give one such as s3://bucket/models."
-            )
-        if "://" not in address:
-            address = str((PROJECT_ROOT / Path(address).expanduser()).resolve())
-            if Path(address, run.name, folder.name).is_relative_to(run):
-                raise ConfigError(
-                    f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "
-                    "another folder."
-                )
-        copy_folder(folder, f"{address}/{run.name}/{folder.name}", options)
 
 
 class Copies(TrainerCallback):  # type: ignore[misc]
