@@ -14,6 +14,7 @@ from talker import Talker
 
 from helpers.course import main
 from helpers.files import read_jsonl
+from helpers.installed import minilm_folder
 from helpers.stages.results import _command
 
 FINISHED = """
@@ -141,6 +142,7 @@ def test_a_changed_writer_or_judge_is_noticed(
     (tmp_path / "words.json").write_text(json.dumps(rows), "utf-8")
     more = ["--conf", "smoke", "--run", str(run), "--glossary", str(tmp_path / "words.json")]
     few = ["--set", "training.adapters={}", "--set", "score.judge_items=4"]
+    few += ["--set", f"score.cross_encoder={minilm_folder()}"]  # none is trained
 
     def through(*stages: str) -> None:
         assert all(main([stage, *more, *few]) == 0 for stage in stages)
