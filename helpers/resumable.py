@@ -92,7 +92,7 @@ def resumable_map(
     raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
     `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
 
-    Raises RunError where another process is at work on `path`, or where a record there is not of this kind.
+    Raises RunError where another process is at work on `path`, or where a record there lacks its key.
     """
     # Only the process that appends a line knows its place.
     with held(path, "writing"), appending(path) as append:
@@ -103,7 +103,8 @@ def resumable_map(
                     results.add(key(row), place)
             except (KeyError, TypeError):  # edited by hand
                 raise RunError(
-                    f"{path}, record {number} is none that was written here. Delete it and run the same command again."
+                    f"{path}: record {number} lacks what every record there has; perhaps it was changed by hand. Delete "
+                    "it and run the same command again."
                 ) from None
         before = sum(each in results for item in items for each in keys(item))
         missing = [sum(map(results.want, keys(item))) for item in items]

@@ -98,9 +98,9 @@ def test_a_full_temporary_folder_is_explained(tmp_path: Path) -> None:
             found.add(number, number)
 
 
-def test_a_record_of_another_kind_is_said_with_its_place(tmp_path: Path) -> None:
+def test_a_record_without_its_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     write_jsonl(path, [{"of": 2, "power": 2, "is": 4}, {"of": 2, "power": 3}])
-    with pytest.raises(RunError, match=r"p\.jsonl, record 2 is none that was written here"):
+    with pytest.raises(RunError, match=r"p\.jsonl: record 2 lacks what every record there has"):
         squares([2], path)
     assert len(read_jsonl(path)) == 2
