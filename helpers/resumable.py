@@ -103,8 +103,8 @@ def resumable_map(
                     results.add(key(row), place)
             except (KeyError, TypeError):  # edited by hand
                 raise RunError(
-                    f"{path}: record {number} lacks what every record there has; perhaps it was changed by hand. Delete "
-                    "it and run the same command again."
+                    f"{path}: record {number} lacks what every record there has; perhaps it was changed by hand. "
+                    "Delete it and run the same command again."
                 ) from None
         before = sum(each in results for item in items for each in keys(item))
         missing = [sum(map(results.want, keys(item))) for item in items]
