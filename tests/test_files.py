@@ -87,6 +87,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 FILL = """
 import sqlite3
+import shutil
 import sys
 from pathlib import Path
 import numpy as np
@@ -102,6 +103,7 @@ for save in (
     lambda: torch.save(torch.zeros(100_000), folder / "y"),
     lambda: save_file({"x": torch.zeros(100_000)}, folder / "y"),
     lambda: np.zeros(100_000).tofile(folder / "y"),
+    lambda: shutil.copyfile(torch.__file__, folder / "y"),
     lambda: fetch(lambda: (folder / "y").write_bytes(b"x" * 500_000), "owner/model"),
     lambda: sqlite3.connect(folder / "y").execute(f"create table t as select '{'x' * 500_000}'"),
 ):
@@ -136,7 +138,9 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     if child.returncode == 77 or "unshare" in child.stderr:
         pytest.skip(f"this system may not mount a small disk: {child.stderr.strip()}")
     assert child.returncode == 0, child.stderr
-    assert [line.startswith("The disk is full: ") for line in child.stdout.splitlines()] == [True] * 7
+    messages = child.stdout.splitlines()
+    assert [line.startswith("The disk is full: ") for line in messages] == [True] * 8
+    assert f"{tmp_path}/y could not" in messages[3]  # of a copy not what was read
 
 
 def test_hash_of_a_folder_follows_names_and_contents(tmp_path: Path) -> None:

@@ -25,7 +25,16 @@ from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
 from helpers.errors import ConfigError, RunError
-from helpers.files import Record, placed_records, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from helpers.files import (
+    Record,
+    clear_full_disk,
+    placed_records,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, refuse_other_server, rehearsed_examples
 
@@ -180,19 +189,20 @@ def export(run: Run) -> Path:
     counts = read_json(made / "card.json")
     shutil.rmtree(folder, ignore_errors=True)
     splits = {name: read_examples(made / f"{name}.jsonl") for name in SPLITS}
-    about = [
-        card.glossary_text(counts) if "entries" in counts else card.table_text(counts),
-        f"Made to tune {run.config.base_model}.",
-        copy_picture(made / "lengths.png", folder),
-        "## One row of each bucket",
-        samples(splits["train"]),
-        "## Licence",
-        "None is set here. The answers hold what their source says, and its owner decides. The terms of a model that "
-        "worded questions or answers may add conditions.",
-    ]
     rows = {name: of for name, of in splits.items() if of}
     languages = [glossary_entries(run)[0].pack.name] if "entries" in counts else []
-    write(rows, folder, about="\n\n".join(filter(None, about)), languages=languages)
+    with clear_full_disk(folder):
+        about = [
+            card.glossary_text(counts) if "entries" in counts else card.table_text(counts),
+            f"Made to tune {run.config.base_model}.",
+            copy_picture(made / "lengths.png", folder),
+            "## One row of each bucket",
+            samples(splits["train"]),
+            "## Licence",
+            "None is set here. The answers hold what their source says, and its owner decides. The terms of a model "
+            "that worded questions or answers may add conditions.",
+        ]
+        write(rows, folder, about="\n\n".join(filter(None, about)), languages=languages)
     print(f"The dataset is in {folder.relative_to(run.path)}/ of the run folder; README.md is its card.")
     return folder
 
