@@ -6,7 +6,7 @@ import json
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +79,7 @@ def resumable_map(
     work: Callable[[Item, Results], Iterable[Record | list[Record]]],
     *,
     path: Path,
+    fields: Collection[str],
     keys: Callable[[Item], Sequence[Hashable]],
     key: Callable[[Record], Hashable],
     parallel: int,
@@ -89,23 +90,23 @@ def resumable_map(
 
     `work` is called in threads with an item and all results so far. It gives the results that the item misses one after
     the other, or a list of several that belong together; each is appended to the JSON lines of `path` at once. If it
-    raises, no further result is begun, and those being made are still kept. `keys` are those of an item's results,
-    `key` is that of a result: items with the same key share one. `keep` says whether an earlier call's result counts.
+    raises, no further result is begun, and those being made are still kept. `fields` are those that every record has.
+    `keys` are those of an item's results, `key` is that of a result: items with the same key share one. `keep` says
+    whether an earlier call's result counts.
 
-    Raises RunError where another process is at work on `path`, or where a record there lacks its key.
+    Raises RunError where another process is at work on `path`, or where a record there lacks a field.
     """
     # Only the process that appends a line knows its place.
     with held(path, "writing"), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for number, (place, row) in enumerate(placed_records(path), start=1):
-            try:
-                if keep(row):
-                    results.add(key(row), place)
-            except (KeyError, TypeError):  # edited by hand
+            if missing := [name for name in fields if name not in row]:  # edited by hand
                 raise RunError(
-                    f"{path}: record {number} lacks what every record there has; perhaps it was changed by hand. "
-                    "Delete it and run the same command again."
-                ) from None
+                    f"{path}: record {number} lacks {' and '.join(missing)}. Delete its line and "
+                    "run the same command again."
+                )
+            if keep(row):
+                results.add(key(row), place)
         before = sum(each in results for item in items for each in keys(item))
         missing = [sum(map(results.want, keys(item))) for item in items]
         queue = iter([item for item, number in zip(items, missing, strict=True) if number])

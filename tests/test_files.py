@@ -86,8 +86,8 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 
 FILL = """
-import sqlite3
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 import numpy as np

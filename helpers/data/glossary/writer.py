@@ -114,6 +114,7 @@ def write_conversations(
         [(kind, entry) for kind in wanted for entry in entries],  # so a server reads the examples of a kind once
         write,
         path=path,
+        fields=("id", "entry", "kind", "origin", "question", "answer", "rejected"),
         keys=slots,
         key=lambda record: record["id"],
         parallel=endpoint.parallel_requests,

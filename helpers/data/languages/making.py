@@ -105,6 +105,7 @@ def translated_pack(
             asked,
             lambda piece, _: [record(piece)],
             path=path,
+            fields=("piece", "english", "texts"),
             keys=lambda piece: [piece.name],
             key=lambda row: row["piece"],
             parallel=endpoint.parallel_requests,

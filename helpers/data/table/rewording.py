@@ -79,6 +79,7 @@ def reword(
         rows,
         write,
         path=path,
+        fields=("question", "wordings", "rejected"),
         keys=lambda row: [row.asked.question],
         key=lambda result: result["question"],
         parallel=endpoint.parallel_requests,
