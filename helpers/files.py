@@ -37,9 +37,8 @@ def clear_full_disk(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(error)):
-            named = (
-                getattr(error, "filename2", None) or getattr(error, "filename", None) or path
-            )  # of a copy the target
+            # Of a copy, the second name is that of the target.
+            named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
             raise RunError(
                 f"The disk is full: {named} could not be written. Everything finished so far is kept; "
                 "free some space (old folders in runs/ may go) and run the same command again."

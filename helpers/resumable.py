@@ -100,9 +100,9 @@ def resumable_map(
     with held(path, "writing"), appending(path) as append:
         results, lock, stop = Results(path), threading.Lock(), threading.Event()
         for number, (place, row) in enumerate(placed_records(path), start=1):
-            if missing := [name for name in fields if name not in row]:  # edited by hand
+            if lacking := [name for name in fields if name not in row]:  # edited by hand
                 raise RunError(
-                    f"{path}: record {number} lacks {' and '.join(missing)}. Delete its line and "
+                    f"{path}: record {number} lacks {' and '.join(lacking)}. Delete its line and "
                     "run the same command again."
                 )
             if keep(row):
