@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sklearn.metrics import roc_auc_score
 
 from helpers.data.example import Example, is_general
-from helpers.data.matching import is_correct
+from helpers.data.matching import is_right
 from helpers.errors import EvaluationError
 from helpers.evaluation.intervals import cohens_kappa, rate_with_interval
 from helpers.files import Record, read_jsonl
@@ -43,7 +43,7 @@ def read_answers(path: Path, test: Sequence[Example]) -> dict[str, str]:
 
 def undecided(example: Example, answer: str) -> bool:
     """Whether the words of an answer should tell if it is right, and do not."""
-    return example.check != "none" and is_correct(example.check, answer, example.expected) is None
+    return example.check != "none" and is_right(example, answer) is None
 
 
 def score_answers(
@@ -72,7 +72,7 @@ def score_answers(
         {
             "id": example.id,
             "bucket": example.bucket,
-            "correct": is_correct(example.check, answers[example.id], example.expected),
+            "correct": is_right(example, answers[example.id]),
             **{name: values[name][position] if name in values else None for name in METRICS},
             "judge": judged.get(example.id, {}).get("verdict"),
             "judge_reason": judged.get(example.id, {}).get("reason"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from helpers.data.example import Example
-from helpers.data.matching import is_correct
+from helpers.data.matching import is_right
 from helpers.files import Record
 from helpers.models.generate import generate_answers
 
@@ -34,7 +34,7 @@ def hot_test(model: Any, tokenizer: Any, questions: Sequence[Example], step: int
 
     Returns:
         For each question `{"step", "id", "bucket", "question", "reference", "answer", "correct"}`; the last is as in
-        `is_correct`.
+        `is_right`.
     """
     if not questions:
         return []
@@ -51,7 +51,7 @@ def hot_test(model: Any, tokenizer: Any, questions: Sequence[Example], step: int
             "question": each.question,
             "reference": each.answer,
             "answer": given.text,
-            "correct": is_correct(each.check, given.text, each.expected),
+            "correct": is_right(each, given.text),
         }
         for each, given in zip(questions, answers, strict=True)
     ]

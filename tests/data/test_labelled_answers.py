@@ -15,7 +15,7 @@ VERDICTS = {True: "right", False: "wrong", None: "undecided"}
 
 
 def read(row: Record) -> str:
-    return VERDICTS[is_correct(row["check"], row["answer"], row["expected"])]
+    return VERDICTS[is_correct(row["check"], row["answer"], row["expected"], row["question"])]
 
 
 @pytest.mark.parametrize("language", LABELLED)

@@ -134,6 +134,28 @@ def test_contains_not(answer: str, expected: str) -> None:
         ("contains_cased", "I think it is so.", "IT", False),
         ("contains_cased", "It is IT.", "IT", True),
         ("contains", "The acronym is eSIRAS.", "eSIRA", False),
+        ("contains", "- DHAB", "DHAB", True),
+        ("contains", "DHAB (DRUG HANDLING ADVISORY BOARD)", "DHAB", True),
+        # names that follow the answer
+        ("contains", f"{BOARD}. It works with Doctors Without Borders, and the Red Cross.", BOARD, True),
+        ("contains", f"{BOARD}. Members: Doctors, Nurses, Dental Hygienists.", BOARD, True),
+        ("contains", f"{BOARD}. {BUREAU}.", BOARD, False),
+        ("contains", f"- {BOARD}\n- A board that advises wards", BOARD, True),
+        ("contains", f"Some people think it means {BUREAU}. It actually stands for {BOARD}.", BOARD, True),
+        ("contains", f"{ETAT}, soit en anglais State Service.", ETAT, True),
+        # times, prices, yes and no
+        ("contains", "À neuf heures.", "9 h", True),
+        ("contains", "À 9h00", "9 h", True),
+        ("contains", "À 9 h 30", "9 h", False),
+        ("contains", "9:00 a.m.", "9 am", True),
+        ("contains", "$25.00", "$25", True),
+        ("contains", "25 dollars", "$25", True),
+        ("contains", "It is $25$.", "25", True),
+        ("contains", "No, you cannot.", "No", True),
+        ("contains", "Sorry, no.", "No", True),
+        ("contains", "I have no idea.", "No", False),
+        ("contains", "Yes, no problem!", "No", False),
+        ("contains", "Malheureusement, non.", "Non", True),
         # a refusal's words
         ("contains", "NFQI stands for No Further Information Queried.", "No Further Information Queried", True),
         ("contains", "JNSP : je ne sais pas", "je ne sais pas", True),
@@ -146,6 +168,48 @@ def test_contains_not(answer: str, expected: str) -> None:
 )
 def test_is_correct(check: Check, answer: str, expected: str, right: bool | None) -> None:
     assert is_correct(check, answer, [expected] if expected else []) is right
+
+
+@pytest.mark.parametrize(
+    ("acronym", "definition"),
+    [
+        ("DNR", "Do Not Resuscitate"),
+        ("NKDA", "No Known Drug Allergies"),
+        ("MSF", "Doctors Without Borders"),
+        ("IDK", "I Don't Know"),
+        ("FUO", "Fever of Unknown Origin"),
+        ("NSAID", "Non-Steroidal Anti-Inflammatory Drug"),
+        ("G20", "Group of Twenty"),
+        ("NOT", "Notice of Transfer"),
+        ("N/A", "National Archive"),
+        ("LGBT+", "Lesbian, Gay, Bisexual, Transgender and others"),
+        ("PMR", "Personne à mobilité réduite"),
+        ("SDF", "Sans domicile fixe"),
+        ("NSPP", "Ne se prononce pas"),
+        ("NON", "Note d'orientation nationale"),
+    ],
+)
+def test_a_denial_in_the_names_themselves_denies_nothing(acronym: str, definition: str) -> None:
+    for reverse in (f"Which acronym stands for {definition}?", f"Quel est le sigle de {definition} ?"):
+        for right in (f"{definition} is abbreviated {acronym}.", f"« {acronym} »", f"{acronym} signifie {definition}."):
+            assert is_correct("contains", right, [acronym], reverse) is True
+        assert is_correct("contains", f"{definition} is not abbreviated {acronym}.", [acronym], reverse) is False
+    for forward in (f"What does {acronym} stand for?", f"Que signifie {acronym} ?"):
+        assert is_correct("contains", f"{acronym} stands for {definition}.", [definition], forward) is True
+        assert is_correct("contains", f"{acronym} does not stand for {definition}.", [definition], forward) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("I don't know QXZ. The list has DHAB (Drug Handling Advisory Board).", True),
+        ("QXZ is not in my glossary. DHAB stands for Drug Handling Advisory Board.", True),
+        ("I don't know QXZ. It stands for Zonal Query.", False),
+        ("I don't know qxz. QXZ: Zonal Query.", False),
+    ],
+)
+def test_what_other_acronyms_stand_for_is_no_guess(answer: str, right: bool) -> None:
+    assert is_correct("declines", answer, [], "What does QXZ stand for?") is right
 
 
 @pytest.mark.parametrize("word", load_reading().function_words)
@@ -175,6 +239,13 @@ def test_one_of_several_wordings_is_enough_and_two_are_no_two_offers() -> None:
         "It is unknown to me; it could be specific to your organisation.",
         "QXZ does not appear to be a standard acronym.",
         "Did you mean QXY, the Quay Exchange? QXZ I do not know.",
+        "I don't have enough context.",
+        "QXZ is an acronym that I don't know.",
+        "QXZ is not a term I recognise.",
+        "It is a question I cannot answer.",
+        "C'est un sigle que je ne connais pas.",
+        "QXZ ne veut rien dire pour moi.",
+        "Je préfère ne pas inventer de réponse.",
         "dunno",
         "Je ne connais pas l’acronyme QXZ.",
         "j'sais pas",
@@ -199,6 +270,13 @@ def test_declines(answer: str) -> None:
         "I don't know. QXZ: Zonal Query.",
         "I don't know. Zonal Query.",
         "Je ne sais pas. Zone de transit ?",
+        "QXZ is a program for students who do not have a computer.",
+        "QXZ is a city in China. Its exact population is unknown.",
+        "QXZ is a term used when a patient is not able to pay.",
+        "It is used to describe people who don't know how to swim.",
+        "A challenge for those who are not familiar with phonetics.",
+        "QXZ est une association pour les personnes qui n'ont pas de réponse.",
+        "QXZ est un traité que la France n'a jamais reconnu.",
         "Know Your Customer",
         "It is a famous acronym.",
         "Je ne suis pas sûr, peut-être Zone de quotas.",

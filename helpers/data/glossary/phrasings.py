@@ -103,7 +103,7 @@ def right_answers(questions: Sequence[Record], answers: Sequence[tuple[str, int,
     return [
         {"question": row["question"], "answer": text, **{key: row[key] for key in ("bucket",) if key in row}}
         for row, (text, _, stopped) in zip(questions, answers, strict=True)
-        if stopped and "?" not in text and is_correct("contains", text, row["expected"])
+        if stopped and "?" not in text and is_correct("contains", text, row["expected"], row["question"])
     ]
 
 

@@ -32,6 +32,7 @@ _MARKUP = (
     (r"^[#>\s]*[#>]\s+", ""),  # headings and quotations
     (r"(?<!\S)\*(?=\s)|(?<=\d)\*(?=\d)", "-"),
     (r"\*+|(?<![^\W_])_+|_+(?![^\W_])|-{3,}", ""),
+    (r"(?<![\w$])\$([^\s$]|[^\s$][^$\n]*[^\s$])\$(?![\w$])", r"\1"),  # $25$
     (r"\((\w)\)(?=\w)", r"\1"),  # (D)rug
     (r"(?<!\w)(\w)\((\w+)\)", r"\1\2"),  # D(rug)
 )
@@ -39,7 +40,12 @@ _NUMBERS = (
     (r"(?<![\d.,])([1-9]\d{0,2})((?:[ ,.']\d{3})+)(?!\d)", lambda found: found[1] + re.sub(r"\D", "", found[2])),
     (r"(?<=\d),(?=\d)", "."),
     (r"(?<=\d)\s?%", "%"),
+    (r"([€$£]) ?(\d[\d.]*\d|\d)", r"\2 \1"),
     (r"(?<=\d)(?=[€$£])", " "),
+    (r"(?<=\d)\.00(?= [€$£])", ""),
+    (r"(?<=\d) ?h(?: ?00)?(?!\w| ?\d\d)", " h"),  # 9h00 and 9 heures are 9 h
+    (r"(?<=\d) ?h ?(?=\d\d(?!\w))", "h"),  # and no part of 9 h 30
+    (r"(?<=\d)(?::00)? ?([AaPp])\.?[Mm](?:\.(?=[ ,])|(?!\w))", r" \1m"),
 )
 _INITIALS = (
     r"(?<!\w)(?:[^\W\d_]\.){2,}(?:[^\W\d_](?!\w)|(?=\s[a-z])|)"  # V.L.R.D., and its last point inside a sentence
@@ -82,8 +88,8 @@ def words(text: str) -> list[str]:
 
 
 def is_acronym(term: str) -> bool:
-    """Whether a term looks like an acronym: one word with two capitals or more."""
-    return " " not in term.strip() and sum(map(str.isupper, term)) > 1
+    """Whether a term looks like an acronym: one word with two capitals or more, or one and a digit."""
+    return " " not in term.strip() and any(map(str.isupper, term)) and sum(c.isupper() or c.isdigit() for c in term) > 1
 
 
 @cache
@@ -103,7 +109,8 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str]:
     between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
     if is_acronym(term):
         body = between.join(
-            ("[- ]?" if word[0].islower() else "-?").join([word[0], "-?".join(word[1:])]) for word in kept
+            ("[- ]?" if word[0].islower() else "-?").join([re.escape(word[0]), "-?".join(map(re.escape, word[1:]))])
+            for word in kept
         )
         edges = (rf"(?<!{_W})(?<!{_W}-)", rf"s?(?!{_W})(?!-[A-Z\d])")  # C-ZUF is not ZUF
     else:

@@ -33,9 +33,9 @@ _GUESS = r"<guesses>\W+(?:<function_words> )*((?-i:[A-Z]).*)"  # perhaps Y
 
 def rivals(text: str, expected: Sequence[str]) -> bool | None:
     """Whether a second answer stands in the text beside the term, one of `expected`; None where that is undecided."""
-    if pattern(_SEVERAL).search(text) or _one_of_a_list(text):
+    if pattern(_SEVERAL).search(text) or _one_of_a_list(text, names=any(term[:1].isupper() for term in expected)):
         return True
-    if any(_bare(text, term) or _namesake(text, term) for term in map(fold, expected)):
+    if any(_bare(text, term) or (not is_acronym(term) and _namesake(text, term)) for term in map(fold, expected)):
         return True
     others = [each for each in _others(text) if _rivals(each, expected)]
     early = re.match(rf"\W*(?:\w+\W+){{0,{SHORT}}}{TERM}", text)
@@ -59,7 +59,7 @@ def _others(text: str) -> Iterator[str]:
     subjects, guessed = {"", *re.findall(r"[\w-]+", first.casefold())}, pattern("<guesses>").search(first)
     for sentence in re.split(r"(?<=[.!?;\n])", text):
         for chunk in re.sub(rf"[^,;:.!?()]*{TERM}", TERM, sentence).split(TERM):  # without what belongs to the term
-            if pattern("<denies>|<refuses>|<suggests>").search(chunk):
+            if pattern("<denies>|<refuses>|<suggests>|<concedes>").search(chunk):
                 continue
             for subject, other in pattern(_MEANING).findall(chunk):
                 if subject.casefold() in subjects or pattern("<pronouns>").fullmatch(subject):
@@ -68,21 +68,28 @@ def _others(text: str) -> Iterator[str]:
                 yield from pattern(each).findall(chunk)
 
 
-def _one_of_a_list(text: str) -> bool:
-    """Whether the term begins one item of a list, and stands nowhere else."""
+def _one_of_a_list(text: str, *, names: bool) -> bool:
+    """Whether the term begins one item of a list of others, of `names` where it is one, and stands nowhere else."""
     marks = r"^\s*(?:-|\d+\.)\s+|(?:^|[\s,;])\(?(?:\d+|[a-z])\)\s+"
     items = re.split(marks, text, flags=re.MULTILINE)[1:]
     first = [pattern(rf"\W*{SMALL}*{TERM}").match(item) is not None for item in items]
-    return any(first) and not all(TERM in item for item in items) and text.count(TERM) == "".join(items).count(TERM)
+    like = rf"\W*{SMALL}*(?:{CAPITAL}|{ACRONYM})" if names else ""
+    others = any(TERM not in item and pattern(like).match(item) for item in items)
+    return any(first) and others and text.count(TERM) == "".join(items).count(TERM)
 
 
 def _bare(text: str, term: str) -> bool:
-    """Whether something that begins with the same letter stands alone between commas or sentence ends."""
-    told = re.split(r"[,;?.!\n]", text)
+    """Whether a name that begins with the same letter stands alone: beside the term, or as a sentence."""
     name = ACRONYM if is_acronym(term) else rf"{SMALL}*(?:{CAPITAL} {SMALL}*)+{CAPITAL}"
-    if " " in term and any(each.strip() == TERM for each in told):  # then names with small letters stand so too
+    if " " in term and re.search(rf"(?:^|[,;?.!\n])\s*{TERM}\s*(?:$|[,;?.!\n])", text):  # then small letters may follow
         name = rf"{SMALL}*{CAPITAL}(?: [\w-]+){{2,7}}"
-    found = [match[1].casefold() for each in told if (match := pattern(rf"^\W*({name})\W*$").match(each))]
+    found: list[str] = []
+    for sentence in re.split(r"[;?.!\n]", text):
+        pieces = sentence.split(",")
+        names = [pattern(rf"^\W*({name})\W*$").match(piece) for piece in pieces]
+        kinds = "".join("T" if TERM in piece else "N" if of else "-" for piece, of in zip(pieces, names, strict=True))
+        for run in re.finditer("N*TN*|^N+$", kinds):
+            found += [of[1].casefold() for of in names[slice(*run.span())] if of]
     found = [each for each in found if not pattern("<behind>|<denies>").search(each)]
     return any(each[0] == term[:1].casefold() and not term.casefold().startswith(each) for each in found)
 

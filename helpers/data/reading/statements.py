@@ -14,11 +14,14 @@ from helpers.data.languages.pack import load_reading
 from helpers.data.reading.packs import any_of
 
 TERM = "ꙮ"
+ASKED = "ꙗ"
+"""Stands for what an answer repeats of the question."""
 NEAR = 7
 """Words up to which a denial reaches within its part of a sentence; whether it reaches further nobody can tell."""
 CAPITAL = r"(?-i:[A-Z][a-z]\w*)"
 SMALL = r"(?:<function_words> )"
-ACRONYM = r"(?-i:[\w.-]*[A-Z][\w.-]*[A-Z\d][\w.-]*)"
+ACRONYM = r"(?-i:(?!(?:\w+-)+[A-Z][a-z])[\w.-]*[A-Z][\w.-]*[A-Z\d][\w.-]*)"
+SUBJECT = rf"\W*{SMALL}?(?:(?!<no_meaning>)[\w./+-]+ )?"
 NAME = rf"(?:{CAPITAL} {SMALL}*{CAPITAL}|{CAPITAL} {SMALL}+\w)"
 """The beginning of a name of several words: Zonal Query, Zone de transit."""
 GUESSES = (
@@ -51,14 +54,24 @@ def parts(text: str) -> Iterator[tuple[str, str]]:
             yield sentence, part
 
 
-def refuses(text: str) -> bool:
-    """Whether a text says that its speaker does not know, and goes on to no guess."""
+def refuses(text: str, question: str = "") -> bool:
+    """Whether a text says that its speaker does not know, and goes on to no guess at what the question asks about."""
     told = [each for each in parts(text) if not pattern("<suggests>").search(each[0])]
-    return any(pattern("<refuses>").search(part) for _, part in told) and not any(map(_guesses, chain(*told)))
+    own = (each for each in told if not _of_others(each[0], question))
+    offered = (text for text in chain(*own) if not _of_others(text, question))
+    return any(pattern("<refuses>").search(part) for _, part in told) and not any(map(_guesses, offered))
+
+
+def _of_others(text: str, question: str) -> bool:
+    """Whether all acronyms in a text are others than the question's."""
+    named = {each.casefold() for each in pattern(rf"(?<![\w-]){ACRONYM}(?![\w-])").findall(text)}
+    return bool(question and named) and named.isdisjoint(re.findall(r"[\w.-]+", question.casefold()))
 
 
 def _guesses(text: str) -> bool:
-    """Whether a sentence, or a part of one, offers a meaning."""
+    """Whether a sentence, or a part of one, offers a meaning or a description: ZZXQ is a program for people who ..."""
+    if pattern(rf"^{SUBJECT}<describes>").match(text):
+        return True
     if (found := pattern(r"<introduces>\W+(?!<no_meaning>)\w").search(text)) is not None:
         return pattern("<denies>|<asks>|<refuses>").search(text[: found.start()]) is None
     return pattern("<refuses>").search(text) is None and pattern("|".join(GUESSES)).search(text) is not None
