@@ -13,13 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from helpers.config_layers import explained, layered
 from helpers.errors import ConfigError
+from helpers.files import at_home
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds conf/, example_data/ and runs/; relative paths are anchored here, not at the notebook."""
 
 
 def _anchored(path: Path) -> Path:
-    return PROJECT_ROOT / path.expanduser()  # an absolute one stays as it is
+    return PROJECT_ROOT / at_home(path)  # an absolute one stays as it is
 
 
 def _language(name: str | None) -> str | None:
@@ -36,7 +37,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """A frozen part of the configuration that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Prices(Section):
@@ -181,6 +182,12 @@ class Training(Section):
         for path in self.additional_output_paths:
             if isinstance(path, dict) and not isinstance(path.get("address"), str):
                 raise ValueError("additional_output_paths: expected an address, or {address: ..., and its options}")
+            address = path if isinstance(path, str) else path["address"]
+            if re.match(r"\s*(\$|[a-zA-Z][\w+.-]+:(?!//))", address):
+                raise ValueError(
+                    f"additional_output_paths: {address!r} is no folder and no address; expected one such as "
+                    "/home/me/models or s3://bucket/models. Variables such as $HOME are not filled in"
+                )
         reserved = [name for name in self.adapters if name in ("base", "in_context") or "private" in name]
         if reserved:
             raise ValueError(f"adapters may not be called {reserved}: the course calls other models so")
@@ -250,7 +257,7 @@ class Config(Section):
     """The whole configuration; see conf/conf.yaml for what each key means."""
 
     profile: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     glossary: Place
     base_model: str
     threads: Positive | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,8 +16,9 @@ from pydantic import ValidationError
 from helpers.errors import ConfigError
 
 SECRET_SHAPE = re.compile(
-    r"^(sk-|hf_|eyJ|Bearer |Basic )\S{8,}|^[0-9a-fA-F]{64,}$"
-    r"|(?i:://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=)"
+    r"^(sk-(?!learn)|hf_|eyJ|gh[pousr]_|github_pat_|glpat-|xox\w-|AKIA)\S{8,}|^(Bearer|Basic) (?=\S*[\d=])\S{8,}$"
+    r"|^[0-9a-fA-F]{64,}$"
+    r"|(?i:://[^/@\s:]*:[^/@\s]+@|https?://[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=)"
 )
 """Keys, headers, http://user:password@host and signed addresses."""
 SECRET_NAME = re.compile(
@@ -23,6 +26,7 @@ SECRET_NAME = re.compile(
     r"(token|key|apikey|pass(?:word|wd|phrase)?|pwd|auth|secret|connection_string|authorization|credentials?|signature)$",
     re.IGNORECASE,
 )
+"""Ends of names, with _ between their words."""
 OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
 """Mappings whose keys are the reader's own names: they are replaced whole."""
 
@@ -45,7 +49,10 @@ def read_layer(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path.name}{line}: this is not valid YAML. Check indentation and quotes.") from None
+        fault = (
+            error if isinstance(error, _RepeatedKeyError) else "this is not valid YAML. Check indentation and quotes"
+        )
+        raise ConfigError(f"{path.name}{line}: {fault}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -53,10 +60,22 @@ def read_layer(path: Path) -> dict[str, Any]:
     return content
 
 
+class _RepeatedKeyError(yaml.YAMLError):
+    """A key that stands twice in one mapping, of which one value would be lost."""
+
+    def __init__(self, key: str, mark: yaml.Mark) -> None:
+        super().__init__(f"the key {key!r} stands there twice. Put both parts under one")
+        self.problem_mark = mark
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which 1e-8 is a number, which has no point, and a key is the text that stands there: `on` is no truth."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, _ in node.value:
+            if written[str(key.value)] > 1 and key.value != "<<":
+                raise _RepeatedKeyError(key.value, key.start_mark)
         self.flatten_mapping(node)  # what `<<` names
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -71,7 +90,12 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(text: str) -> Any:
     """Values of YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)  # a safe loader
+    found = yaml.load(text, _Loader)  # a safe loader
+    try:
+        json.dumps(found, default=str)
+    except ValueError:  # by an anchor, a value holds itself
+        raise yaml.YAMLError from None
+    return found
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,10 +143,13 @@ def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _refuse_secrets(layer: Mapping[str, Any], source: Path) -> None:
     """Refuse what is a secret by its name or by the shape of its value; the message does not show it."""
     for key, value in _walk(layer):
-        named = value is not None and SECRET_NAME.search(key.rsplit(".", 1)[-1])
+        name_of = re.sub(r"(?<=[a-z\d])(?=[A-Z])|-", "_", key.rsplit(".", 1)[-1])  # X-Api-Key, secretAccessKey
+        named = value is not None and not isinstance(value, bool) and SECRET_NAME.search(name_of)
         if named or SECRET_SHAPE.search(str(value)):
             name = "HF_TOKEN" if str(value).startswith("hf_") else "OWUI_TOKEN=... or OPENAI_API_KEY"
-            if key.startswith(("data.", "training.additional_output_paths")):
+            if ".load_dataset" in key:
+                name = "HF_TOKEN"
+            elif key.startswith(("data.", "training.additional_output_paths")):
                 name = "AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY (of other file systems their own names)"
             if "pseudonym" in key or re.fullmatch("[0-9a-fA-F]{64,}", str(value)):
                 name = "PSEUDONYM_KEY"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ from helpers.config import PROJECT_ROOT
 from helpers.config_layers import read_yaml
 from helpers.data.glossary.entries import is_glossary
 from helpers.errors import ConfigError, EndpointError, HelpersError
-from helpers.files import read_json
+from helpers.files import at_home, read_json
 from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS, execute, executed_name
 from helpers.run import Run, open_private_run, open_run, reopen_run
 
@@ -89,7 +90,7 @@ def _from_here(conf: str | None) -> str | None:
 
 
 def _folder(run: str | None) -> str | None:
-    return str(Path(run).resolve()) if run else None
+    return str(at_home(run).resolve()) if run else None
 
 
 Conf = Annotated[
@@ -139,7 +140,7 @@ def _ask(
     ] = None,
 ) -> None:
     """Ask the models of a run folder a question."""
-    for name, answer in stages.ask(reopen_run(Path(run).resolve()), question, model).items():
+    for name, answer in stages.ask(reopen_run(at_home(run).resolve()), question, model).items():
         print(f"{name}: {answer or '(no answer)'}")
 
 
@@ -227,17 +228,19 @@ def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: s
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set expects KEY=VALUE, received '{pair}'.")
-        try:
-            overrides[key] = read_yaml(value)
+        try:  # a remark in a value of the command line is meant
+            overrides[key] = value if re.match(r"[^'\"\[{]*(?<!\S)#", value) else read_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {key}: the value is not valid YAML. Put quotes around it.") from None
-    if glossary:
-        overrides["glossary"] = str(Path(glossary).expanduser().resolve())
-    if data and is_glossary(str(Path(data).expanduser())):
+    if glossary and data:
+        raise ConfigError(f"A run has one source: give the glossary {glossary} or the table {data}, not both.")
+    place = data if data is None or "://" in data else str(at_home(data).resolve())
+    if place and is_glossary(place):
         print(f"{data} is a glossary: it has acronyms with definitions.")
-        overrides["glossary"] = str(Path(data).expanduser().resolve())
-    elif data:
-        source = data if "://" in data else str(Path(data).expanduser().resolve())
+        glossary, place = place, None
+    if glossary:
+        overrides |= {"glossary": str(at_home(glossary).resolve()), "data.source": None}
+    elif source := place:
         overrides["data.source"] = {"holders": source} if source.endswith((".yaml", ".yml")) else source
     return overrides
 

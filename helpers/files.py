@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from helpers.errors import HelpersError, RunError
+from helpers.errors import ConfigError, HelpersError, RunError
 
 Record = dict[str, Any]
 
@@ -26,6 +26,14 @@ FULL = re.compile(
     re.IGNORECASE,
 )
 """How safetensors, SQLite, numpy and torch say that the disk is full, in errors of their own."""
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with ~ filled in. Raises ConfigError where that names a user whom this machine does not have."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: this machine has no such user. Write the whole path.") from None
 
 
 @contextmanager

@@ -157,8 +157,20 @@ class Run:
         return {"inputs": self._hashes(inputs), "code": of_code, "asked": asked or None}
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
-        path = folder / "manifest.json"
-        return read_json(path) if path.exists() else {"begun": {}, "stages": {}}
+        path, found = folder / "manifest.json", None
+        if not path.exists():
+            return {"begun": {}, "stages": {}}
+        with suppress(ValueError):
+            found = read_json(path)
+        records = found.get("stages") if isinstance(found, dict) else None
+        whole = isinstance(records, dict) and all(
+            {*KEY, "outputs"} <= {*of, "code", "asked"} for of in records.values()
+        )
+        if not found or not whole:
+            raise RunError(
+                f"{path} is damaged. Delete it and run the same command again: each stage is then made anew."
+            )
+        return found
 
     @contextmanager
     def _changed(self, folder: Path) -> Iterator[dict[str, Any]]:
@@ -238,6 +250,8 @@ def open_run(
     if path.is_file():
         raise RunError(f"{path} is a file. Choose another RUN folder.")
     opened = Run(path, config)
+    if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
+        _stored_config(path)  # of an own project, say, it would be written over
     if (path / "config.yaml").exists() and (path / "manifest.json").exists():
         made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} > {"config.yaml", "manifest.json"}
         differing = _differing(path, config)
@@ -282,19 +296,29 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
         raise RunError(f"{folder} is no run folder: config.yaml is missing. Give the folder that a run wrote into.")
     read_env(PROJECT_ROOT / ".env")
     try:
-        config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        config = Config.model_validate(_stored_config(folder))
     except ValidationError as error:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
-    except yaml.YAMLError:
-        raise RunError(f"{path} is not valid YAML any more. Undo what was changed in it, or run anew.") from None
     if unchanged and (folder / "manifest.json").exists() and (differing := _differing(folder, config)):
         raise RunError(differing)
     return Run(folder, config)
 
 
+def _stored_config(folder: Path) -> dict[str, Any]:
+    """What a run's config.yaml holds. Raises RunError where no run can have written it."""
+    path, found = folder / "config.yaml", None
+    with suppress(UnicodeDecodeError, yaml.YAMLError):
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not {"profile", "base_model", "glossary"} <= found.keys():
+        raise RunError(
+            f"{path} is not, or no longer, what a run writes. Choose another RUN folder, or restore the file."
+        )
+    return found
+
+
 def _differing(path: Path, config: Config) -> str:
     """How a run folder's configuration differs from `config`, and what to do; empty where it does not."""
-    stored = dict(flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
+    stored = dict(flat(_stored_config(path)))
     current = dict(flat(config.model_dump(mode="json")))
     free = {"glossary", *(["data.source"] if config.table or config.pipeline else [])} | {
         f"{section}.{key}" for section, keys in WITHOUT_EFFECT.items() for key in keys
@@ -304,7 +328,7 @@ def _differing(path: Path, config: Config) -> str:
         for key in sorted({*stored, *current} - free)
         if stored.get(key) != current.get(key)
     ]
-    if not differing and read_json(path / "manifest.json")["fingerprint"] != config.fingerprint():
+    if not differing and Run(path, config).manifest.get("fingerprint") != config.fingerprint():
         names = ", ".join(path.name for path in config.files)
         differing = [f"glossary, table or pipeline had other contents, is {names}"]
     if not differing:

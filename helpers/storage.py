@@ -8,6 +8,7 @@ from typing import Any
 
 from helpers.config import PROJECT_ROOT
 from helpers.errors import ConfigError, DataError
+from helpers.files import at_home
 
 Address = str | dict[str, Any]
 """An fsspec address, or one under `address` beside options of its file system."""
@@ -38,7 +39,7 @@ def copy_model(folder: Path, addresses: Iterable[Address]) -> None:
                 f"training.additional_output_paths: {address!r} is no address; give one such as s3://bucket/models."
             )
         if "://" not in address:
-            address = str((PROJECT_ROOT / Path(address).expanduser()).resolve())
+            address = str((PROJECT_ROOT / at_home(address)).resolve())
             if Path(address, run.name, folder.name).is_relative_to(run):
                 raise ConfigError(
                     f"training.additional_output_paths: copies in {address} would lie in the run folder itself. Give "

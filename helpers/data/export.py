@@ -13,7 +13,7 @@ from helpers.data.example import Example
 from helpers.files import Record, write_atomic, write_jsonl
 
 SHAPES: dict[str, Callable[[Example], Record]] = {
-    "messages": lambda example: {"messages": example.messages},
+    "messages": lambda example: {"messages": _weighted(example)},
     "prompt_completion": lambda example: {key: example.row()[key] for key in ("prompt", "completion")},
     "input_response": lambda example: {
         "input": _dialogue(example.prompt),
@@ -44,6 +44,15 @@ def export(splits: Mapping[str, Sequence[Example]], folder: Path, *, about: str,
     ]
     told = DatasetCardData(language=[*languages] or None, task_categories=["text-generation"], configs=configs)
     write_atomic(folder / "README.md", f"---\n{told.to_yaml()}\n---\n\n{about}")
+
+
+def _weighted(example: Example) -> list[Record]:
+    """The conversation, in which an earlier answer that is not learnt has OpenAI's weight 0."""
+    told: list[Record] = [{**turn} for turn in example.messages]
+    for at, turn in enumerate(told[:-1]):
+        if turn["role"] == "assistant" and at - len(example.prompt) not in example.also_learnt:
+            turn["weight"] = 0
+    return told
 
 
 def samples(examples: Sequence[Example]) -> str:

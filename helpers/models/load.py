@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,13 @@ def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesCo
         "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     }
     arguments = quantisation if isinstance(quantisation, dict) else named[quantisation]
+    known = {*signature(BitsAndBytesConfig).parameters}
+    if unknown := sorted(arguments.keys() - known):
+        raise ModelError(f"training.adapters: BitsAndBytesConfig has no {', '.join(unknown)}.")
+    if not (arguments.get("load_in_4bit") or arguments.get("load_in_8bit")):
+        raise ModelError(f"training.adapters: {quantisation} stores in neither 4 nor 8 bits. Add load_in_4bit: true.")
+    if (form := arguments.get("bnb_4bit_quant_type", "nf4")) not in ("nf4", "fp4"):
+        raise ModelError(f"training.adapters: bnb_4bit_quant_type is {form!r}; expected nf4 or fp4.")
     try:
         return BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **arguments})
     except (TypeError, ValueError) as error:
@@ -82,7 +91,7 @@ def add_adapter(base: PreTrainedModel, lora: LoraConfig, base_name: str) -> Peft
     """Put a new adapter on a base, to be trained. Raises ModelError where the base lacks a layer for it."""
     try:
         model = get_peft_model(base, lora)
-    except ValueError as error:
+    except (ValueError, NotImplementedError, re.error) as error:
         raise ModelError(f"{base_name} has no layers to adapt as asked: {str(error).splitlines()[0]}") from None
     adapted = [f".{name}" for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     wanted = lora.target_modules if isinstance(lora.target_modules, list | set) else []  # PEFT needs one of them only

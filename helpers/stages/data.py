@@ -232,7 +232,8 @@ def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
 
     config, tokenizer = run.config, load_tokenizer(run.config.base_model)
     tokens, longest = partial(chat_tokens, tokenizer), config.training.max_length_tokens
-    roles, control = roles_of(rows, config.data), tokenizer.all_special_tokens
+    roles = roles_of(rows, config.data)
+    control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     kept, left_out = make_examples(rows, config.data, roles, tokens, longest=longest, control=control)
     found = split_rows(kept, config.data.split, seed=config.seed)
     parts = {name: [row.example for row in of] for name, of in found.rows.items()}

@@ -13,7 +13,7 @@ from helpers.data.example import GENERAL, Example, Message, is_general, read_exa
 from helpers.data.table.conversations import worded
 from helpers.errors import RunError
 from helpers.evaluation.answers import glossary_messages, nearest_rows_messages
-from helpers.files import Record, appending, read_json, read_jsonl, write_jsonl
+from helpers.files import Record, appending, held, read_json, read_jsonl, write_jsonl
 from helpers.run import Run
 from helpers.stages.common import PREPARE, TRAIN, glossary_entries, maker
 from helpers.storage import copy_model
@@ -49,7 +49,7 @@ def fine_tune(
             if not run.finished(f"fine_tune {name}", inputs, FITS):
                 from helpers.training.sft import train_adapter
 
-                with run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
+                with held(folder, "training"), run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
                     if not own:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                     train, validation = map(read_examples, inputs)

@@ -16,6 +16,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -184,7 +185,7 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "per_device_eval_batch_size": 2 * settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05,
+        "warmup_steps": 0.05 if steps >= 20 else 0,  # of a few steps, the first would learn nothing
         "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
         "bf16": compute_dtype(best_device()) is torch.bfloat16,
         "use_cpu": best_device() == "cpu",
@@ -200,7 +201,20 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return _configured(SFTConfig, own, usual | further, "training_arguments", "the course's own keys do")
+    for name in ("num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size", "learning_rate"):
+        if isinstance(value := further.get(name, 1), int | float) and value <= 0:
+            raise TrainingError(f"training_arguments.{name}: expected more than 0, received {value}.")
+    if isinstance(value := further.get("max_steps", -1), float) or value == 0:
+        raise TrainingError(f"training_arguments.max_steps: expected a whole number of steps, received {value}.")
+    made = _configured(SFTConfig, own, usual | further, "training_arguments", "the course's own keys do")
+    try:
+        for reporter in get_reporting_integration_callbacks(made.report_to):
+            reporter()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"training_arguments.report_to: {error} Install what it asks for, or leave it out."
+        ) from None
+    return made
 
 
 def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], section: str, by: str) -> Any:
@@ -208,9 +222,9 @@ def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], sectio
     if twice := sorted(own.keys() & further.keys()):
         raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
     for known in fields(kind):  # the libraries take text for a number, and stop minutes later
-        number = isinstance(known.default, int | float) and not isinstance(known.default, bool)
-        if number and isinstance(further.get(known.name), str):
-            raise TrainingError(f"{section}.{known.name}: expected a number, received {further[known.name]!r}.")
+        if isinstance(known.default, bool | int | float) and isinstance(further.get(known.name), str):
+            kind_of = "true or false" if isinstance(known.default, bool) else "a number"
+            raise TrainingError(f"{section}.{known.name}: expected {kind_of}, received {further[known.name]!r}.")
     try:
         return kind(**own, **further)
     except (TypeError, ValueError) as error:

@@ -34,5 +34,5 @@ def test_the_page_says_how_many_there_are() -> None:
         assert len({row["id"] for row in rows}) == len(rows)
         assert len({(row["question"], *row["expected"], row["answer"]) for row in rows}) == len(rows)
         assert {row["label"] for row in rows} == {"right", "wrong"}
-        found = re.search(rf"\| {language} \| (\d+) \| (\d+) \|", page)
+        found = re.search(rf"(?m)^\| {language} \| (\d+) \| (\d+) \|$", page)
         assert found and [int(count) for count in found.groups()] == [halves["build"], halves["held out"]]

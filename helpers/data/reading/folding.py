@@ -64,9 +64,9 @@ def fold(text: str) -> str:
     text = unaccented(text.translate(_STRAIGHT))
     for pattern, plain in _MARKUP:
         text = re.sub(pattern, plain, text, flags=re.IGNORECASE | re.MULTILINE)
-    text = re.sub(
-        rf"(?im)(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - | (?:{'|'.join(reading.spells)}) )(?=\1)", "", text
-    )  # D: Drug
+    small = rf"(?:(?:{'|'.join(reading.function_words)}) |(?:{'|'.join(reading.elided)})')*"
+    spelt = rf"(?im)(?:^[\s\d.)-]*)?(?<!\w)([a-z])(?: ?: ?| - | (?:{'|'.join(reading.spells)}) )(?={small}\1)"
+    text = re.sub(spelt, "", text)  # D: Drug
     kept = (
         c if unicodedata.category(c)[0] in "LNM" or c in _KEPT + _CARRIES_MEANING else " "
         for c in text.replace("&", " and ").replace("≠", " not ")
@@ -106,10 +106,12 @@ def pattern_of(term: str, *, cased: bool = False) -> re.Pattern[str]:
     kept = [found[0] for place, found in enumerate(told) if not idle[place] or all(idle[place:])]
     if not kept:
         return re.compile("(?!)")
-    between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)}))*{_GAP}{{0,6}}"
+    between = rf"(?:'s(?!{_W}))?(?:{_GAP}{{1,6}}(?:{'|'.join(function_words)})(?={_GAP}))*{_GAP}{{0,6}}"
     if is_acronym(term):
         body = between.join(
-            ("[- ]?" if word[0].islower() else "-?").join([re.escape(word[0]), "-?".join(map(re.escape, word[1:]))])
+            ("[- .]?" if word[0].islower() else "[-.]?").join(
+                [re.escape(word[0]), "[-.]?".join(map(re.escape, word[1:]))]
+            )
             for word in kept
         )
         edges = (rf"(?<!{_W})(?<!{_W}-)", rf"s?(?!{_W})(?!-[A-Z\d])")  # C-ZUF is not ZUF
@@ -143,7 +145,7 @@ def _number_words() -> re.Pattern[str]:
     links = "|".join(load_reading().links)
     more = rf"(?:[ -](?:(?:{links})[ -])?(?:{each}))*"
     # At most 99 digits: `int` refuses thousands of them.
-    return re.compile(rf"(?<![\w-])(?:\d{{1,99}}[ -](?:{large})|(?:{each})){more}(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])(?:\d{{1,99}}[ -](?:{large})|(?:{each})){more}(?!\w)", re.IGNORECASE)
 
 
 def _digits(found: re.Match[str]) -> str:

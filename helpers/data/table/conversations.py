@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 from helpers.config import DataPrompt
 from helpers.data.example import Message, dialogue
+from helpers.data.table.files import usual
 from helpers.errors import DataError
 from helpers.files import Record
 
@@ -61,13 +63,11 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
     else:
         learnt = []
         prompt = [{"role": "user", "content": text(question, where)}]
-        answer = answer.get("text") if isinstance(answer, Mapping) else answer  # SQuAD's {"text": [...], ...}
-        parts = [cell.get("text") if isinstance(cell, Mapping) else cell for cell in several(answer)]
-        answers = [text(part, where) for part in parts]
+        answers = [text(_of_squad(part), where) for part in several(_of_squad(answer))]
     system = text(cells.get("system"), where)
     if system and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
-    contexts = [text(cell, where) for cell in several(cells.get("contexts"))]
+    contexts = [text(cell, where) for cell in several(_listed(cells.get("contexts")))]
     answers, contexts = ([cell for cell in of if cell.casefold() not in nothing] for of in (answers, contexts))
     return Asked(prompt, list(dict.fromkeys(answers)), contexts, tuple(learnt))
 
@@ -146,6 +146,21 @@ def _parts(content: Any, where: str) -> str:
     return text(content, where)
 
 
+def _of_squad(cell: Any) -> Any:
+    """The part of SQuAD's `{"text": [...], "answer_start": [...]}` that is an answer; other cells as they are."""
+    return cell["text"] if isinstance(cell, Mapping) and "text" in cell else cell
+
+
+def _listed(cell: Any) -> Any:
+    """A list of texts that a csv holds as JSON; other cells as they are."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with suppress(ValueError):
+            found = json.loads(cell)
+            if isinstance(found, list) and all(isinstance(part, str) for part in found):
+                return found
+    return cell
+
+
 def several(cell: Any) -> list[Any]:
     """The parts of a cell that holds a list; a single value is its only part."""
     if hasattr(cell, "tolist"):
@@ -169,6 +184,8 @@ def text(cell: Any, where: str) -> str:
     if not isinstance(cell, str | int | float | bool | date | time) and not hasattr(cell, "quantize"):
         raise DataError(f"{where}: a cell holds a {type(cell).__name__}; expected text. Say which column to read.")
     found = str(cell).strip()
+    if len(found) < 10 and not usual(found):  # characters that nobody sees
+        return ""
     if any("\ud800" <= character <= "\udfff" for character in found):
         raise DataError(f"{where}: a cell holds half a character (an unpaired \\ud800 to \\udfff). Repair the table.")
     return found

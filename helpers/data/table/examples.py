@@ -63,8 +63,13 @@ def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
             raise DataError(f"data.columns: the column {name!r} has two roles. Give each role a column of its own.")
     roles = dict(given)
     free = [name for name in columns if name not in roles.values()]
+    pair = {"question", "answer"}
     for role, names in NAMES.items():
-        if role not in roles and not (role in ("question", "answer") and "messages" in roles):
+        if (
+            role not in roles
+            and not (role in pair and "messages" in roles)
+            and not (role == "messages" and pair <= roles.keys())
+        ):
             fitting = [name for name in free if plain_name(name) in names]
             if role == "question" and len(fitting) > 1 and any(plain_name(name) in LEADING for name in fitting):
                 inputs = [name for name in fitting if plain_name(name) == "input"]
@@ -190,7 +195,7 @@ def _whole(prompt: list[Message], asked: Asked) -> list[Message]:
 
 def _split_column(rows: Sequence[Record], taken: Collection[str]) -> str | None:
     """A column called `split` that names a split in every row; one with many other words is about something else."""
-    for name in rows[0]:
+    for name in dict.fromkeys(name for row in rows for name in row):
         if name.strip().casefold() == "split" and name not in taken:
             cells = {str(row.get(name)).strip().casefold() for row in rows}
             unknown = sorted(cell for cell in cells if not cell.startswith(tuple(SPLIT_WORDS)))
@@ -206,14 +211,19 @@ def _split_column(rows: Sequence[Record], taken: Collection[str]) -> str | None:
 
 def _split_name(row: Record, roles: Mapping[str, str], where: str) -> str:
     """`train`, `validation` or `test`, where a column or the source says so."""
-    given = text(row.get(roles.get("split", SPLIT)), where).casefold()
-    name = next((name for beginning, name in SPLIT_WORDS.items() if given.startswith(beginning)), "")
-    if given and not name:
+    given = [text(row.get(column), where).casefold() for column in (roles.get("split", SPLIT), SPLIT)]
+    names = [next((of for beginning, of in SPLIT_WORDS.items() if each.startswith(beginning)), "") for each in given]
+    if given[0] and not names[0]:
         raise DataError(
-            f"{where}: the split {given!r} is unknown; expected train, validation or test. Rename it in the source, or "
-            "take only the splits you mean."
+            f"{where}: the split {given[0]!r} is unknown; expected train, validation or test. Rename it in the source, "
+            "or take only the splits you mean."
         )
-    return name
+    if names[1] and names[0] != names[1]:
+        raise DataError(
+            f"{where}: it lies in the split {given[1]!r} of the source, and its column {roles['split']!r} says "
+            f"{given[0]!r}. Rename that column, or give the source without splits."
+        )
+    return names[0]
 
 
 def _listed(names: list[str]) -> str:

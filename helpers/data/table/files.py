@@ -237,7 +237,9 @@ def _parquet_rows(content: bytes) -> list[Record]:
     for field, column in zip(table.schema, table.columns, strict=True):
         columns[field.name] = cells = column.to_pylist()
         if exact := NARROW.get(str(field.type)):
-            columns[field.name] = [f"{cell:e}" if cell and abs(cell) >= exact else cell for cell in cells]
+            narrow = column.to_numpy().dtype.type  # 3.14, not 3.140000104904175
+            shortest = [cell if cell is None else float(str(narrow(cell))) for cell in cells]
+            columns[field.name] = [f"{cell:e}" if cell and abs(cell) >= exact else cell for cell in shortest]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -265,8 +267,29 @@ def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
         sheet.unmerge_cells(str(merged))
         for row, column in merged.cells:
             sheet.cell(row, column).value = value
-    header, *rows = ([*cells] for cells in sheet.iter_rows(min_row=above + 1, values_only=True))
+    header, *rows = ([*map(_as_shown, cells)] for cells in sheet.iter_rows(min_row=above + 1))
+    if any(cell is None for cells in rows for cell in cells):
+        formulas = openpyxl.load_workbook(io.BytesIO(content))[sheet.title].iter_rows(min_row=above + 2)
+        if any(
+            told.data_type == "f" and cell is None
+            for of in zip(formulas, rows, strict=False)
+            for told, cell in zip(*of, strict=False)
+        ):
+            raise DataError(f"{name} holds formulas without results. Open it in a spreadsheet, save it, and try again.")
     return rows_of(name, header, [cells for cells in rows if any(cell is not None for cell in cells)])
+
+
+def _as_shown(cell: Any) -> Any:
+    """A cell's value, but text where the format shows more of a number: 15 % for 0.15, 01000 for 1000."""
+    value, form = cell.value, str(cell.number_format)
+    if isinstance(value, str):
+        return re.sub(r"_x000[aAdD]_", "\n", value)  # how Excel writes some line ends
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if re.fullmatch(r"0(\.0+)? ?%", form):
+            return f"{value * 100:.10g}%"
+        if re.fullmatch("00+", form) and value == int(value):
+            return f"{int(value):0{len(form)}d}"
+    return value
 
 
 def usual(text: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import chdir
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.config import Data
+from helpers.config import PROJECT_ROOT, Data
 from helpers.data.table.files import FORMATS, SPLIT, read_rows, rows_of
 from helpers.errors import DataError
 from helpers.files import Record
@@ -52,6 +54,8 @@ def _read_file(address: str, data: Data) -> list[Record]:
     form = ALIASES.get(ending, ending)
     if form not in FORMATS:
         raise DataError(f"data.source: {name} has no ending that is known; expected one of {', '.join(FORMATS)}.")
+    if data.sheet is not None and form != "xlsx":
+        raise DataError(f"data.sheet: only a workbook has sheets, and {name} is none. Leave data.sheet out.")
     return read_rows(
         fetch(address, data.storage_options),
         name,
@@ -85,8 +89,11 @@ def _call(source: Mapping[str, Any]) -> list[Record]:
             "data.source: expected a file, an address or one of load_dataset, load_from_disk and function; received "
             f"{kind or 'nothing'!r}. conf/own_data.yaml shows each of them."
         )
+    if str(PROJECT_ROOT) not in sys.path:  # a notebook's kernel begins in the notebook's folder
+        sys.path.append(str(PROJECT_ROOT))
     try:
-        return _as_rows(make(), what)
+        with chdir(PROJECT_ROOT):  # relative paths lead from here, as all in the configuration
+            return _as_rows(make(), what)
     except DataError:
         raise
     except Exception as error:  # whatever a function, a hub or a file raises

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from helpers.config import DataSplit
 from helpers.data.example import SPLITS
 from helpers.data.table.examples import Row
+from helpers.data.table.files import usual
 from helpers.errors import DataError
 from helpers.progress import tqdm
 
+_STRAIGHT = str.maketrans("‘’ʼ“”«»–—", '\'\'\'""""--')
 AT_ONCE = 500
 """Questions compared with all others at once."""
 COMMON = 0.2
@@ -72,11 +76,11 @@ def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
 
 def _components(rows: Sequence[Row], similar: float) -> list[int]:
     """For each row the number of one row that stands for its component: equal for rows that belong together."""
-    texts = _telling(rows)
+    texts = [_folded(told) for told in _telling(rows)]
     keys: list[Sequence[Hashable]] = [
         [row.group for row in rows],
-        [(*_questions(row), row.example.answer) for row in rows],
-        [_beginning(row) for row in rows],  # a conversation that grows from row to row
+        [tuple(map(_folded, (*_questions(row), row.example.answer))) for row in rows],
+        [tuple(map(_folded, _beginning(row))) for row in rows],  # a conversation that grows from row to row
         texts,
     ]
     together = DisjointSet(range(len(rows)))
@@ -96,7 +100,12 @@ def _questions(row: Row) -> list[str]:
     return [turn["content"] for turn in row.asked.prompt if turn["role"] == "user"]
 
 
-def _beginning(row: Row) -> Hashable:
+def _folded(told: str) -> str:
+    """A text without differences that nobody sees, such as kinds of apostrophes, HTML's names of letters and blanks."""
+    return unicodedata.normalize("NFKC", usual(html.unescape(told))).translate(_STRAIGHT).casefold()
+
+
+def _beginning(row: Row) -> tuple[str, str]:
     """The first question of a conversation with its answer, which for a single turn is all of it."""
     turns = [turn["content"] for turn in row.asked.prompt if turn["role"] != "system"]
     return (turns[0], turns[1] if len(turns) > 1 else row.example.answer)
