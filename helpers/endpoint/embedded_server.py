@@ -5,8 +5,7 @@ The child is this very file run with `python -m`; `child` says how it ends.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from helpers.endpoint.child import child_server, watch_parent
@@ -21,9 +20,8 @@ START_S = 60  # seconds that the server may take to load the model
 _SPINS = {"GOMP_SPINCOUNT": "500"}
 
 
-@contextmanager
-def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
-    """Serve a GGUF file on a free loopback port, `parallel` requests at a time; yield its URL, `http://.../v1`.
+def embedded_server(gguf: Path, parallel: int) -> AbstractContextManager[str]:
+    """Serve a GGUF file on a free loopback port, `parallel` requests at a time; gives its URL, `http://.../v1`.
 
     Raises:
         ModelError: there is no such file.
@@ -31,7 +29,7 @@ def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
     """
     if not gguf.is_file():
         raise ModelError(f"There is no GGUF file at {gguf}; give the path of one that exists.")
-    with child_server(
+    return child_server(
         __spec__.name,
         str(gguf.resolve()),
         str(parallel),
@@ -39,8 +37,7 @@ def embedded_server(gguf: Path, parallel: int) -> Iterator[str]:
         hint="is the GGUF file whole, and memory free?",
         start_s=START_S,
         env={} if "OMP_WAIT_POLICY" in os.environ else _SPINS,
-    ) as url:
-        yield url
+    )
 
 
 def _serve(gguf: Path, parallel: int, address: Path) -> None:

@@ -6,8 +6,7 @@ The child is this very file run with `python -m`; `child` says how it ends. It s
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from helpers.endpoint.child import child_server, watch_parent
@@ -17,9 +16,8 @@ from helpers.files import write_atomic
 START_S = 180  # seconds until it answers: torch is loaded once more, and then the model
 
 
-@contextmanager
-def model_server(folder: Path) -> Iterator[str]:
-    """Serve a model's folder; yield its OpenAI-compatible URL, `http://127.0.0.1:.../v1`.
+def model_server(folder: Path) -> AbstractContextManager[str]:
+    """Serve a model's folder; gives its OpenAI-compatible URL, `http://127.0.0.1:.../v1`.
 
     The model is called as the folder is, and no key is asked for: any program of this machine may ask while it runs.
 
@@ -36,7 +34,7 @@ def model_server(folder: Path) -> Iterator[str]:
         raise ModelError(
             f"The folder {folder.name} cannot be served: what follows an @ is read as a version. Rename it."
         )
-    with child_server(
+    return child_server(
         __spec__.name,
         folder.name,
         title="model's server",
@@ -44,8 +42,7 @@ def model_server(folder: Path) -> Iterator[str]:
         start_s=START_S,
         folder=folder.parent,
         env={"HF_HUB_OFFLINE": "1"},  # it loads this folder and nothing from the hub
-    ) as url:
-        yield url
+    )
 
 
 def _serve(name: str, address: Path) -> None:
