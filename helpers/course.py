@@ -28,23 +28,17 @@ from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEB
 from helpers.run import Run, open_private_run, open_run, reopen_run
 
 STAGES = {
-    "preview": (
-        "helpers.stages:preview",
-        "01: see conversations about three entries, and what all of them would take.",
-    ),
-    "create": ("helpers.stages:create", "01: have conversations about each glossary entry written."),
-    "prepare": (
-        "helpers.stages:prepare",
-        "01: make training, validation and test sets from conversations, a table or holders' records.",
-    ),
-    "export": ("helpers.stages:export", "01: write the dataset in shapes that other tools read."),
-    "fine-tune": ("helpers.stages:fine_tune", "02: train the adapters; with differential privacy on holders' records."),
-    "answer": ("helpers.stages:answer", "03: answer the test with the base model and every adapter."),
-    "score": ("helpers.stages:score", "03: score the answers."),
-    "report": ("helpers.stages:report", "03: write report.html."),
-    "audit-privacy": ("helpers.stages.audit:audit_privacy", "03: attack the models trained on fictitious records."),
+    "preview": "01: see conversations about three entries, and what all of them would take.",
+    "create": "01: have conversations about each glossary entry written.",
+    "prepare": "01: make training, validation and test sets from conversations, a table or holders' records.",
+    "export": "01: write the dataset in shapes that other tools read.",
+    "fine-tune": "02: train the adapters; with differential privacy on holders' records.",
+    "answer": "03: answer the test with the base model and every adapter.",
+    "score": "03: score the answers.",
+    "report": "03: write report.html.",
+    "audit-privacy": "03: attack the models trained on fictitious records.",
 }
-"""Commands of one stage, which load what they need: private libraries take seconds."""
+"""Commands of one stage each, called as its function is."""
 DEFAULT_PROFILE = "cpu"
 """The profile that is taken where a command names none."""
 
@@ -167,7 +161,7 @@ def _make_pack(
     print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
 
-def _stage(name: str, target: str, told: str) -> None:
+def _stage(name: str) -> None:
     def command(
         conf: Conf = None, glossary: Glossary = None, data: Table = None, run: Folder = None, set: Set = None
     ) -> None:
@@ -176,16 +170,19 @@ def _stage(name: str, target: str, told: str) -> None:
             opened = reopen_run(Path(run).resolve(), unchanged=True)
         else:
             opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, glossary, data), holders=True)
-        pkgutil.resolve_name(target)(opened)
+        module = (
+            "helpers.stages.audit" if name == "audit-privacy" else "helpers.stages"
+        )  # that one takes seconds to load
+        pkgutil.resolve_name(f"{module}:{name.replace('-', '_')}")(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
-    app.command(name, help=told)(command)
+    app.command(name, help=STAGES[name])(command)
 
 
-for _name, (_target, _told) in STAGES.items():
-    _stage(_name, _target, _told)
+for _name in STAGES:
+    _stage(_name)
 
 
 def _execute_all(run: Run, conf: str, overrides: dict[str, Any]) -> None:
