@@ -48,9 +48,10 @@ class Run:
         return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
 
     def begin(self) -> None:
-        """Make the folder. Called before its first file is written, so that a refused command leaves none behind."""
+        """Make the folder, and private/ in it. Called before its first file: a refused command leaves none behind."""
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self.path / ".manifest.lock"):
             if (self.path / "manifest.json").exists():
                 return
@@ -123,7 +124,6 @@ class Run:
         """
         key = self._key(inputs, code, asked)
         self.begin()
-        self.home.mkdir(mode=0o700, exist_ok=True)
         with self._changed(self.home) as manifest:
             ended = manifest["stages"].get(name)
             if before := manifest.setdefault("begun", {}).get(name) or ended:

@@ -65,18 +65,22 @@ def pipeline_of(run: Run) -> Pipeline:
 
 
 @contextmanager
-def chat_endpoint(run: Run) -> Iterator[ChatEndpoint]:
+def chat_endpoint(run: Run, writes: Path | None = None) -> Iterator[ChatEndpoint]:
     """The configured chat endpoint, asked once what it can do; the embedded server is started and stopped as needed.
 
-    What is known of each server at the end stands in servers.json.
+    What is known of each server at the end stands in servers.json. Raises RunError where rows of the file that it
+    `writes` are of another server or model.
     """
     from helpers.endpoint.chat import open_endpoint
 
     path = run.home / "servers.json"
+    if writes:
+        refuse_other_server(run, writes)
     with open_endpoint(run.config.endpoint) as endpoint:
         endpoint.probe()
+        if writes:
+            refuse_other_server(run, writes, endpoint.name)  # a server may offer another model first
         run.begin()
-        run.home.mkdir(mode=0o700, exist_ok=True)
         try:
             yield endpoint
         finally:

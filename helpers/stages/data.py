@@ -53,8 +53,7 @@ def create(run: Run) -> Path:
     if not run.finished("create", [config.glossary]):
         entries = glossary_entries(run)
         print(_language(run, entries))
-        with chat_endpoint(run) as endpoint, run.stage("create", [config.glossary], [path]):
-            refuse_other_server(run, path, endpoint.name)  # a server may offer another model first
+        with chat_endpoint(run, path) as endpoint, run.stage("create", [config.glossary], [path]):
             written, planned = _write(run, entries, endpoint, path)
             write_jsonl(path, written)  # in the order of the glossary, not of arrival
             print(summary((record for _, record in placed_records(path)), planned))
@@ -124,12 +123,10 @@ def preview(run: Run, count: int = 3) -> None:
     """
     config, path = run.config, run.path / "dataset" / "conversations.jsonl"
     _refuse_table(run)
-    refuse_other_server(run, path)
     entries = glossary_entries(run)
     print(_language(run, entries))
     before = path.exists()
-    with chat_endpoint(run) as endpoint:
-        refuse_other_server(run, path, endpoint.name)
+    with chat_endpoint(run, path) as endpoint:
         shown, started = a_few(entries, count), time.monotonic()
         written, planned = _write(run, shown, endpoint, path)
         conversations, took_s = [*written], time.monotonic() - started
@@ -283,9 +280,7 @@ def _reworded(run: Run, rows: list[Row]) -> tuple[list[Example], list[Example], 
             "data.rewordings needs a larger language model than the embedded one, whose wordings often ask something "
             "else. Put the address of a server into .env (00-set_up/env.example), or set data.rewordings to 0."
         )
-    refuse_other_server(run, path)
-    with chat_endpoint(run) as endpoint:
-        refuse_other_server(run, path, endpoint.name)
+    with chat_endpoint(run, path) as endpoint:
         wordings, rejected = reword(
             rows,
             endpoint,

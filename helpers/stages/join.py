@@ -44,8 +44,7 @@ def join(run: Run) -> dict[str, Any]:
     run.begin()
     if not pipeline.fictitious:
         run.path.chmod(0o700)  # exact counts, times and digests of real records are its owner's alone
-    run.home.mkdir(mode=0o700, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with FileLock(folder / ".lock"):  # two trainings that begin at once join once
         for half_written in folder.glob(".*.jsonl.*"):  # records that a kill left there
             half_written.unlink()

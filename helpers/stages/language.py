@@ -20,7 +20,7 @@ from helpers.data.languages.pack import Pack, load_pack, shipped
 from helpers.errors import ConfigError, EndpointError
 from helpers.files import write_atomic
 from helpers.run import Run
-from helpers.stages.common import chat_endpoint, refuse_other_server
+from helpers.stages.common import chat_endpoint
 
 SHOWN = 4
 """Questions of each kind that are printed."""
@@ -52,9 +52,7 @@ def make_pack(run: Run, language: str, to: Path, *, overwrite: bool = False) -> 
             "address of a server into .env (00-set_up/env.example)."
         )
     path = run.path / "languages" / f"{name}.jsonl"
-    refuse_other_server(run, path)
-    with chat_endpoint(run) as endpoint:
-        refuse_other_server(run, path, endpoint.name)
+    with chat_endpoint(run, path) as endpoint:
         print(f"The pack is written by {endpoint.name}.", flush=True)
         content, lacking = translated_pack(language, endpoint, run.config.dataset, path=path, seed=run.config.seed)
     text = _head(content["language"], endpoint.name, lacking) + yaml.safe_dump(

@@ -192,7 +192,6 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
     spend_id = found[0].stem if found else uuid.uuid4().hex
     state = states / f"{spend_id}.pt"
     if not found:
-        states.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(state, b"")
         sync(states)  # before the ledgers: a kill between the two leaves no spend that nobody knows
     if recipe.cost is not None:
@@ -264,7 +263,6 @@ def _fit(run: Run, name: str, part: Path, state: Path, ready: Training, identity
     }
     write_json(part / "training.json", told)
     if pipeline_of(run).fictitious:  # of real records, this would be one more look
-        (run.home / "trainings").mkdir(mode=0o700, exist_ok=True)
         took = {"tokens": ready.tokens, **used, "hot_test": ready.hot_test}
         write_json(run.home / "trainings" / f"{name}.json", took)
     return audit
