@@ -15,8 +15,8 @@ from scripted_server import Response, failure
 
 from helpers.course import main
 from helpers.data.example import read_examples
-from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
 from helpers.data.glossary.phrasings import fill
+from helpers.data.languages.making import answer_fault, asserting, not_asking, resembled, shot_fault
 from helpers.data.languages.pack import load_pack
 from helpers.data.matching import is_correct
 from helpers.files import read_jsonl

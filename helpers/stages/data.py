@@ -15,7 +15,6 @@ import pandas as pd
 from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
-from helpers.data.glossary.coverage import coverage
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.preview import a_few, forecast, in_words, summary
 from helpers.data.glossary.structured import ENOUGH, share_accepted
@@ -217,7 +216,7 @@ def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Pat
     parts = {"train": train, "validation": validation, "test": test}
     counts = card.glossary_card(entries, conversations, parts) | overlap
     write_jsonl(run.path / "dataset" / "rejected.jsonl", card.rejected_records(conversations))
-    rows = pd.DataFrame(coverage(conversations, parts))
+    rows = pd.DataFrame(card.coverage(conversations, parts))
     write_atomic(run.path / "dataset" / "coverage.csv", rows.to_csv(index=False))
     _write_dataset(run, parts, counts, card.glossary_text(counts))
 

@@ -5,7 +5,7 @@ from capable_writer import CapableWriter
 from chat_client import endpoint
 
 from helpers.config import PROJECT_ROOT, load_config
-from helpers.data.glossary.coverage import coverage
+from helpers.data.card import coverage
 from helpers.data.glossary.entries import load_glossary
 from helpers.data.glossary.splits import test_records as held_out
 from helpers.data.glossary.splits import training_records

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.data.holders.candidates import Candidate
-from helpers.data.holders.card import make_join_card
+from helpers.data.holders.join import make_join_card
 
 
 def candidate(unit: str, rows: dict[str, int], reason: str = "") -> Candidate:

@@ -7,8 +7,8 @@ import pytest
 from rapidfuzz import fuzz
 
 from helpers.data.glossary.entries import Entry
-from helpers.data.glossary.pack_checks import answer_fault, asserting, not_asking, resembled, shot_fault
 from helpers.data.glossary.phrasings import LEAK_RATIO, fill, skeleton
+from helpers.data.languages.making import answer_fault, asserting, not_asking, resembled, shot_fault
 from helpers.data.languages.pack import Pack, load_pack, shipped
 from helpers.data.matching import contains, is_correct
 

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 from pydantic import Secret, SecretStr
 
+from helpers.data.card import counted
 from helpers.data.example import SPLITS, Example
-from helpers.data.holders.candidates import Candidate, draw, example_of, make_candidate, split_units
-from helpers.data.holders.card import make_join_card
+from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
 from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Key, Pipeline
 from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, whole_number
@@ -229,6 +229,44 @@ def _note(fates: Mapping[str, list[str]], lost: pd.DataFrame, holders: Iterable[
     for holder in holders:
         for row in lost[_row(holder)].dropna():
             fates[holder][int(row)] = fates[holder][int(row)] or reason
+
+
+def make_join_card(
+    fates: Mapping[str, Sequence[str]], candidates: Sequence[Candidate], quality: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Count rows and records after the split: each is used or left out with a reason, and the sums are checked.
+
+    `fates`: for each holder, for each of its rows, why it came into no candidate, or nothing. `quality`: what the
+    de-identification masked and how well.
+    """
+    kept = [candidate for name in SPLITS for candidate in kept_in(name, candidates)]
+    holders = {}
+    for name, reasons in fates.items():
+        why = [*reasons]
+        for candidate in candidates:
+            if name in candidate.rows:
+                why[candidate.rows[name]] = why[candidate.rows[name]] or candidate.reason
+        used = {candidate.rows[name] for candidate in kept if name in candidate.rows}
+        left_out = Counter(reason for row, reason in enumerate(why) if reason and row not in used)
+        holders[name] = counted(f"rows of {name}", len(reasons), len(used), left_out)
+    left_out = Counter(candidate.reason for candidate in candidates if candidate.reason)
+    return {
+        "holders": holders,
+        "joined": counted("rows of the join", len(candidates), len(kept), left_out),
+        "units": len({candidate.unit for candidate in kept}),
+        "splits": {name: _describe(kept_in(name, candidates)) for name in SPLITS},
+        "deidentify": dict(quality),
+    }
+
+
+def _describe(kept: Sequence[Candidate]) -> dict[str, Any]:
+    of_unit = Counter(candidate.unit for candidate in kept)
+    return {
+        "records": len(kept),
+        "units": len(of_unit),
+        "values": len({value for candidate in kept for value in candidate.values}),
+        "records_of_a_unit": {str(size): times for size, times in sorted(Counter(of_unit.values()).items())},
+    }
 
 
 def _release(candidates: Sequence[Candidate]) -> dict[str, list[Example]]:
