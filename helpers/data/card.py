@@ -1,11 +1,9 @@
 """The dataset cards of a glossary and of a table, and what there is of each entry: counts in which nothing is lost."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
@@ -13,10 +11,8 @@ from helpers.data.glossary.phrasings import general_packs
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
+from helpers.data.table.splits import Parts
 from helpers.files import Record
-
-if TYPE_CHECKING:
-    from helpers.data.table.splits import Parts
 
 NONE = {"n/a", "na", "nan", "null", "none", "nil"}
 GENERAL_BUCKET = {

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-import openai
-
 from helpers.config import Endpoint
 from helpers.errors import EndpointError, RequestRejected, UnreadableReply
 
@@ -84,6 +82,8 @@ class Failures:
 
     def explain(self, error: Exception) -> EndpointError:
         """Translate a refusal, or an error of the `openai` library."""
+        import openai
+
         match error:
             case Refusal():
                 return self._refused(error)

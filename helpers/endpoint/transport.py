@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import openai
 import tenacity
 
 from helpers.config import Endpoint
@@ -68,6 +67,8 @@ class Transport:
     """
 
     def __init__(self, server: Server, settings: Endpoint, *, comes_back: bool = True) -> None:
+        import openai  # whose import takes two seconds
+
         try:
             address = urlsplit(str(server.base_url))
             host = address.hostname if address.scheme in ("http", "https") and address.port != 0 else None
@@ -132,6 +133,8 @@ class Transport:
                 return body
 
     def _sent(self, method: Callable[..., Any], /, **fields: Any) -> Answer:
+        import openai
+
         def attempt() -> Answer:
             try:
                 text = str(method(**fields).text)
@@ -171,6 +174,8 @@ class Transport:
 
     def _given_up(self, counts: Counter[str], state: tenacity.RetryCallState) -> bool:
         """Whether a request is not sent again. Tries while it is waited for are not counted; all waiting is."""
+        import openai
+
         error = state.outcome.exception() if state.outcome else None
         passed_s = float(state.seconds_since_start or 0) + float(state.upcoming_sleep)
         if isinstance(error, Refusal) and error.loading:

@@ -1,24 +1,20 @@
 """What several stages need of a run: its source, its chat server, and the notebooks that messages name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.data.example import Example
 from helpers.data.glossary import phrasings
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.holders.pipeline import Pipeline, load_pipeline
 from helpers.data.languages.pack import Pack
+from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.errors import ConfigError, RunError
 from helpers.files import placed_records, read_json, read_jsonl, write_json, write_jsonl
 from helpers.run import Run
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
 TRAIN = "02-fine_tune/02-train_adapters.ipynb"
@@ -71,8 +67,6 @@ def chat_endpoint(run: Run, writes: Path | None = None) -> Iterator[ChatEndpoint
     What is known of each server at the end stands in servers.json. Raises RunError where rows of the file that it
     `writes` are of another server or model.
     """
-    from helpers.endpoint.chat import open_endpoint
-
     path = run.home / "servers.json"
     if writes:
         refuse_other_server(run, writes)

@@ -1,14 +1,12 @@
 """01: conversations or the rows of a table become a dataset."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +21,8 @@ from helpers.data.languages.pack import DEFAULT, recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of
 from helpers.data.table.rewording import reword, reworded_examples
+from helpers.data.table.splits import split_rows
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import ConfigError, RunError
 from helpers.files import (
     Record,
@@ -36,9 +36,6 @@ from helpers.files import (
 )
 from helpers.run import Run
 from helpers.stages.common import chat_endpoint, glossary_entries, read_card, refuse_other_server, rehearsed_examples
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 PREPARES = ("data", "models")
 """Packages with the code that decides what is made of conversations or rows."""
@@ -223,7 +220,6 @@ def _prepare_conversations(run: Run, conversations: list[Record], rehearsed: Pat
 
 def _prepare_table(run: Run, rows: list[Record], rehearsed: Path) -> None:
     """Split the rows of a table, beside general questions to rehearse and to test."""
-    from helpers.data.table.splits import split_rows
     from helpers.models.find import chat_tokens, load_tokenizer
 
     config, tokenizer = run.config, load_tokenizer(run.config.base_model)

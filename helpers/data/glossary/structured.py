@@ -4,23 +4,18 @@ Each conversation has a person, a register and a form of its own, such as a wron
 checks refuse is asked for again.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 from helpers.config import Dataset
 from helpers.data.example import Message, dialogue
 from helpers.data.glossary.checks import as_in_glossary, check_conversation
 from helpers.data.glossary.entries import Entry
 from helpers.data.numbered import by_number, numbered
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import UnreadableReply
 from helpers.files import Record
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 TRIED = 4
 """Conversations that a trial asks for, about each of a few entries."""

@@ -5,13 +5,11 @@ answers it with the definition in front of it. Both are shown the examples of th
 see `helpers.data.glossary.structured`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from helpers.config import Dataset
 from helpers.data.example import Message, few_shot, tidy
@@ -20,13 +18,11 @@ from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
 from helpers.data.glossary.structured import start_of, write_about
 from helpers.data.languages.pack import Pack
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 Way = Literal["two_requests", "structured"]
 ANSWER_ATTEMPTS = 2

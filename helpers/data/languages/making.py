@@ -4,13 +4,11 @@ What fails a check is asked for again, with the reason. General questions, inven
 are left out.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.config import Dataset
 from helpers.config_layers import nested
@@ -34,12 +32,10 @@ from helpers.data.languages.wanted import (
 from helpers.data.matching import contains
 from helpers.data.numbered import by_number
 from helpers.data.reading.folding import UNSPACED
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.errors import EndpointError, UnreadableReply
 from helpers.files import Record
 from helpers.resumable import resumable_map
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 MOST_WORDS = 6
 """Of a phrase that a question or an answer is searched for."""

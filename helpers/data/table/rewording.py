@@ -1,26 +1,21 @@
 """Questions worded anew by a chat model, to learn from and to test whether a fact is known in other words too."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rapidfuzz import fuzz, process, utils
 
 from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
+from helpers.endpoint.chat import ChatEndpoint
 from helpers.endpoint.tally import Tally
 from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
-
-if TYPE_CHECKING:
-    from helpers.endpoint.chat import ChatEndpoint
 
 BUCKET = "reworded"
 ATTEMPTS = 3

@@ -9,9 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from scipy.cluster.hierarchy import DisjointSet
-from sklearn.feature_extraction.text import TfidfVectorizer
-
 from helpers.config import DataSplit
 from helpers.data.example import SPLITS
 from helpers.data.table.examples import Row
@@ -76,6 +73,8 @@ def split_rows(rows: Sequence[Row], settings: DataSplit, *, seed: int) -> Parts:
 
 def _components(rows: Sequence[Row], similar: float) -> list[int]:
     """For each row the number of one row that stands for its component: equal for rows that belong together."""
+    from scipy.cluster.hierarchy import DisjointSet
+
     texts = [_folded(told) for told in _telling(rows)]
     keys: list[Sequence[Hashable]] = [
         [row.group for row in rows],
@@ -124,6 +123,8 @@ def _similar(texts: Sequence[str], similar: float) -> Iterator[tuple[int, int]]:
     Of character trigrams and fourgrams, weighted by rarity (tf-idf): what all questions of a table share, such as "What
     are the symptoms of", hardly counts, and a typing error neither.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     if len(texts) < 2:
         return
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit_transform([f" {told} " for told in texts])
