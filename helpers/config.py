@@ -1,13 +1,11 @@
 """One frozen, validated configuration from YAML profiles and overrides; `conf/conf.yaml` documents every key."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -100,7 +98,7 @@ class DataPrompt(Section):
     context: str
 
     @model_validator(mode="after")
-    def _named(self) -> DataPrompt:
+    def _named(self) -> Self:
         for name in ("question", "context"):
             if f"{{{name}}}" not in getattr(self, name):
                 raise ValueError(f"{name} must hold {{{name}}}, which stands for the cell")
@@ -143,7 +141,7 @@ class Data(Section):
         return source
 
     @model_validator(mode="after")
-    def _roles(self) -> Data:
+    def _roles(self) -> Self:
         roles = ("messages", "question", "answer", "contexts", "system", "group", "split")
         unknown = [role for role in self.columns if role not in roles]
         if unknown:
@@ -178,7 +176,7 @@ class Training(Section):
     additional_output_paths: tuple[str | dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
-    def _addresses_and_names(self) -> Training:
+    def _addresses_and_names(self) -> Self:
         for path in self.additional_output_paths:
             if isinstance(path, dict) and not isinstance(path.get("address"), str):
                 raise ValueError("additional_output_paths: expected an address, or {address: ..., and its options}")
@@ -242,7 +240,7 @@ class Privacy(Section):
     canaries_left_out: Annotated[int, Field(ge=100)]
 
     @model_validator(mode="after")
-    def _one_way(self) -> Privacy:
+    def _one_way(self) -> Self:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(
                 "exactly one of target_epsilon and noise_multiplier decides the noise; received target_epsilon = "

@@ -4,8 +4,6 @@ Alone, spinning is a quarter faster. Beside another program, a thread that spins
 for needs, and a training step of two seconds takes half a minute (docs/decisions/0009).
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys
@@ -22,45 +20,6 @@ CALM_S = 5.0
 """Seconds without other programs after which threads spin again."""
 SPARE = 0.3
 """Cores that other programs may take beyond those that torch leaves free."""
-
-
-@cache
-def watch_cores() -> Watch | None:
-    """Begin to watch, once in a process, and go on until it ends; None where the reader chose how threads wait."""
-    if any(name in os.environ for name in CHOSEN_BY_READER):
-        return None
-    watch = Watch()
-    watch.start()
-    return watch
-
-
-class Watch(threading.Thread):
-    """Looks twice a second at what other programs do."""
-
-    def __init__(self) -> None:
-        super().__init__(name="watch_cores", daemon=True)
-        self._crowd: Crowd | None = None
-        self._over = threading.Event()
-
-    def run(self) -> None:  # noqa: D102 -- as in threading
-        with suppress(OSError, psutil.Error, RuntimeError):  # nothing to read, or no more threads: torch's spin on
-            self._look()
-
-    def _look(self) -> None:
-        last, busy_at = _seconds(), 0.0
-        while not self._over.wait(LOOK_EVERY_S):
-            now = _seconds()
-            others = (now[1] - last[1] - (now[2] - last[2])) / (now[0] - last[0])
-            last = now
-            threads = getattr(sys.modules.get("torch"), "get_num_threads", None)
-            if threads is None:  # not loaded yet
-                continue
-            if others > SPARE + (psutil.cpu_count() or 1) - threads():
-                busy_at = now[0]
-                self._crowd = self._crowd or Crowd()
-            elif self._crowd and now[0] - busy_at > CALM_S:
-                self._crowd.leave()
-                self._crowd = None
 
 
 class Crowd:
@@ -93,6 +52,45 @@ class Crowd:
         finally:  # whoever waits goes on, also after an error
             there.set()
         self._over.wait()
+
+
+class Watch(threading.Thread):
+    """Looks twice a second at what other programs do."""
+
+    def __init__(self) -> None:
+        super().__init__(name="watch_cores", daemon=True)
+        self._crowd: Crowd | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:  # noqa: D102 -- as in threading
+        with suppress(OSError, psutil.Error, RuntimeError):  # nothing to read, or no more threads: torch's spin on
+            self._look()
+
+    def _look(self) -> None:
+        last, busy_at = _seconds(), 0.0
+        while not self._over.wait(LOOK_EVERY_S):
+            now = _seconds()
+            others = (now[1] - last[1] - (now[2] - last[2])) / (now[0] - last[0])
+            last = now
+            threads = getattr(sys.modules.get("torch"), "get_num_threads", None)
+            if threads is None:  # not loaded yet
+                continue
+            if others > SPARE + (psutil.cpu_count() or 1) - threads():
+                busy_at = now[0]
+                self._crowd = self._crowd or Crowd()
+            elif self._crowd and now[0] - busy_at > CALM_S:
+                self._crowd.leave()
+                self._crowd = None
+
+
+@cache
+def watch_cores() -> Watch | None:
+    """Begin to watch, once in a process, and go on until it ends; None where the reader chose how threads wait."""
+    if any(name in os.environ for name in CHOSEN_BY_READER):
+        return None
+    watch = Watch()
+    watch.start()
+    return watch
 
 
 def _cores() -> int:

@@ -1,14 +1,12 @@
 """Read what a chat server sent: the words meant for the reader, or why there are none."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import fastjsonschema
 
@@ -34,7 +32,7 @@ class Reply:
     late: bool = False
     fault: str = ""
 
-    def cut_at(self, stops: Sequence[str]) -> Reply:
+    def cut_at(self, stops: Sequence[str]) -> Self:
         """The reply up to the first of `stops`, as a server cuts it that heeds them."""
         if not stops:
             return self

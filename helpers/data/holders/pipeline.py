@@ -3,14 +3,12 @@
 Outside its holder's own section, a column is written `holder.column`; in `joins.on` it stands alone.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -53,7 +51,7 @@ class Grant(Section):
     serial: Positive = 1
 
     @model_validator(mode="after")
-    def _one_way(self) -> Grant:
+    def _one_way(self) -> Self:
         given = {name for name in ("file", "public_key", "epsilon", "delta") if getattr(self, name) is not None}
         if given not in ({"file", "public_key"}, {"epsilon", "delta"}):
             raise ValueError(f"give file and public_key, or epsilon and delta; received {sorted(given)}")
@@ -176,7 +174,7 @@ class Pipeline(Section):
         return [self.path, *(self.path.parent / name for name in names if name), *map(Path, sorted(chain(*sets)))]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Pipeline:
+    def _consistent(self) -> Self:
         if mistakes := [*_holder_mistakes(self), *_join_mistakes(self), *_column_mistakes(self)]:
             raise ValueError("\n".join(mistakes))
         return self
