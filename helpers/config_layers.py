@@ -1,7 +1,5 @@
 """Read and merge layers of YAML, refuse those that hold a secret, and explain mistakes in them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 `run` and `run-private` execute notebooks with papermill; the other commands call the same stages without notebooks.
 """
 
-from __future__ import annotations
-
 import os
 import pkgutil
 import re

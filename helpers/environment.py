@@ -1,7 +1,5 @@
 """A preflight of the machine: what is missing is said before it costs time, with what to do about it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -3,8 +3,6 @@
 An exercise that nobody tried yet is `None`, or a function that raises NotImplementedError.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real

@@ -1,7 +1,5 @@
 """Files that survive a kill: atomic writes, JSON lines that can be appended to and resumed, hashes."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

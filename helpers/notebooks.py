@@ -1,7 +1,5 @@
 """The course's notebooks: which belong to which source, and how they run without anybody looking."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

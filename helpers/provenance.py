@@ -1,7 +1,5 @@
 """What a stage was made with and what it cost: versions, code, machine, time and memory."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """A form for notebooks in which a person rates answers, by key or button; `helpers.evaluation.ratings` saves them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from html import escape

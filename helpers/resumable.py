@@ -1,7 +1,5 @@
 """Work on many items side by side, each result kept as soon as it is there."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import tempfile

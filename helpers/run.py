@@ -4,8 +4,6 @@ Stages hand each other files in this folder, never variables, so a reader can en
 killed run goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Files at an fsspec address, such as s3://bucket/folder: read, and copied to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

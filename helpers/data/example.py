@@ -1,7 +1,5 @@
 """The one record that every source makes, and that training, answering and scoring read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

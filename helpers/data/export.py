@@ -1,7 +1,5 @@
 """A dataset in the shapes that other tools read, with a card for the Hugging Face hub."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

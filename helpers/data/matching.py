@@ -4,8 +4,6 @@ Rules agree better with people than small language models used as judges do, and
 cannot decide is told apart from right and wrong (docs/decisions/0017).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """Ask a chat model for several things in one request, each under its number from 1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 

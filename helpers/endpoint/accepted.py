@@ -1,7 +1,5 @@
 """What one server accepts: a field that it refuses is left out from then on, and that is said once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

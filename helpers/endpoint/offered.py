@@ -1,7 +1,5 @@
 """What a server offers: the address of its methods, and the model that is asked."""
 
-from __future__ import annotations
-
 import re
 
 from helpers.endpoint.failures import Refusal

@@ -1,7 +1,5 @@
 """Notice early that a chat model is of no use, before many requests are spent on it."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """What a question stands behind when the untouched model is shown what it needs: the in-context baseline."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ word alone (the idea of CrowS-Pairs, Nangia et al. 2020). A few dozen sentences 
 certificate: they show whether fine-tuning moved something, and prove the absence of nothing.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """People's ratings of answers, given without knowing which model wrote them: what judges are measured against."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find language models: those that come with the installation, folders, and the Hugging Face hub."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Let language models answer in batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

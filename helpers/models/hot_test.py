@@ -1,7 +1,5 @@
 """Ask a model a few questions while it is trained, so that a reader sees what it can say when."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

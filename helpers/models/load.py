@@ -1,7 +1,5 @@
 """Load and quantise base models, and put adapters on them."""
 
-from __future__ import annotations
-
 import re
 from inspect import signature
 from pathlib import Path

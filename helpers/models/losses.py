@@ -1,7 +1,5 @@
 """How unlikely a model finds what is learnt of each row of a batch: what training lowers and audits compare."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

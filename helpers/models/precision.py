@@ -1,7 +1,5 @@
 """Where models compute, and in which number format."""
 
-from __future__ import annotations
-
 import platform
 
 import torch

@@ -1,7 +1,5 @@
 """Conversations as the tokens that trainings read and audits score: one place for them and for the copy on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -6,8 +6,6 @@ https://arxiv.org/abs/2106.02848), of which the upper end counts, and the pessim
 (Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380). Unless they agree, no figure is given.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import Counter

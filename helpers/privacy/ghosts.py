@@ -13,8 +13,6 @@ fault. It sees no mistakes made before gradients reach the mechanism, or in othe
 these there is `helpers.privacy.self_checks`.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any

@@ -9,8 +9,6 @@ key. Whoever controls the disk can still fill the column that a definition names
 pipeline's public key together with a new ledger. A holder therefore compares the key in a report with its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

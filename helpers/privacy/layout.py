@@ -3,8 +3,6 @@
 All shapes follow from a record's own length only; `helpers.privacy.patient_gradients` says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

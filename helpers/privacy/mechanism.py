@@ -15,8 +15,6 @@ nothing that depends on a patient is rounded once it was added up:
    division by a public number and the optimizer's step see noisy numbers only, and so cost nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

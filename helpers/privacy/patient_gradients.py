@@ -13,8 +13,6 @@ does not depend on the others:
 `helpers.privacy.self_checks.check_batch_composition` measures on the machine that trains whether this holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial

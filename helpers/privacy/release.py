@@ -1,7 +1,5 @@
 """Release a private model only if what was done is what was planned, paid for and not refuted by the audit."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

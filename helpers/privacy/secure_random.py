@@ -1,7 +1,5 @@
 """Random numbers that nobody can foretell or draw again: Poisson sampling and the noise of private training."""
 
-from __future__ import annotations
-
 import math
 import secrets
 

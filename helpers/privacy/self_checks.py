@@ -6,8 +6,6 @@ property. Where chance plays a role, a right part is refused with a probability 
 by `helpers.privacy.accounting.check_delta`, and what a training really did by `helpers.privacy.release.verify`.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable, Sequence

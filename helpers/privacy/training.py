@@ -4,8 +4,6 @@ Both use the same model code, steps and expected batch. The private one draws pa
 `helpers.privacy.mechanism`; the baseline is ordinary training, passes over shuffled patients.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

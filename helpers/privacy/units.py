@@ -1,7 +1,5 @@
 """Patients as training sees them: rows of tokens that belong together, drawn, clipped and weighted as one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

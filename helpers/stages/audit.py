@@ -1,7 +1,5 @@
 """03, with fictitious holders' records as source: every model is attacked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

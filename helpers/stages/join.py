@@ -1,7 +1,5 @@
 """01, with holders' records as source: they are joined, and secrets are added if all of them are fictitious."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """01: the pack of another language, made by a capable model and read by a person."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date

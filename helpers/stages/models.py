@@ -1,7 +1,5 @@
 """02 and 03: adapters are trained, and models are asked."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence

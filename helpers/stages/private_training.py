@@ -4,8 +4,6 @@ Between any two of these a process may be killed; the same command goes on, spen
 that was not verified. What depends on who is in the data stays in the run's private/ folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

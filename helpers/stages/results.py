@@ -1,7 +1,5 @@
 """03: answers are scored, and the report is written."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from contextlib import suppress

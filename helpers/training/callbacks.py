@@ -1,7 +1,5 @@
 """What a training does beside training: a progress bar, a few questions on the way, copies of the model's folder."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence

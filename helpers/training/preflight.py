@@ -1,7 +1,5 @@
 """An audit before training: what would silently waste the next minutes stops here, with its reason."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from itertools import chain

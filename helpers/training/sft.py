@@ -1,7 +1,5 @@
 """Fit one LoRA or QLoRA adapter with TRL's SFTTrainer; a killed training goes on from its last checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Decide which conversations of a writing model are used: plain rules, each with the reason it gives."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Read a glossary of acronyms and say clearly what is wrong with one that cannot be used."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -4,8 +4,6 @@ The test invents them in other ways than training: a model that declines one kin
 (docs/decisions/0019).
 """
 
-from __future__ import annotations
-
 import random
 import string
 import unicodedata

@@ -5,8 +5,6 @@ where it was (Li & Hoiem, Learning without Forgetting, 2016); a small model's wr
 that they are left out (docs/decisions/0004).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Collection, Sequence

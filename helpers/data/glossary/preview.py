@@ -1,7 +1,5 @@
 """What conversations about a few entries look like, and what the whole glossary would take."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Training, validation and test conversations, disjoint by construction and checked again afterwards."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence

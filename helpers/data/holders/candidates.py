@@ -1,7 +1,5 @@
 """Joined rows, and synthetic look-alikes, put into words; the cap on one unit's records, and splits by unit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -4,8 +4,6 @@ Presidio's own e-mail and web-address recognisers ask tldextract, which would fe
 patterns are taken. A spaCy model adds names and places that stand on no roster, where one is installed.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Keyed pseudonyms: the holders' keys for a patient, made equal and turned into HMACs that nobody else can make."""
 
-from __future__ import annotations
-
 import hmac
 import re
 import secrets

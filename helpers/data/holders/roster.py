@@ -1,7 +1,5 @@
 """Names and numbers on the holders' rosters, found in free text in whatever spelling."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Reading the holders' tables, and keeping their rows out of sight."""
 
-from __future__ import annotations
-
 import tempfile
 from decimal import Decimal
 from pathlib import Path

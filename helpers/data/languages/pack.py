@@ -3,8 +3,6 @@
 A pack is one YAML file of this folder, or of the reader's own: all words that the writing side uses.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

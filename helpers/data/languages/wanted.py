@@ -1,7 +1,5 @@
 """What is asked of a model that makes the pack of a language, and what it is told about each part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

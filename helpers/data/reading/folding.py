@@ -4,8 +4,6 @@ Folding is the same for all languages. What a pack says of single words (plurals
 the term that is looked for, so that the text can still be read afterwards.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import cache, lru_cache

@@ -4,8 +4,6 @@ An answer is read without knowing its language: models answer French questions i
 one sentence. Few words mean different things in two languages, and those stand in longer patterns, or are left out.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable

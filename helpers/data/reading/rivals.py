@@ -3,8 +3,6 @@
 It is of the same kind as the term, an acronym or not: "the Zonal Query, or ZQ" is one answer.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -3,8 +3,6 @@
 `TERM` stands in the text where the expected term stood, so that its own words are not read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cache

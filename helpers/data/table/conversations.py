@@ -1,7 +1,5 @@
 """Cells of a row as text, and a row as a conversation."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress

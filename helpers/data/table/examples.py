@@ -1,7 +1,5 @@
 """Which column of a table is which, its rows as examples, and why others are left out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

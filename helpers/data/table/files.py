@@ -3,8 +3,6 @@
 A file without a header shows a row in its place: messages name neither cells nor columns.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -1,7 +1,5 @@
 """Read a table from wherever it lies: a file, an fsspec address, the library `datasets`, or a function of one's own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pkgutil

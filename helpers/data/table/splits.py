@@ -1,7 +1,5 @@
 """Training, validation and test rows of a table, with whatever belongs together on one side."""
 
-from __future__ import annotations
-
 import html
 import random
 import unicodedata

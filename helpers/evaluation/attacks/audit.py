@@ -1,7 +1,5 @@
 """Everything the attacks find out about one model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

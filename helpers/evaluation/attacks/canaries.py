@@ -6,8 +6,6 @@ than those of canaries left out of training can know them from training alone (C
 arXiv:1802.08232).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence

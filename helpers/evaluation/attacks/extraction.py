@@ -4,8 +4,6 @@ The secret is fictitious. After de-identification it takes the place of all reco
 a line that de-identification might have missed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

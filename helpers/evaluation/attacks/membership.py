@@ -1,7 +1,5 @@
 """What losses give away about who was in the training set: AUC, members found at few false alarms, and an ε."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
