@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -70,10 +69,11 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-8 is a number, which has no point, and a key is the text that stands there: `on` is no truth."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        seen = set[str]()
         for key, _ in node.value:
-            if written[str(key.value)] > 1 and key.value != "<<":
+            if str(key.value) in seen and key.value != "<<":
                 raise _RepeatedKeyError(key.value, key.start_mark)
+            seen.add(str(key.value))
         self.flatten_mapping(node)  # what `<<` names
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):

@@ -3,16 +3,18 @@
 import codecs
 import io
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from dotenv import load_dotenv
+from dotenv.parser import parse_stream
 from pydantic import SecretStr
 from rapidfuzz import fuzz, process
 
+from helpers.config_layers import SECRET_SHAPE
 from helpers.errors import ConfigError
 
 NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "OWUI_URL", "OWUI_TOKEN", "OWUI_FAV_MODEL")
@@ -57,17 +59,24 @@ class Server(NamedTuple):
 def read_env(path: Path) -> None:
     """Set the environment variables of a `.env` file that are not set yet, whichever editor wrote it.
 
-    Raises ConfigError where it is no text.
+    Raises ConfigError where it is no text, or a line names no variable and its value.
     """
     if not path.is_file():
         return
-    content = path.read_bytes()
+    content, text = path.read_bytes(), "\0"
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     with suppress(UnicodeDecodeError):
-        load_dotenv(stream=io.StringIO(content.decode(encoding)))
-        return
-    # Outside `except`: an error of decoding holds the file's content.
-    raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
+        text = content.decode(encoding)
+    if "\0" in text:  # outside `except`: an error of decoding holds the file's content
+        raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key and line.value is None):
+            raise ConfigError(
+                f"{path.name}, line {line.original.line} (not shown) is no NAME=VALUE with its value on the same line. "
+                "Correct it; a remark begins with #."
+            )
+        if line.key:
+            os.environ.setdefault(line.key, line.value or "")  # as it stands there: a key may hold ${
 
 
 def tidied(address: str) -> str:
@@ -128,6 +137,11 @@ def resolve_endpoint(provider: str, base_url: str | None, model: str | None, env
         raise ConfigError(
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
+        )
+    if re.search(r"\s\S+=", str(url)) or SECRET_SHAPE.match(re.sub(r"^https?://", "", str(url))):
+        raise ConfigError(
+            "In place of the chat server's address stand a key or several settings (not shown). Correct "
+            "endpoint.base_url, or in .env OPENAI_BASE_URL or OWUI_URL: one setting on each line."
         )
     key = re.sub(r"^bearer\s+", "", key or "", flags=re.IGNORECASE)
     return Server(tidied(str(url)), model, SecretStr(key) if key else None)

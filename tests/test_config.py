@@ -95,6 +95,11 @@ def test_overrides_are_not_changed_and_may_overlap() -> None:
         ("endpoint.base_url", "Bearer abcdefgh12345678", "OWUI_TOKEN"),
         ("privacy.pseudonym_key", "5ecre7", "PSEUDONYM_KEY"),
         ("privacy.key", "9f8e7d6c" * 8, "PSEUDONYM_KEY"),
+        ("data.storage_options", {"headers": {"X-Api-Key": "5ecre7"}}, "AWS_ACCESS_KEY_ID"),
+        ("data.storage_options", {"secretAccessKey": "5ecre7"}, "AWS_ACCESS_KEY_ID"),
+        ("endpoint.extra", {"api-key": "5ecre7"}, "OPENAI_API_KEY"),
+        ("data.source", "https://ghp_abcdefgh12345678@host/faq.csv", "AWS_ACCESS_KEY_ID"),
+        ("data.source", {"load_dataset": {"path": "a", "token": "abcdefgh"}}, "HF_TOKEN"),
     ],
 )
 def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:
@@ -102,8 +107,44 @@ def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:
     assert key in message
     assert line in message
     assert ".env" in message
-    secrets = value[1:] if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        value = next(iter(value.values()))
+    secrets = value[1:] if isinstance(value, list) else [*value.values()][-1:] if isinstance(value, dict) else [value]
     assert not [secret for secret in secrets if str(secret) in message]
+
+
+def test_what_only_looks_like_a_secret_is_taken() -> None:
+    words = {"data.prompt.system": "Basic questions about badges.", "data.columns": {"question": "sk-learn-questions"}}
+    config = load_config("smoke", words | {"data.source": {"load_dataset": {"path": "a", "token": True}}})
+    assert config.data.prompt.system == words["data.prompt.system"]
+    assert load_config("smoke", {"data.prompt.system": "Bearer securities"}).data.prompt.system == "Bearer securities"
+    address = "abfs://container@account.dfs.core.windows.net/faq.csv"
+    assert load_config("smoke", {"data.source": address}).data.source == address
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "data:\n  source: a.csv\nlora: {rank: 2}\ndata:\n  rewordings: 1\n",
+            r"line 4: the key 'data' stands there twice",
+        ),
+        ("lora:\n  rank: 2\n  rank: 3\n", "line 3: the key 'rank' stands there twice"),
+        ("lora: &a\n  more: *a\n", "not valid YAML"),
+    ],
+)
+def test_a_file_of_which_half_would_be_lost(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    assert re.search(told, mistake(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", -1), ("seed", 2**40), ("training.epochs", float("inf")), ("glossary", "~nobody-here/g.json"),
+     ("training.additional_output_paths", ["$HOME/c"]), ("training.additional_output_paths", ["s3:/b"])],
+)  # fmt: skip
+def test_values_that_end_in_a_library_s_error_later(key: str, value: Any) -> None:
+    assert key.rpartition(".")[2] in (message := mistake(overrides={key: value})) or "no such user" in message
 
 
 def test_secret_in_a_profile_names_the_file(tmp_path: Path) -> None:

@@ -309,3 +309,35 @@ def test_an_address_with_a_query_and_a_redirect() -> None:
         assert server.requests[-1].path == "/v1/chat/completions?api-version=1"
         moved = endpoint(server.url, address=f"{server.url}/old", model=None)
         assert "moved to https://new.example/v1/models; write that address" in message_of(moved.check)
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (Response(302, {"Location": "https://sso.example/login"}, ""), "wants a login in a browser"),
+        (Response(301, {}, ""), "moved to an address that it does not name"),
+        (failure(400, "API key not valid. Please pass a valid API key."), "refuses the API key"),
+        (Response(400, {}, '[{"error": {"code": 400, "message": "API key not valid."}}]'), "refuses the API key"),
+        (Response(403, {}, "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"), "something before it"),
+        (failure(404, "The model tiny has been deprecated."), "does not offer the model any more"),
+        (failure(402, "Insufficient credits."), "no credit left"),
+    ],
+)
+def test_a_refusal_comes_with_its_own_remedy(response: Response, told: str) -> None:
+    with ScriptedServer(lambda number, path, body: response) as server:
+        assert told in message_of(lambda: endpoint(server.url).complete(ASK, **OPTIONS))
+
+
+def test_a_limit_for_each_minute_is_waited_for() -> None:
+    busy = failure(429, "Resource has been exhausted (e.g. check quota).", Retry_After="0")
+    with ScriptedServer(lambda number, path, body: said("there", body) if number else busy) as server:
+        assert endpoint(server.url).complete(ASK, **OPTIONS).text == "there"
+
+
+def test_json_is_utf_8_whatever_a_header_says() -> None:
+    def script(number: int, path: str, body: dict[str, Any]) -> Response:
+        reply = said("Le dossier nº 3 évoque DOVAP.", body)
+        return Response(reply.status, {"Content-Type": "application/json; charset=iso-8859-1"}, reply.body)
+
+    with ScriptedServer(script) as server:
+        assert endpoint(server.url).complete(ASK, **OPTIONS).text == "Le dossier nº 3 évoque DOVAP."

@@ -71,6 +71,23 @@ def test_a_run_folder_that_is_a_file(smoke_run: SmokeRun, tmp_path: Path) -> Non
     assert (tmp_path / "run").read_text() == "x"
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    (tmp_path / "run" / "dataset").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("model: mine\n")
+    with pytest.raises(RunError, match=r"config\.yaml is not, or no longer, what a run writes"):
+        smoke_run()
+    assert (tmp_path / "run" / "config.yaml").read_text() == "model: mine\n"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "a", "stages": {"prepare": {}}}'])
+def test_a_damaged_manifest(content: str, smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    (run.path / "dataset").mkdir()
+    (run.path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json is damaged\. Delete it"):
+        smoke_run()
+
+
 def test_finished_follows_inputs_and_outputs(smoke_run: SmokeRun, tmp_path: Path) -> None:
     run = smoke_run()
     source, target = tmp_path / "in.txt", run.path / "out.txt"

@@ -55,6 +55,43 @@ def test_every_form_of_an_env_file_is_read(content: bytes, tmp_path: Path, monke
     assert server == ("http://h/v1", None, SecretStr("k"))
 
 
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        ("OPENAI_BASE_URL: http://h/v1", 1),
+        ("OPENAI_API_KEY=\nsk-5ecre7key", 2),
+        ('A=1\nOPENAI_API_KEY="sk-5ecre7key', 2),
+        ('{"OPENAI_API_KEY": "sk-5ecre7key"}', 1),
+    ],
+)
+def test_a_line_that_would_be_dropped_is_named(content: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(content)
+    with pytest.raises(ConfigError, match=rf"\.env, line {number} \(not shown\)") as caught:
+        read_env(tmp_path / ".env")
+    assert "5ecre7" not in str(caught.value)
+
+
+def test_a_key_is_read_as_it_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    (tmp_path / ".env").write_text("# mine\n\nOPENAI_API_KEY=sk-${ab}cd\n")
+    read_env(tmp_path / ".env")
+    assert os.environ == {"OPENAI_API_KEY": "sk-${ab}cd"}
+
+
+@pytest.mark.parametrize("url", ["http://h/v1 OPENAI_API_KEY=sk-5ecre7key", "sk-5ecre7key1", "http://sk-5ecre7key1"])
+def test_a_key_in_place_of_the_address_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="one setting on each line") as caught:
+        resolve_endpoint("auto", None, None, {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k"})
+    assert "5ecre7" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["OPENAI_API_KEY=k".encode("utf-16-le"), b"OPENAI_API_KEY=k\0"])
+def test_an_env_file_with_nulls_is_no_text(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigError, match="Save it as UTF-8"):
+        read_env(tmp_path / ".env")
+
+
 def test_an_env_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes("OPENAI_API_KEY=gehœim-é".encode("cp1252"))
     with pytest.raises(ConfigError, match="Save it as UTF-8") as caught:

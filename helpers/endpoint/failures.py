@@ -22,6 +22,8 @@ class Refusal(Exception):
         found, self._field = None, ""
         with suppress(ValueError, RecursionError):
             found = json.loads(text)
+        if isinstance(found, list) and len(found) == 1:  # Gemini's
+            [found] = found
         while isinstance(found, dict):
             self._field = self._field or str(found.get("param") or "")
             found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
@@ -47,7 +49,7 @@ class Refusal(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether the same request may succeed later; not where credit is used up, or a format is not implemented."""
-        if self.status == 501 or (self.status in _OF_ACCOUNTS and re.search(_NO_CREDIT, self.detail, re.I)):
+        if self.status == 501 or (self.status in _OF_ACCOUNTS and re.search(_NO_CREDIT, self.detail, re.I | re.S)):
             return False
         told = self.headers.get("x-should-retry")  # what OpenAI's servers know of it
         return told == "true" or (told != "false" and (self.status in (408, 409, 429) or self.status >= 500))
@@ -116,12 +118,13 @@ class Failures:
     def _refused(self, refusal: Refusal) -> EndpointError:
         status, wait_s = refusal.status, refusal.wait_s
         detail = "a web page" if _is_web_page(refusal.detail) else self.shorten(refusal.detail)
+        place = self.shorten(refusal.headers.get("location", "").partition("?")[0])
         told = self.settings.model_dump() | {
-            "place": self.shorten(refusal.headers.get("location", "").partition("?")[0]),
+            "place": place or "an address that it does not name",
             "wait": f", asks to wait {wait_s:.0f} s" if 0 < wait_s < float("inf") else "",
         }
         for (pattern, statuses), cure in _CURES.items():
-            if status in statuses and re.search(pattern, detail, re.IGNORECASE):
+            if status in statuses and re.search(pattern, f"{detail} {place}".strip(), re.I):
                 kind = RequestRejected if cure in (_FILTERED, _REJECTED) else EndpointError
                 return self.error(f"answered {status} ({detail}): {cure.format_map(told)}", kind)
         return self.error(f"answered {status} ({detail}); check the endpoint settings")
@@ -135,10 +138,17 @@ class Failures:
 _LOADING = (
     r"^(?!.*(overload|heavy|upstream)).*\b(loading|warming up|starting up|being loaded|not (yet )?(loaded|ready))\b"
 )
-_NO_CREDIT, _OF_ACCOUNTS = r"quota|billing|credit|insufficient (funds|balance)|payment", (402, 403, 429)
+_NO_CREDIT = (
+    r"^(?!.*(per.?minute|per.?second|retry|try again|check quota)).*(quota|billing|credit|insufficient|payment)"
+)
+_OF_ACCOUNTS = (402, 403, 429)
 _FILTERED = "its filter held the request back"
 _REJECTED = "it rejects the request; check the endpoint settings"
 _ADMINISTRATOR = "ask its administrator to"
+_BAD_KEY = (
+    "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
+    "OWUI_TOKEN anew"
+)
 _SERVER_FAULTS = range(500, 10**9)  # an error in a reply with status 200 may have any code
 _CURES: dict[tuple[str, Sequence[int]], str] = {
     (r"content.?(filter|management|policy)|safety system", (400, 403, 422)): _FILTERED,
@@ -158,9 +168,14 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
     (r"permission|access|forbidden", (403,)): (
         f"the account may not use this; {_ADMINISTRATOR} give it access to the model"
     ),
-    ("", (401, 403)): (
-        "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
-        "OWUI_TOKEN anew"
+    (r"^a web page$", (403,)): "something before it refuses (a firewall or proxy); ask its administrator",
+    (r"\bapi.?key\b.*\b(not valid|invalid|incorrect)|invalid.api.key", range(400, 10**9)): _BAD_KEY,
+    ("", (401, 403)): _BAD_KEY,
+    (r"deprecated|retired|decommissioned|no longer (available|supported)", (400, 404, 410)): (
+        "it does not offer the model any more; set endpoint.model to one it lists"
+    ),
+    (r"login|signin|sign_in|/sso|/auth\b", range(300, 400)): (
+        "it wants a login in a browser; set an address that takes an API key"
     ),
     (r"\bmodel\b.*\bnot\b.*\b(found|exist)|no such model|unknown model", (400, 404)): (
         "it does not offer the model; set endpoint.model to one it lists"

@@ -12,7 +12,9 @@ NO_MODEL = (
     "lists no model; load one on the server, name one in endpoint.model or, on Open WebUI, ask its administrator to "
     "give your account access to one"
 )
-_NO_CHAT = re.compile(r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|\bbge\b|\be5\b", re.IGNORECASE)
+_NO_CHAT = re.compile(
+    r"embed|rerank|whisper|tts|speech|moderation|dall-e|image|guard|realtime|audio|\bbge\b|\be5\b", re.IGNORECASE
+)
 _CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx", "n_ctx_train")
 
 

@@ -137,7 +137,7 @@ class Transport:
 
         def attempt() -> Answer:
             try:
-                text = str(method(**fields).text)
+                text = method(**fields).content.decode("utf-8", "replace")  # JSON is UTF-8, whatever a header says
             except openai.APIStatusError as error:
                 refusal = Refusal(error.status_code, error.response.text, error.response.headers)
             else:

@@ -220,8 +220,9 @@ def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], sectio
     if twice := sorted(own.keys() & further.keys()):
         raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
     for known in fields(kind):  # the libraries take text for a number, and stop minutes later
-        if isinstance(known.default, bool | int | float) and isinstance(further.get(known.name), str):
-            kind_of = "true or false" if isinstance(known.default, bool) else "a number"
+        truth = "bool" in str(known.type) and "str" not in str(known.type)
+        if (truth or isinstance(known.default, int | float)) and isinstance(further.get(known.name), str):
+            kind_of = "true or false" if truth else "a number"
             raise TrainingError(f"{section}.{known.name}: expected {kind_of}, received {further[known.name]!r}.")
     try:
         return kind(**own, **further)

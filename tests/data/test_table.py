@@ -192,6 +192,46 @@ def test_groups_and_given_splits() -> None:
         parts([row | {"case": "same"} for row in ROWS], {"group": "case"})
 
 
+def test_a_column_and_its_source_may_not_name_different_splits() -> None:
+    of_source = [row | {SPLIT: "test" if n < 5 else "train"} for n, row in enumerate(ROWS)]
+    assert len(parts([row | {"split": row[SPLIT]} for row in of_source])["test"]) == 5
+    with pytest.raises(DataError, match="row 1: it lies in the split 'test' of the source, and its column 'split'"):
+        parts([row | {"split": "train"} for row in of_source])
+    late = [row | ({"split": "test" if n < 5 else "train"} if n else {}) for n, row in enumerate(ROWS)]
+    with pytest.raises(DataError, match="The column 'split' holds"):  # not left out of sight
+        parts(late)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("é", "e\u0301"), ("l'été", "l’été"), ("R&D", "R&amp;D"), ("work", "wo\u00adrk"), ("now", "n\u200bow")],
+)
+def test_differences_that_nobody_sees_keep_no_twins_apart(one: str, other: str) -> None:
+    rows = [
+        {"question": f"{row['question'][:-1]}, and {word}?", "answer": f"{row['answer']} {n}"}
+        for row in ROWS
+        for n, word in enumerate((one, other))
+    ]
+    found = parts(rows, similar=1)
+    sides = [{question[:24] for question in of} for of in found.values()]
+    assert not sides[0] & sides[2] and found["test"]
+
+
+def test_given_columns_come_before_usual_names() -> None:
+    rows = [{"prompt": row["question"], "best": row["answer"], "messages": "an id"} for row in ROWS]
+    kept, _ = examples(rows, columns={"question": "prompt", "answer": "best"})
+    assert kept[0].example.answer == ROWS[0]["answer"]
+
+
+def test_cells_of_other_tools() -> None:
+    rows = [row | {"contexts": '["One.", "Two."]'} for row in ROWS]
+    assert examples(rows)[0][0].asked.contexts == ["One.", "Two."]
+    with pytest.raises(DataError, match="row 1: a cell holds a dict"):
+        examples([row | {"answer": {"value": row["answer"]}} for row in ROWS])
+    _, left = examples([*ROWS, {"question": "What?", "answer": "\u200b"}])
+    assert left == {"empty question or answer": 1}
+
+
 @pytest.mark.parametrize(
     ("wording", "reason"),
     [

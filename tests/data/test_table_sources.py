@@ -207,6 +207,33 @@ def test_files_as_people_have_them(tmp_path: Path) -> None:
     assert [r["answer"] for r in read_table(data(source={"load_from_disk": str(tmp_path / "labels")}))] == ["yes", "no"]
 
 
+def test_a_sheet_is_read_as_it_shows_itself(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for cells in (
+        ["question", "answer"],
+        ["How much?", 0.155],
+        ["Which code?", 1000],
+        ["Where?", "here_x000D_\nor there"],
+    ):
+        book.active.append(cells)
+    book.active["B2"].number_format, book.active["B3"].number_format = "0.0%", "00000"
+    book.save(tmp_path / "a.xlsx")
+    shown = [row["answer"] for row in read_table(data(source=str(tmp_path / "a.xlsx")))]
+    assert shown == ["15.5%", "01000", "here\nor there"]
+    book.active["B2"] = "=1+1"
+    book.save(tmp_path / "b.xlsx")
+    with pytest.raises(DataError, match="formulas without results"):
+        read_table(data(source=str(tmp_path / "b.xlsx")))
+    with pytest.raises(DataError, match="only a workbook has sheets"):
+        as_lines(tmp_path / "c.jsonl")
+        read_table(data(source=str(tmp_path / "c.jsonl"), sheet="x"))
+
+
+def test_narrow_numbers_keep_their_shortest_form(tmp_path: Path) -> None:
+    pd.DataFrame({"answer": [3.14, None]}, dtype="float32").to_parquet(tmp_path / "a.parquet")
+    assert [row["answer"] for row in read_table(data(source=str(tmp_path / "a.parquet")))] == [3.14, None]
+
+
 def test_a_sheet_with_merged_cells_dates_and_words_like_none(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     book.active.append(["case", "question", "answer"])

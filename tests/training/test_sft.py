@@ -107,7 +107,11 @@ def test_log_and_checkpoints_are_left_in_order(tiny: str, tmp_path: Path) -> Non
 
 def test_further_arguments_pass_through_and_wrong_ones_do_not(tiny: str, tmp_path: Path) -> None:
     train(tmp_path / "a", training_arguments={"weight_decay": 0.1, "max_steps": 1})
-    for wrong in ({"no_such_argument": 1}, {"packing": True}, {"max_steps": "many"}, {"weight_decay": "1e-2 "}):
+    of_kind: list[dict[str, Any]] = [{"max_steps": "many"}, {"weight_decay": "1e-2 "}, {"bf16": "false"}]
+    too_few: list[dict[str, Any]] = [
+        {"max_steps": 5.0}, {"num_train_epochs": 0}, {"gradient_accumulation_steps": 0}, {"learning_rate": -0.1}
+    ]  # fmt: skip
+    for wrong in ({"no_such_argument": 1}, {"packing": True}, {"report_to": "no_such_one"}, *of_kind, *too_few):
         with pytest.raises(TrainingError, match=next(iter(wrong))):
             train(tmp_path / "b", training_arguments=wrong)
 
@@ -184,6 +188,15 @@ def test_further_arguments_of_peft_bitsandbytes_and_transformers(tiny: str, tmp_
         train(tmp_path / "b", lora_arguments={"use_rslaro": True})
     with pytest.raises(ModelError, match=r"training\.adapters: .* is no BitsAndBytesConfig"):
         load_base("tiny-random", quantisation={"load_in_4bit": "often"})
+    for odd in ({}, {"load_in_2bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf5"}):
+        with pytest.raises(ModelError, match=r"training\.adapters: "):
+            load_base("tiny-random", quantisation=odd)
+
+
+def test_a_training_of_one_step_learns(tiny: str, tmp_path: Path) -> None:
+    train(tmp_path / "a", epochs=1, training_arguments={"per_device_train_batch_size": 64})
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny: str, tmp_path: Path) -> None:

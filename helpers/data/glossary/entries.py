@@ -125,7 +125,8 @@ def _read_rows(path: Path) -> list[Any]:
         try:
             return _named(path.name, read_rows(content, path.name, form, wanted=[*sum(NAMES.values(), ())]))
         except DataError as error:
-            what = re.split(r"; give its encoding| Say which", str(error))[0].rstrip(".()")
+            what = re.split(r"; give its encoding| Say which", str(error))[0].removesuffix(".")
+            what += ")" * (what.count("(") - what.count(")"))
             raise GlossaryError(f"The glossary cannot be read: {what}. Save it alone as a csv in UTF-8.") from None
     try:
         rows = json.loads(decode(content))

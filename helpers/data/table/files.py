@@ -281,7 +281,7 @@ def _as_shown(cell: Any) -> Any:
     """A cell's value, but text where the format shows more of a number: 15 % for 0.15, 01000 for 1000."""
     value, form = cell.value, str(cell.number_format)
     if isinstance(value, str):
-        return re.sub(r"_x000[aAdD]_", "\n", value)  # how Excel writes some line ends
+        return re.sub(r"_x000[aAdD]_\n?", "\n", value)  # how Excel writes some line ends
     if isinstance(value, int | float) and not isinstance(value, bool):
         if re.fullmatch(r"0(\.0+)? ?%", form):
             return f"{value * 100:.10g}%"
