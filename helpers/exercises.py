@@ -45,24 +45,31 @@ def agrees(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, hi
             except Exception as error:  # whatever a learner's code raises
                 return f"{asked} it raised {type(error).__name__}: {error}"
             if not _same(found, expected):
-                return f"{asked} it gives {found!r:.80}, and {expected!r:.80} is expected"
+                return (
+                    f"{asked} it gives {found!r:.80}, and {expected!r:.80} is expected{_first(_plain(found), expected)}"
+                )
         return ""
 
     check(function, fault, right=f"all {len(cases)} cases agree", hint=hint)
 
 
 def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: str = "") -> None:
-    """Print whether an answer is right. `fault` returns what is off, or an empty text; it never sees a NaN."""
+    """Print whether an answer is right. `fault` returns what is off, or an empty text; it never sees a NaN.
+
+    A Series counts as the dict that it holds.
+    """
+    if hasattr(answer, "to_dict") and not isinstance(answer, type):
+        answer = answer.to_dict()
     try:
         wrong = UNTRIED if answer is None else "there is a NaN in it" if _has_nan(answer) else fault(answer)
     except NotImplementedError:
         wrong = UNTRIED
     except Exception as error:  # the answer has another shape than the check expects
-        wrong = f"the check raised {type(error).__name__}: {error}"
+        wrong = f"the check cannot read this {type(answer).__name__} ({type(error).__name__}: {error})"
     if wrong == UNTRIED:
         print(UNTRIED)
     elif wrong:
-        print(f"Not yet: {wrong}.{f' {hint}' if hint else ''}")
+        print(f"Not yet: {wrong.rstrip('.')}.{f' {hint}' if hint else ''}")
     else:
         print(f"Right{f': {right}' if right else ''}.")
 
@@ -74,6 +81,20 @@ def _same(found: Any, expected: Any) -> bool:
     if isinstance(expected, float | int) and not isinstance(expected, bool):
         return isinstance(found, Real) and math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
     return bool(found == expected)
+
+
+def _first(found: Any, expected: Any) -> str:
+    """Where two long texts or lists differ first, if their beginnings, which are printed, do not show it."""
+    if (
+        type(found) is not type(expected)
+        or not isinstance(found, list | str)
+        or repr(found)[:80] != repr(expected)[:80]
+    ):
+        return ""
+    at = next((at for at, (one, other) in enumerate(zip(found, expected, strict=False)) if not _same(one, other)), None)
+    if at is None:
+        return f"; they have {len(found)} and {len(expected)} parts"
+    return f"; the first difference, at {at}, is {found[at]!r:.20} in place of {expected[at]!r:.20}"
 
 
 def _plain(given: Any) -> Any:
