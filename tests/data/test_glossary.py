@@ -231,3 +231,12 @@ def test_one_text_in_two_unicode_forms_is_read_once(glossary_file: GlossaryFile)
     typed = {key: unicodedata.normalize("NFD", text).replace("'", "’") for key, text in row.items()}
     (entry,) = load_glossary(glossary_file([row, typed]))
     assert (entry.acronym, entry.definition, entry.ambiguous) == (*row.values(), False)
+
+
+def test_differences_that_nobody_sees_make_no_second_entry(glossary_file: GlossaryFile) -> None:
+    rows = [
+        {"acronym": "DHAB", "definition": "Drug Handling Advisory Board", "field": "health"},
+        {"acronym": "DH\u200bAB", "definition": "Drug Handling\x07 Advisory Board", "field": "Health"},
+    ]
+    [entry] = load_glossary(glossary_file(rows))
+    assert (entry.acronym, entry.definition) == ("DHAB", "Drug Handling Advisory Board")

@@ -313,3 +313,9 @@ def test_examples_are_read_as_they_were_written(tmp_path: Path) -> None:
     for examples in make(entries, tmp_path / "c.jsonl"):
         write_examples(tmp_path / "x.jsonl", examples)
         assert read_examples(tmp_path / "x.jsonl") == examples
+
+
+def test_each_acronym_of_one_definition_is_a_right_answer(glossary_file: GlossaryFile, tmp_path: Path) -> None:
+    rows = [{"acronym": name, "definition": "Board of Tender Officers"} for name in ("BTO", "BOTO")]
+    test = test_records(load_glossary(glossary_file(rows)), BY_BANK, seed=0)
+    assert {record.expected for record in test if record.bucket == "reverse"} == {("BTO", "BOTO"), ("BOTO", "BTO")}

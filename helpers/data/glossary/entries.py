@@ -61,6 +61,10 @@ def is_glossary(path: str) -> bool:
     return bool(rows) and isinstance(rows[0], dict) and {"acronym", "definition"} <= rows[0].keys()
 
 
+UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u2060\ufeff]")
+"""Control characters, soft hyphens and blanks without width; signs that join letters in some scripts stay."""
+
+
 def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, or a table with such columns.
 
@@ -82,8 +86,8 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
         if problem := _problem(row):
             mistakes.append(f"entry {number}: {problem}")
             continue
-        values = {key: " ".join((row.get(key) or "").split()) for key in KEYS}
-        key = (plain_signs(values["acronym"]), plain_signs(values["field"]))
+        values = {key: " ".join(UNSEEN.sub("", row.get(key) or "").split()) for key in KEYS}
+        key = (plain_signs(values["acronym"]), plain_signs(values["field"]).casefold())
         first, known = meanings.setdefault(key, (number, values))
         if plain_signs(known["definition"]).casefold() != plain_signs(values["definition"]).casefold():
             mistakes.append(

@@ -1,7 +1,7 @@
 """Training, validation and test conversations, disjoint by construction and checked again afterwards."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from helpers.config import Dataset
@@ -118,18 +118,22 @@ def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> l
     glossary in another language stand beside them, in a bucket of their own.
     """
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
+    abbreviated: defaultdict[str, list[str]] = defaultdict(list)  # one definition may have several acronyms
+    for entry in entries:
+        abbreviated[folded(entry.definition)].append(entry.acronym)
     examples = []
     for entry in entries:
-        cased: Check = "contains_cased" if len(entry.acronym) <= KEEPS_CASE_UP_TO else "contains"
-        buckets: tuple[tuple[str, str, int, str, Check], ...] = (
-            ("new_phrasing", "forward", settings.test_new_phrasings, entry.definition, "contains"),
-            ("reverse", "reverse", settings.test_reverse, entry.acronym, cased),
+        acronyms = tuple(dict.fromkeys([entry.acronym, *abbreviated[folded(entry.definition)]]))
+        cased: Check = "contains_cased" if min(map(len, acronyms)) <= KEEPS_CASE_UP_TO else "contains"
+        buckets: tuple[tuple[str, str, int, tuple[str, ...], Check], ...] = (
+            ("new_phrasing", "forward", settings.test_new_phrasings, (entry.definition,), "contains"),
+            ("reverse", "reverse", settings.test_reverse, acronyms, cased),
         )
         for bucket, kind, count, expected, check in buckets:
             answer = fill_entry(pack.answers[kind][0], entry)
             for number, phrasing in enumerate(chooser.sample(pack.test[kind], min(count, len(pack.test[kind])))):
                 question, name = asked(fill_entry(phrasing, entry)), f"{bucket}/{entry.id}/{number}"
-                examples.append(Example(name, bucket, question, answer, (expected,), check, subject=entry.id))
+                examples.append(Example(name, bucket, question, answer, expected, check, subject=entry.id))
     forward = pack.test.forward
     general = general_examples(settings.test_general, pack, acronyms={entry.acronym for entry in entries})
     makers, avoid = held_out_makers(entries, seed), explained_acronyms(pack)
