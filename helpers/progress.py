@@ -1,12 +1,13 @@
 """Progress bars: widgets in a notebook that somebody looks at, lines of text elsewhere."""
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm as widget
-from tqdm.std import tqdm as line
+from tqdm.std import tqdm as text_bar
 
-__all__ = ["HEADLESS", "tqdm"]
+__all__ = ["HEADLESS", "say_once", "tqdm"]
 
 HEADLESS = "COURSE_HEADLESS"
 """Environment variable that the command line sets for the notebooks that it executes: their bars go to the terminal."""
@@ -14,7 +15,7 @@ HEADLESS = "COURSE_HEADLESS"
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 elif HEADLESS in os.environ or not any(base.__module__ == "tqdm.notebook" for base in widget.__mro__):
-    tqdm = line
+    tqdm = text_bar
 else:
     from IPython.display import Pretty, display
 
@@ -41,3 +42,9 @@ else:
                 stays = self.leave or (self.total and self.n < self.total)  # stopped in the midst, it stays anyway
                 self.shown.update(Pretty(str(self) if stays else ""))
             self.container.close()
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line, unless this process has printed it before."""
+    print(line)

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from helpers.data.example import Message
 from helpers.errors import DataError, ModelError
 from helpers.files import clear_full_disk, read_json, write_json
 from helpers.installed import embedded_gguf
+from helpers.progress import say_once
 
 CACHE = PROJECT_ROOT / ".cache" / "models"
 EMBEDDED = ("smollm2-135m-instruct", "tiny-random")
@@ -84,12 +84,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@cache
-def say_once(words: str) -> None:
-    """Print something once a process."""
-    print(words)
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, asks: bool = False) -> str:

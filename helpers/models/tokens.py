@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.data.example import Example
 from helpers.errors import TrainingError
-from helpers.models.find import chat_text, say_once
+from helpers.models.find import chat_text
 from helpers.models.losses import IGNORED
+from helpers.progress import say_once
 
 
 def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Dataset:

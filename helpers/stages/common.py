@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from helpers.data.languages.pack import Pack
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.errors import ConfigError, RunError
 from helpers.files import placed_records, read_json, read_jsonl, write_json, write_jsonl
+from helpers.progress import say_once
 from helpers.run import Run
 
 PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
@@ -39,15 +39,10 @@ def glossary_entries(run: Run) -> list[Entry]:
     everything = load_glossary(run.config.glossary, language=language)
     if limit is None or len(everything) <= limit:
         return everything
-    _say_once(
+    say_once(
         f"Using the first {limit} of {len(everything)} entries: dataset.max_entries (null, in Python None, takes all)."
     )
     return load_glossary(run.config.glossary, limit, language)
-
-
-@cache
-def _say_once(line: str) -> None:
-    print(line)
 
 
 def pipeline_of(run: Run) -> Pipeline:
