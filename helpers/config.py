@@ -129,6 +129,13 @@ class Data(Section):
     too_long: Literal["refuse", "cut_contexts", "leave_out"]
     most_empty: Share
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _blank_behind_the_colon(cls, columns: Any) -> Any:
+        if isinstance(columns, dict) and any(cell is None and ":" in str(role) for role, cell in columns.items()):
+            raise ValueError("a blank belongs behind each colon: {question: Frage, answer: Antwort}")
+        return columns
+
     @field_validator("source")
     @classmethod
     def _from_the_course(cls, source: Any) -> Any:

@@ -6,6 +6,7 @@
 import os
 import pkgutil
 import re
+import shlex
 import signal
 import sys
 import time
@@ -250,7 +251,7 @@ def _show(run: Run) -> None:
         if run.config.pipeline is None or stages.pipeline_of(run).fictitious:  # no noise protects test patients
             print_table(found)
         print(f"\nReport: {_shown(run.home / 'report.html')}")
-        print(f'Ask the models: python -m helpers.course ask {_shown(run.path)} "Your question"')
+        print(f'Ask the models: python -m helpers.course ask {shlex.quote(_shown(run.path))} "Your question"')
     if "privacy" in found:
         import pandas as pd
 

@@ -113,6 +113,10 @@ def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:
     assert not [secret for secret in secrets if str(secret) in message]
 
 
+def test_a_mapping_without_its_blanks() -> None:
+    assert "a blank belongs behind each colon" in mistake(overrides={"data.columns": {"question:Frage": None}})
+
+
 def test_what_only_looks_like_a_secret_is_taken() -> None:
     words = {"data.prompt.system": "Basic questions about badges.", "data.columns": {"question": "sk-learn-questions"}}
     config = load_config("smoke", words | {"data.source": {"load_dataset": {"path": "a", "token": True}}})

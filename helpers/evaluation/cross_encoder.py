@@ -154,7 +154,7 @@ def make_pairs(train_path: Path, *, seed: int, max_pairs: int) -> tuple[list[Pai
     if len(entries) < 3:
         raise EvaluationError(
             f"{train_path}: a cross-encoder needs answers about 3 entries or more, found {len(entries)}. "
-            "Use a longer glossary, or set score.cross_encoder to a folder or hub id."
+            "Set score.cross_encoder to a folder or hub id, or use a glossary with more entries."
         )
     rng = random.Random(seed)
     rng.shuffle(entries)

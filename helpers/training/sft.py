@@ -93,6 +93,12 @@ def train_adapter(
         base = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
         model = add_adapter(base, _lora(config), config.base_model)
         rows, watched = tokenise(train, tokenizer), tokenise(validation, tokenizer) if validation else None
+        reads = getattr(base.config.get_text_config(), "max_position_embeddings", None)  # some models have no limit
+        if reads and (length := max(map(len, rows["input_ids"]))) > reads:
+            raise TrainingError(
+                f"{config.base_model} reads at most {reads} tokens, and the longest conversation has {length}. Set "
+                f"training.max_length_tokens to {reads} and prepare again: that names the rows that are too long."
+            )
         if watched:
             check_lengths(watched, validation, longest)
         arguments = _arguments(folder / "checkpoints", config, rows, measured=bool(validation))

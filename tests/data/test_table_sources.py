@@ -109,7 +109,8 @@ def two_sheets(path: Path) -> None:
             lambda path: path.write_bytes(b"question\n\x8e\n"),
             "neither UTF-8 nor plain cp1252",
         ),
-        ("a.xlsx", lambda path: path.write_text("x"), "cannot be read as xlsx"),
+        ("a.xlsx", lambda path: path.write_text("x"), "cannot be read as xlsx .damaged, protected by a password"),
+        ("a.csv", lambda path: path.write_bytes(b"PK\x03\x04abc"), "is a workbook or a zip file. Call it .xlsx"),
         ("a.xlsx", two_sheets, "has 2 sheets: 'faq', 'old'. Say which, for example data.sheet: faq"),
     ],
 )
@@ -227,6 +228,13 @@ def test_a_sheet_is_read_as_it_shows_itself(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only a workbook has sheets"):
         as_lines(tmp_path / "c.jsonl")
         read_table(data(source=str(tmp_path / "c.jsonl"), sheet="x"))
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "records", "table"])
+def test_json_as_pandas_writes_it(orient: Any, tmp_path: Path) -> None:
+    pd.DataFrame(ROWS).to_json(tmp_path / "a.json", orient=orient)
+    read = read_table(data(source=str(tmp_path / "a.json")))
+    assert [{key: row[key] for key in ROWS[0]} for row in read] == ROWS
 
 
 def test_narrow_numbers_keep_their_shortest_form(tmp_path: Path) -> None:

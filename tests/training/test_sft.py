@@ -193,6 +193,13 @@ def test_further_arguments_of_peft_bitsandbytes_and_transformers(tiny: str, tmp_
             load_base("tiny-random", quantisation=odd)
 
 
+def test_a_conversation_that_the_model_cannot_read_whole(small: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"max_length_tokens": 10_000})
+    config = config_of(settings).model_copy(update={"base_model": small})
+    with pytest.raises(TrainingError, match=r"reads at most \d+ tokens, and the longest conversation has \d+"):
+        train_adapter(tmp_path / "a", config, "none", train=[record(1, "very " * 3000)], validation=[])
+
+
 def test_a_training_of_one_step_learns(tiny: str, tmp_path: Path) -> None:
     train(tmp_path / "a", epochs=1, training_arguments={"per_device_train_batch_size": 64})
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")

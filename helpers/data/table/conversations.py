@@ -14,7 +14,8 @@ from helpers.data.table.files import usual
 from helpers.errors import DataError
 from helpers.files import Record
 
-SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
+SPEAKERS = {"human": "user", "prompter": "user", "developer": "system"}
+SPEAKERS |= dict.fromkeys(("ai", "gpt", "bot", "chatgpt", "model"), "assistant")
 TURN = (("role", "content"), ("from", "value"))
 NOT_LEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 """Parts of a turn that would be lost."""

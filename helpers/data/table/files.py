@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cache, partial
 from itertools import dropwhile, groupby, islice
 from typing import Any
+from zipfile import BadZipFile
 
 from helpers.errors import DataError
 from helpers.files import Record
@@ -56,6 +57,8 @@ def read_rows(
     Raises:
         DataError: the file is damaged, two columns have one name, or nothing tells separator, encoding or sheet.
     """
+    if content.startswith(b"PK\x03\x04") and form != "xlsx":
+        raise DataError(f"{name} is a workbook or a zip file. Call it .xlsx, or unpack it.")
     try:
         if form == "parquet":
             return _parquet_rows(content)
@@ -83,6 +86,8 @@ def read_rows(
         reason = f"no JSON at line {error.lineno}"
     except Exception as error:  # whatever a reader of a binary format raises; it may quote a row
         reason = type(error).__name__
+        if isinstance(error, BadZipFile):
+            reason = "damaged, protected by a password, or of another format"
     raise DataError(f"{name} cannot be read as {form} ({reason}).")  # out here: a JSON error carries the text along
 
 
@@ -216,6 +221,18 @@ def _json_rows(text: str, name: str, form: str) -> list[Record]:
         if text.lstrip().startswith("["):
             raise
         found = [line for line in text.split("\n") if line.strip()]
+    if isinstance(found, dict) and form == "json" and {"columns", "data"} <= found.keys():  # pandas, orient="split"
+        return rows_of(name, found["columns"], found["data"])
+    if (
+        isinstance(found, dict)
+        and form == "json"
+        and len(found) > 1
+        and all(isinstance(of, dict) for of in found.values())
+    ):
+        rows = [*found.values()]
+        if not all(key.isdigit() for key in found):  # pandas by default: for each column its cells
+            rows = [{column: cells.get(at) for column, cells in found.items()} for at in rows[0]]
+        return rows
     if isinstance(found, dict) and form == "json":
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if len(lists) > 1 and all(lists.values()) and all(isinstance(of[0], dict) for of in lists.values()):
