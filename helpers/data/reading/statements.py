@@ -4,6 +4,7 @@
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -54,10 +55,13 @@ def parts(text: str) -> Iterator[tuple[str, str]]:
 
 def refuses(text: str, question: str = "") -> bool:
     """Whether a text says that its speaker does not know, and goes on to no guess at what the question asks about."""
-    told = [each for each in parts(text) if not pattern("<suggests>").search(each[0])]
-    own = (each for each in told if not _of_others(each[0], question))
-    offered = (text for text in chain(*own) if not _of_others(text, question))
-    return any(pattern("<refuses>").search(part) for _, part in told) and not any(map(_guesses, offered))
+    parts_of: defaultdict[str, set[str]] = defaultdict(set)
+    for sentence, part in parts(text):
+        parts_of[sentence].add(part)
+    told = {sentence: of for sentence, of in parts_of.items() if not pattern("<suggests>").search(sentence)}
+    own = {sentence: of for sentence, of in told.items() if not _of_others(sentence, question)}
+    offered = {*own, *(part for of in own.values() for part in of if not _of_others(part, question))}
+    return any(map(pattern("<refuses>").search, chain(*told.values()))) and not any(map(_guesses, offered))
 
 
 def _of_others(text: str, question: str) -> bool:
