@@ -188,7 +188,7 @@ class Training(Section):
             if isinstance(path, dict) and not isinstance(path.get("address"), str):
                 raise ValueError("additional_output_paths: expected an address, or {address: ..., and its options}")
             address = path if isinstance(path, str) else path["address"]
-            if re.match(r"\s*(\$|[a-zA-Z][\w+.-]+:(?!//))", address):
+            if re.match(r"\s*(\$|[a-zA-Z][\w+.-]+:(?!//|:))", address):
                 raise ValueError(
                     f"additional_output_paths: {address!r} is no folder and no address; expected one such as "
                     "/home/me/models or s3://bucket/models. Variables such as $HOME are not filled in"

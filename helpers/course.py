@@ -224,12 +224,12 @@ def _overrides(pairs: Sequence[str] | None, glossary: str | None = None, data: s
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set expects KEY=VALUE, received '{pair}'.")
-        try:  # a remark in a value of the command line is meant
+        try:  # a # belongs to the value here, and begins no remark of YAML
             overrides[key] = value if re.match(r"[^'\"\[{]*(?<!\S)#", value) else read_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {key}: the value is not valid YAML. Put quotes around it.") from None
-    if glossary and data:
-        raise ConfigError(f"A run has one source: give the glossary {glossary} or the table {data}, not both.")
+    if glossary and (other := data or overrides.get("data.source")):
+        raise ConfigError(f"A run has one source: give the glossary {glossary} or the table {other}, not both.")
     place = data if data is None or "://" in data else str(at_home(data).resolve())
     if place and is_glossary(place):
         print(f"{data} is a glossary: it has acronyms with definitions.")

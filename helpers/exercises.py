@@ -65,7 +65,8 @@ def check(answer: Any, fault: Callable[[Any], str], *, right: str = "", hint: st
     except NotImplementedError:
         wrong = UNTRIED
     except Exception as error:  # the answer has another shape than the check expects
-        wrong = f"the check cannot read this {type(answer).__name__} ({type(error).__name__}: {error})"
+        told = "it raised" if callable(answer) else f"the check cannot read this {type(answer).__name__}:"
+        wrong = f"{told} {type(error).__name__}: {error}"
     if wrong == UNTRIED:
         print(UNTRIED)
     elif wrong:

@@ -161,10 +161,11 @@ class Run:
         with suppress(ValueError):
             found = read_json(path)
         records = found.get("stages") if isinstance(found, dict) else None
-        whole = isinstance(records, dict) and all(
-            {*KEY, "outputs"} <= {*of, "code", "asked"} for of in records.values()
-        )
-        if not found or not whole:
+        if (
+            found is None
+            or not isinstance(records, dict)
+            or not all(isinstance(of, dict) and {"inputs", "outputs"} <= of.keys() for of in records.values())
+        ):
             raise RunError(
                 f"{path} is damaged. Delete it and run the same command again: each stage is then made anew."
             )
@@ -249,7 +250,7 @@ def open_run(
         raise RunError(f"{path} is a file. Choose another RUN folder.")
     opened = Run(path, config)
     if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
-        _stored_config(path)  # of an own project, say, it would be written over
+        _stored_config(path)  # of another project, say: `begin` would write over it
     if (path / "config.yaml").exists() and (path / "manifest.json").exists():
         made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} > {"config.yaml", "manifest.json"}
         differing = _differing(path, config)

@@ -71,8 +71,10 @@ def read_env(path: Path) -> None:
         raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
     for line in parse_stream(io.StringIO(text)):
         if line.error or (line.key and line.value is None):
+            blank = len(line.original.string) - len(line.original.string.lstrip("\r\n"))
+            number = line.original.line + line.original.string[:blank].count("\n")
             raise ConfigError(
-                f"{path.name}, line {line.original.line} (not shown) is no NAME=VALUE with its value on the same line. "
+                f"{path.name}, line {number} (not shown) is no NAME=VALUE with its value on the same line. "
                 "Correct it; a remark begins with #."
             )
         if line.key:

@@ -318,7 +318,10 @@ def test_an_address_with_a_query_and_a_redirect() -> None:
         (Response(301, {}, ""), "moved to an address that it does not name"),
         (failure(400, "API key not valid. Please pass a valid API key."), "refuses the API key"),
         (Response(400, {}, '[{"error": {"code": 400, "message": "API key not valid."}}]'), "refuses the API key"),
-        (Response(403, {}, "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"), "something before it"),
+        (
+            Response(403, {}, "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"),
+            "a firewall or proxy in front",
+        ),
         (failure(404, "The model tiny has been deprecated."), "does not offer the model any more"),
         (failure(402, "Insufficient credits."), "no credit left"),
     ],

@@ -79,7 +79,9 @@ def test_a_folder_of_something_else_is_left_as_it_is(smoke_run: SmokeRun, tmp_pa
     assert (tmp_path / "run" / "config.yaml").read_text() == "model: mine\n"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "a", "stages": {"prepare": {}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"fingerprint": "a", "stages": {"prepare": {}}}', '{"stages": {"a": 5}}']
+)
 def test_a_damaged_manifest(content: str, smoke_run: SmokeRun) -> None:
     run = smoke_run()
     (run.path / "dataset").mkdir()

@@ -62,6 +62,7 @@ def test_every_form_of_an_env_file_is_read(content: bytes, tmp_path: Path, monke
         ("OPENAI_API_KEY=\nsk-5ecre7key", 2),
         ('A=1\nOPENAI_API_KEY="sk-5ecre7key', 2),
         ('{"OPENAI_API_KEY": "sk-5ecre7key"}', 1),
+        ("A=1\n\n\nOPENAI_API_KEY: sk-5ecre7key", 4),
     ],
 )
 def test_a_line_that_would_be_dropped_is_named(content: str, number: int, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
     (r"permission|access|forbidden", (403,)): (
         f"the account may not use this; {_ADMINISTRATOR} give it access to the model"
     ),
-    (r"^a web page$", (403,)): "something before it refuses (a firewall or proxy); ask its administrator",
+    (r"^a web page$", (403,)): "a firewall or proxy in front of the server refuses; ask its administrator",
     (r"\bapi.?key\b.*\b(not valid|invalid|incorrect)|invalid.api.key", range(400, 10**9)): _BAD_KEY,
     ("", (401, 403)): _BAD_KEY,
     (r"deprecated|retired|decommissioned|no longer (available|supported)", (400, 404, 410)): (

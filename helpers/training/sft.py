@@ -172,7 +172,9 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
     count = len(rows)
     if settings.packing:  # about as many rows as it will make
         count = -(-sum(map(len, rows["input_ids"])) // settings.max_length_tokens)
-    steps = max(1, round(settings.epochs * -(-count // settings.batch_size)))
+    accumulated = further.get("gradient_accumulation_steps", 1)
+    batch = max(1, further.get("per_device_train_batch_size", settings.batch_size) * accumulated)
+    steps = max(1, round(further.get("num_train_epochs", settings.epochs) * -(-count // batch)))
     if isinstance(further.get("max_steps"), int) and further["max_steps"] > 0:
         steps = further["max_steps"]
     own = {
@@ -189,7 +191,9 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "per_device_eval_batch_size": 2 * settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05 if steps >= 20 else 0,  # of a few steps, the first would learn nothing
+        "warmup_steps": 0.05
+        if steps >= 20
+        else 0,  # its first step has learning rate 0, which a short training cannot spare
         "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
         "bf16": compute_dtype(best_device()) is torch.bfloat16,
         "use_cpu": best_device() == "cpu",
@@ -209,7 +213,9 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         if isinstance(value := further.get(name, 1), int | float) and value <= 0:
             raise TrainingError(f"training_arguments.{name}: expected more than 0, received {value}.")
     if isinstance(value := further.get("max_steps", -1), float) or value == 0:
-        raise TrainingError(f"training_arguments.max_steps: expected a whole number of steps, received {value}.")
+        raise TrainingError(
+            f"training_arguments.max_steps: expected 1 or more steps, or -1 for no limit, received {value}."
+        )
     made = _configured(SFTConfig, own, usual | further, "training_arguments", "the course's own keys do")
     try:
         for reporter in get_reporting_integration_callbacks(made.report_to):
@@ -226,8 +232,9 @@ def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], sectio
     if twice := sorted(own.keys() & further.keys()):
         raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
     for known in fields(kind):  # the libraries take text for a number, and stop minutes later
-        truth = "bool" in str(known.type) and "str" not in str(known.type)
-        if (truth or isinstance(known.default, int | float)) and isinstance(further.get(known.name), str):
+        truth = {*str(getattr(known.type, "__name__", known.type)).split(" | ")} - {"None"} == {"bool"}
+        number = isinstance(known.default, int | float) and not isinstance(known.default, bool)
+        if (truth or number) and isinstance(further.get(known.name), str):
             kind_of = "true or false" if truth else "a number"
             raise TrainingError(f"{section}.{known.name}: expected {kind_of}, received {further[known.name]!r}.")
     try:
