@@ -15,9 +15,9 @@ from helpers.errors import ConfigError
 SECRET_SHAPE = re.compile(
     r"^(sk-(?!learn)|hf_|eyJ|gh[pousr]_|github_pat_|glpat-|xox\w-|AKIA)\S{8,}|^(Bearer|Basic) (?=\S*[\d=])\S{8,}$"
     r"|^[0-9a-fA-F]{64,}$"
-    r"|(?i:://[^/@\s:]*:[^/@\s]+@|https?://[^/@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=)"
+    r"|(?i:://[^/@\s:]*:[^/@\s]+@|https?://[^/?#@\s]+@|://\S+[?&][\w-]*(?:sig|signature|token|key|secret|password)=)"
 )
-"""Keys, headers, http://user:password@host and signed addresses."""
+"""Keys, headers, http://user:password@host, https://token@host and signed addresses."""
 SECRET_NAME = re.compile(
     r"(^|_)(?<!\b[be]os_)(?<!\bpad_)(?<!\bunk_)"
     r"(token|key|apikey|pass(?:word|wd|phrase)?|pwd|auth|secret|connection_string|authorization|credentials?|signature)$",

@@ -166,9 +166,7 @@ class Run:
             or not isinstance(records, dict)
             or not all(isinstance(of, dict) and {"inputs", "outputs"} <= of.keys() for of in records.values())
         ):
-            raise RunError(
-                f"{path} is damaged. Delete it and run the same command again: each stage is then made anew."
-            )
+            raise RunError(f"{path} is damaged. Delete it and run the same command again, with the same settings.")
         return found
 
     @contextmanager

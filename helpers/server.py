@@ -69,6 +69,7 @@ def read_env(path: Path) -> None:
         text = content.decode(encoding)
     if "\0" in text:  # outside `except`: an error of decoding holds the file's content
         raise ConfigError(f"{path.name} is no UTF-8 text. Save it as UTF-8 in your editor.")
+    found: dict[str, str] = {}  # of a name that stands twice, the last value counts
     for line in parse_stream(io.StringIO(text)):
         if line.error or (line.key and line.value is None):
             blank = len(line.original.string) - len(line.original.string.lstrip("\r\n"))
@@ -78,7 +79,9 @@ def read_env(path: Path) -> None:
                 "Correct it; a remark begins with #."
             )
         if line.key:
-            os.environ.setdefault(line.key, line.value or "")  # as it stands there: a key may hold ${
+            found[line.key] = line.value or ""  # as it stands there: a key may hold ${
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
 
 
 def tidied(address: str) -> str:
@@ -140,7 +143,8 @@ def resolve_endpoint(provider: str, base_url: str | None, model: str | None, env
             f"endpoint.provider is {provider!r}, but {missing} is not set; set it in the environment or in "
             ".env, or set endpoint.provider to 'embedded'."
         )
-    if re.search(r"\s\S+=", str(url)) or SECRET_SHAPE.match(re.sub(r"^https?://", "", str(url))):
+    host = re.sub(r"^https?://", "", str(url)).partition("/")[0]
+    if re.search(r"\s\S+=", str(url)) or ("." not in host and SECRET_SHAPE.match(host)):
         raise ConfigError(
             "In place of the chat server's address stand a key or several settings (not shown). Correct "
             "endpoint.base_url, or in .env OPENAI_BASE_URL or OWUI_URL: one setting on each line."

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import arguments, refused
@@ -12,9 +13,11 @@ from fixture_types import SmokeRun
 from scripted_server import failure
 from talker import Talker
 
-from helpers.course import main
-from helpers.files import read_jsonl
+from helpers.course import _overrides, main
+from helpers.errors import ConfigError, RunError
+from helpers.files import held, read_jsonl
 from helpers.installed import minilm_folder
+from helpers.stages import fine_tune
 from helpers.stages.results import _command
 
 FINISHED = """
@@ -214,3 +217,23 @@ def test_a_judge_that_does_not_answer_stops_before_training(
     assert "127.0.0.1:9/v1 cannot be reached" in refused(capsys, ["run", *own])
     assert (run / "dataset" / "card.json").exists() and not (run / "models").exists()
     assert "has no trained model yet" in refused(capsys, ["ask", str(run), "What?"])
+
+
+def test_a_value_of_the_command_line_may_hold_a_hash() -> None:
+    assert _overrides(["data.separator=#", "data.prompt.system=Be brief. # or not", "seed=3", "data.sheet='#1'"]) == {
+        "data.separator": "#", "data.prompt.system": "Be brief. # or not", "seed": 3, "data.sheet": "#1"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [{"data": "faq.csv"}, {"pairs": ["data.source=faq.csv"]}])
+def test_a_glossary_beside_a_table_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"one source: give the glossary g\.json or the table faq\.csv"):
+        _overrides(other.get("pairs"), "g.json", other.get("data"))
+
+
+def test_two_trainings_do_not_share_a_folder(smoke_run: SmokeRun) -> None:
+    run = smoke_run({"training.adapters": {"lora": "none"}})
+    run.ensure("dataset", sample="train.jsonl", made_by="nobody")
+    with held(run.path / "models" / "lora", "training"), pytest.raises(RunError, match="Another process is training"):
+        fine_tune(run)
+    assert not (run.path / "models" / "lora").exists()

@@ -323,7 +323,11 @@ def test_an_address_with_a_query_and_a_redirect() -> None:
             "a firewall or proxy in front",
         ),
         (failure(404, "The model tiny has been deprecated."), "does not offer the model any more"),
+        (failure(400, "The parameter max_tokens of your request is deprecated."), "it rejects the request"),
+        (Response(301, {"Location": "https://h.example/auth/v1"}, ""), "moved to https://h.example/auth/v1"),
         (failure(402, "Insufficient credits."), "no credit left"),
+        (failure(402, "Payment required. Please try again after adding credit."), "no credit left"),
+        (failure(403, "You have insufficient permissions for this operation."), "the account may not use this"),
     ],
 )
 def test_a_refusal_comes_with_its_own_remedy(response: Response, told: str) -> None:
@@ -331,8 +335,9 @@ def test_a_refusal_comes_with_its_own_remedy(response: Response, told: str) -> N
         assert told in message_of(lambda: endpoint(server.url).complete(ASK, **OPTIONS))
 
 
-def test_a_limit_for_each_minute_is_waited_for() -> None:
-    busy = failure(429, "Resource has been exhausted (e.g. check quota).", Retry_After="0")
+@pytest.mark.parametrize("told", ["Resource has been exhausted (e.g. check quota).", "Insufficient capacity."])
+def test_a_limit_that_passes_is_waited_for(told: str) -> None:
+    busy = failure(429, told, Retry_After="0")
     with ScriptedServer(lambda number, path, body: said("there", body) if number else busy) as server:
         assert endpoint(server.url).complete(ASK, **OPTIONS).text == "there"
 

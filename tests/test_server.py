@@ -74,7 +74,7 @@ def test_a_line_that_would_be_dropped_is_named(content: str, number: int, tmp_pa
 
 def test_a_key_is_read_as_it_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
-    (tmp_path / ".env").write_text("# mine\n\nOPENAI_API_KEY=sk-${ab}cd\n")
+    (tmp_path / ".env").write_text("# mine\n\nOPENAI_API_KEY=an-old-one\nOPENAI_API_KEY=sk-${ab}cd\n")
     read_env(tmp_path / ".env")
     assert os.environ == {"OPENAI_API_KEY": "sk-${ab}cd"}
 
@@ -84,6 +84,11 @@ def test_a_key_in_place_of_the_address_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match="one setting on each line") as caught:
         resolve_endpoint("auto", None, None, {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k"})
     assert "5ecre7" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://sk-llm-gateway.corp.example/v1", "http://hf_spaces1.internal/v1"])
+def test_a_host_that_begins_as_a_key_is_one(url: str) -> None:
+    assert resolve_endpoint("auto", url, None, {}).base_url == url
 
 
 @pytest.mark.parametrize("content", ["OPENAI_API_KEY=k".encode("utf-16-le"), b"OPENAI_API_KEY=k\0"])

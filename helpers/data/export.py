@@ -34,7 +34,7 @@ def export(splits: Mapping[str, Sequence[Example]], folder: Path, *, about: str,
             write_jsonl(folder / shape / f"{name}.jsonl", [row_of(example) for example in examples])
     (folder / "parquet").mkdir(parents=True, exist_ok=True)
     for name, examples in splits.items():
-        rows = [{"id": each.id, "bucket": each.bucket, "messages": each.messages} for each in examples]
+        rows = [{"id": each.id, "bucket": each.bucket, "messages": _weighted(each)} for each in examples]
         Dataset.from_list(rows).to_parquet(folder / "parquet" / f"{name}.parquet")
     configs = [  # the hub reads one format alone
         {"config_name": shape, "data_files": [{"split": name, "path": f"{shape}/{name}.jsonl"} for name in splits]}

@@ -13,7 +13,7 @@ from helpers.data.reading.folding import fold, is_acronym, pattern_of
 from helpers.data.reading.rivals import rivals
 from helpers.data.reading.statements import ASKED, TERM, pattern, plainly, refuses, verdict
 
-_READ = "<denies>|<unlike>|<refuses>|<behind>|<retracts>"
+_DENIALS = "<denies>|<unlike>|<refuses>|<behind>|<retracts>"
 _WORD = re.compile(r"\w[\w/-]*")
 
 
@@ -60,20 +60,15 @@ def _marked(text: str, wording: str, *, cased: bool) -> str:
     no: it is not in "I have no idea".
     """
     wanted, word = pattern_of(wording, cased=cased), fold(wording)
-    denial = pattern("<denies>").fullmatch(word)
-    if cased or not (denial or (is_acronym(wording) and word.isalpha())):
+    if pattern("<says_no>").fullmatch(word) and not (cased or word.isupper()):
+        return wanted.sub(lambda found: TERM if _says_no(found) else found[0], text)
+    if cased or not (is_acronym(wording) and word.isalpha()):
         return wanted.sub(TERM, text)
     shouted = text.isupper() and re.search(r"[^\W\d]", wanted.sub("", text))
-    lead = r"\W*(?:\w+ )?\w+," if denial else "$"  # "Sorry, no."
 
     def mark(found: re.Match[str]) -> str:
         before, behind = text[: found.start()], text[found.end() :]
-        named = pattern(rf'(?:^|^{lead}|<names>|[:"])[ "]*$').search(before) and re.match(
-            r'\s*"?\s*(?:$|[.!?,;:\n()])', behind
-        )
-        if denial:
-            first = not re.search(r"\w", before) and not pattern("<no_denial>|<refuses>").match(found[0] + behind)
-            return TERM if named or first else found[0]
+        named = pattern(r'(?:^|<names>|[:"])[ "]*$').search(before) and re.match(r'\s*"?\s*(?:$|[.!?,;:\n()])', behind)
         in_capitals = sum(map(str.isupper, found[0])) > 1 and not shouted
         small = pattern("<pronouns>|<function_words>|<no_meaning>").fullmatch(found[0])
         return TERM if in_capitals or (named and not small) else found[0]
@@ -81,18 +76,24 @@ def _marked(text: str, wording: str, *, cased: bool) -> str:
     return wanted.sub(mark, text)
 
 
+def _says_no(found: re.Match[str]) -> bool:
+    """Whether a no begins the text or ends a statement, and belongs to no phrase such as "no problem"."""
+    ends = re.match(r"\W*(?:$|[.!?,;:\n)])", found.string[found.end() :]) is not None
+    phrases = pattern("<no_denial>|<refuses>").finditer(found.string)
+    inside = any(phrase.start() <= found.start() < phrase.end() for phrase in phrases)
+    return (ends or not re.search(r"\w", found.string[: found.start()])) and not inside
+
+
 def _without_echo(text: str, question: str) -> str:
-    """The text with `ASKED` in place of words of the question that would be read as a denial."""
+    """The text with `ASKED` in place of names in the question that would be read as a denial: Do Not Resuscitate."""
     asked = _WORD.findall(plainly(fold(question)))
-    if not pattern(_READ).search(" ".join(asked)):
-        return text
+    names = [asked[at:] for at, word in enumerate(asked) if word[0].isupper()]
     told, parts, end, at = [*_WORD.finditer(text)], [], 0, 0
-    while at < len(told):
+    while names and at < len(told):
         words = [found[0] for found in told[at:]]
-        length = max((_begin_alike(asked[start:], words) for start in range(len(asked))), default=0)
+        length = max(_begin_alike(name, words) for name in names)
         run = text[told[at].start() : told[at + length - 1].end()] if length else ""
-        name = length > 2 or (length > 1 and run != run.lower()) or (len(run) > 1 and run.isupper())
-        if name and pattern(_READ).search(run):
+        if (length > 1 or (len(run) > 1 and run.isupper())) and pattern(_DENIALS).search(run):
             parts += [text[end : told[at].start()], ASKED]
             end = told[at + length - 1].end()
         at += length or 1

@@ -49,7 +49,9 @@ class Refusal(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether the same request may succeed later; not where credit is used up, or a format is not implemented."""
-        if self.status == 501 or (self.status in _OF_ACCOUNTS and re.search(_NO_CREDIT, self.detail, re.I | re.S)):
+        for_now = self.status == 429 and re.search(_FOR_NOW, self.detail, re.I)
+        used_up = self.status in _OF_ACCOUNTS and re.search(_NO_CREDIT, self.detail, re.I) and not for_now
+        if self.status == 501 or used_up:
             return False
         told = self.headers.get("x-should-retry")  # what OpenAI's servers know of it
         return told == "true" or (told != "false" and (self.status in (408, 409, 429) or self.status >= 500))
@@ -138,10 +140,9 @@ class Failures:
 _LOADING = (
     r"^(?!.*(overload|heavy|upstream)).*\b(loading|warming up|starting up|being loaded|not (yet )?(loaded|ready))\b"
 )
-_NO_CREDIT = (
-    r"^(?!.*(per.?minute|per.?second|retry|try again|check quota)).*(quota|billing|credit|insufficient|payment)"
-)
+_NO_CREDIT = r"quota|billing|credit|insufficient.(funds|balance)|payment"
 _OF_ACCOUNTS = (402, 403, 429)
+_FOR_NOW = r"per.?(minute|second|hour)|retry in|check quota"  # a limit that passes, whatever word it has for it
 _FILTERED = "its filter held the request back"
 _REJECTED = "it rejects the request; check the endpoint settings"
 _ADMINISTRATOR = "ask its administrator to"
@@ -149,9 +150,14 @@ _BAD_KEY = (
     "it refuses the API key: it is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
     "OWUI_TOKEN anew"
 )
+_TOO_MANY = (
+    "it takes no more requests for now{wait}, and {max_attempts} attempts or {max_wait_s:g} s are used up; run again "
+    "later, lower endpoint.parallel_requests or raise endpoint.max_wait_s"
+)
 _SERVER_FAULTS = range(500, 10**9)  # an error in a reply with status 200 may have any code
 _CURES: dict[tuple[str, Sequence[int]], str] = {
     (r"content.?(filter|management|policy)|safety system", (400, 403, 422)): _FILTERED,
+    (_FOR_NOW, (429,)): _TOO_MANY,
     (_NO_CREDIT, _OF_ACCOUNTS): "the account has no credit left; top it up, or choose another server",
     (r"connection error|connection refused|cannot connect|upstream|bad gateway|backend", (400, *range(500, 600))): (
         f"it runs, but the model server behind it does not answer; {_ADMINISTRATOR} start that one"
@@ -169,12 +175,12 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
         f"the account may not use this; {_ADMINISTRATOR} give it access to the model"
     ),
     (r"^a web page$", (403,)): "a firewall or proxy in front of the server refuses; ask its administrator",
-    (r"\bapi.?key\b.*\b(not valid|invalid|incorrect)|invalid.api.key", range(400, 10**9)): _BAD_KEY,
+    (r"\bapi.?key( is| was)? (not valid|invalid|incorrect)|(invalid|incorrect).api.?key", range(400, 10**9)): _BAD_KEY,
     ("", (401, 403)): _BAD_KEY,
-    (r"deprecated|retired|decommissioned|no longer (available|supported)", (400, 404, 410)): (
+    (r"\bmodel\b[^.]*(deprecated|retired|decommissioned|no longer (available|supported))", (400, 404, 410)): (
         "it does not offer the model any more; set endpoint.model to one it lists"
     ),
-    (r"login|signin|sign_in|/sso|/auth\b", range(300, 400)): (
+    (r"login|signin|sign_in|/sso|/auth\b", (302, 303, 307)): (
         "it wants a login in a browser; set an address that takes an API key"
     ),
     (r"\bmodel\b.*\bnot\b.*\b(found|exist)|no such model|unknown model", (400, 404)): (
@@ -182,10 +188,7 @@ _CURES: dict[tuple[str, Sequence[int]], str] = {
     ),
     ("", range(300, 400)): "it has moved to {place}; write that address in place of its own",
     ("", (404, 405)): "nothing is served at this path; check endpoint.base_url",
-    ("", (429,)): (
-        "it takes no more requests for now{wait}, and {max_attempts} attempts or {max_wait_s:g} s are used up; run "
-        "again later, lower endpoint.parallel_requests or raise endpoint.max_wait_s"
-    ),
+    ("", (429,)): _TOO_MANY,
     (_LOADING, (503,)): (
         "its model was not loaded after {loading_s:g} s; run again later, or raise endpoint.loading_s"
     ),

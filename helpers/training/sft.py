@@ -164,11 +164,20 @@ def _lora(config: Config) -> LoraConfig:
     shape = config.lora
     own = {"r": shape.rank, "lora_alpha": shape.alpha, "lora_dropout": shape.dropout, "task_type": "CAUSAL_LM"}
     own["target_modules"] = shape.target_modules
+    _refuse_misread(LoraConfig, config.lora_arguments, "lora_arguments")
     return _configured(LoraConfig, own, config.lora_arguments, "lora_arguments", "the section lora does")
 
 
 def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -> SFTConfig:
     settings, further = config.training, config.training_arguments
+    _refuse_misread(SFTConfig, further, "training_arguments")
+    for name in ("num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size", "learning_rate"):
+        if isinstance(value := further.get(name, 1), int | float) and value <= 0:
+            raise TrainingError(f"training_arguments.{name}: expected more than 0, received {value}.")
+    if isinstance(value := further.get("max_steps", -1), float) or value == 0:
+        raise TrainingError(
+            f"training_arguments.max_steps: expected 1 or more steps, or -1 for no limit, received {value}."
+        )
     count = len(rows)
     if settings.packing:  # about as many rows as it will make
         count = -(-sum(map(len, rows["input_ids"])) // settings.max_length_tokens)
@@ -191,9 +200,8 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "per_device_eval_batch_size": 2 * settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05
-        if steps >= 20
-        else 0,  # its first step has learning rate 0, which a short training cannot spare
+        # The first step of a warm-up has learning rate 0, which a short training cannot spare.
+        "warmup_steps": 0.05 if steps >= 20 else 0,
         "train_sampling_strategy": "group_by_length",  # little padding: a fifth less time
         "bf16": compute_dtype(best_device()) is torch.bfloat16,
         "use_cpu": best_device() == "cpu",
@@ -209,13 +217,6 @@ def _arguments(folder: Path, config: Config, rows: Dataset, *, measured: bool) -
         "report_to": "none",
         "disable_tqdm": True,
     }
-    for name in ("num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size", "learning_rate"):
-        if isinstance(value := further.get(name, 1), int | float) and value <= 0:
-            raise TrainingError(f"training_arguments.{name}: expected more than 0, received {value}.")
-    if isinstance(value := further.get("max_steps", -1), float) or value == 0:
-        raise TrainingError(
-            f"training_arguments.max_steps: expected 1 or more steps, or -1 for no limit, received {value}."
-        )
     made = _configured(SFTConfig, own, usual | further, "training_arguments", "the course's own keys do")
     try:
         for reporter in get_reporting_integration_callbacks(made.report_to):
@@ -231,14 +232,18 @@ def _configured(kind: type, own: dict[str, Any], further: dict[str, Any], sectio
     """A configuration of a library, with further arguments of a section that may not set the course's own."""
     if twice := sorted(own.keys() & further.keys()):
         raise TrainingError(f"{section} may not set {', '.join(twice)}: {by}.")
-    for known in fields(kind):  # the libraries take text for a number, and stop minutes later
-        truth = {*str(getattr(known.type, "__name__", known.type)).split(" | ")} - {"None"} == {"bool"}
-        number = isinstance(known.default, int | float) and not isinstance(known.default, bool)
-        if (truth or number) and isinstance(further.get(known.name), str):
-            kind_of = "true or false" if truth else "a number"
-            raise TrainingError(f"{section}.{known.name}: expected {kind_of}, received {further[known.name]!r}.")
     try:
         return kind(**own, **further)
     except (TypeError, ValueError) as error:
         library = kind.__module__.partition(".")[0]
         raise TrainingError(f"{section}: {error}. See {library}.{kind.__name__} for what is allowed.") from None
+
+
+def _refuse_misread(kind: type, further: dict[str, Any], section: str) -> None:
+    """Refuse text in place of a number or a truth value, which the libraries take and stop at minutes later."""
+    for known in fields(kind):
+        truth = {*str(getattr(known.type, "__name__", known.type)).split(" | ")} - {"None"} == {"bool"}
+        number = isinstance(known.default, int | float) and not isinstance(known.default, bool)
+        if (truth or number) and isinstance(further.get(known.name), str):
+            kind_of = "true or false" if truth else "a number"
+            raise TrainingError(f"{section}.{known.name}: expected {kind_of}, received {further[known.name]!r}.")

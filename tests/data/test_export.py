@@ -14,18 +14,18 @@ SPLITS = {
 
 def test_every_shape_is_loaded_again_and_holds_all_rows(tmp_path: Path) -> None:
     export(SPLITS, tmp_path / "out", about="# About\n", languages=["en"])
-    rows = {name: load_dataset(str(tmp_path / "out"), name) for name in ("messages", "prompt_completion")}
+    own = {"cache_dir": str(tmp_path / "cache")}  # that of the machine knows folders by their name alone
+    rows = {name: load_dataset(str(tmp_path / "out"), name, **own) for name in ("messages", "prompt_completion")}
     files = {name: str(tmp_path / "out" / "parquet" / f"{name}.parquet") for name in SPLITS}
-    rows["parquet"] = load_dataset("parquet", data_files=files)
+    rows["parquet"] = load_dataset("parquet", data_files=files, **own)
     for found in rows.values():
         assert {split: len(of) for split, of in found.items()} == {"train": 2, "test": 1}
-    assert (
-        rows["messages"]["train"][0]["messages"]
-        == rows["parquet"]["train"][0]["messages"]
-        == SPLITS["train"][0].messages
-    )
+    for shape in ("messages", "parquet"):
+        turns = rows[shape]["train"][0]["messages"]
+        assert [turn.pop("weight", None) for turn in turns] == [None, 0, None, None]  # an answer that is not learnt
+        assert turns == SPLITS["train"][0].messages
     assert rows["prompt_completion"]["test"][0]["completion"] == [{"role": "assistant", "content": "QV"}]
-    saturn = load_dataset(str(tmp_path / "out"), "input_response", split="train")
+    saturn = load_dataset(str(tmp_path / "out"), "input_response", split="train", **own)
     assert saturn["response"] == ["QV is\na “thing”.", "4"] and saturn["input"][1] == "2 + 2?"
     assert saturn["input"][0] == "user: Hello\nassistant: Yes?\nuser: What is “QV”?"
 

@@ -156,6 +156,16 @@ def test_contains_not(answer: str, expected: str) -> None:
         ("contains", "I have no idea.", "No", False),
         ("contains", "Yes, no problem!", "No", False),
         ("contains", "Malheureusement, non.", "Non", True),
+        ("contains", "Unfortunately no.", "No", True),
+        ("contains", "Sadly no, dogs are not allowed.", "No", True),
+        ("contains", "Je crains que non.", "Non", True),
+        ("contains", "Yes. There are no restrictions.", "No", False),
+        ("contains", "Dogs are never allowed.", "never", True),
+        ("contains", "It belongs to nobody.", "nobody", True),
+        ("contains", "NO stands for it.", "NO", True),
+        ("contains", "We open at 8:00 am.", "8:00", True),
+        ("contains", "We open at 8:30 am.", "8 am", False),
+        ("contains", "iPhone 15", "iPhone15", True),
         # a refusal's words
         ("contains", "NFQI stands for No Further Information Queried.", "No Further Information Queried", True),
         ("contains", "JNSP : je ne sais pas", "je ne sais pas", True),
@@ -199,6 +209,13 @@ def test_a_denial_in_the_names_themselves_denies_nothing(acronym: str, definitio
         assert is_correct("contains", f"{acronym} does not stand for {definition}.", [definition], forward) is False
 
 
+def test_a_denial_that_is_asked_about_stays_one() -> None:
+    asked = "Is it true that dogs are not allowed in the park?"
+    assert is_correct("contains", "Dogs are not allowed in the park.", ["allowed"], asked) is False
+    asked = "Is the pool not open on Monday?"
+    assert is_correct("contains", "The pool is not open on Monday.", ["open"], asked) is False
+
+
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -206,6 +223,12 @@ def test_a_denial_in_the_names_themselves_denies_nothing(acronym: str, definitio
         ("QXZ is not in my glossary. DHAB stands for Drug Handling Advisory Board.", True),
         ("I don't know QXZ. It stands for Zonal Query.", False),
         ("I don't know qxz. QXZ: Zonal Query.", False),
+        ("I don't know QXZ. It is a good idea to ask your municipality.", True),
+        ("QXZ is not in the glossary, which is a list of acronyms.", True),
+        ("I'm not sure. QXZ is a rather unusual abbreviation.", True),
+        ("I can't answer that. The document is a guide for cyclists.", True),
+        ("QXZ est inconnu, c'est une bonne idée de demander à la mairie.", True),
+        ("It is a program for people who do not know how to swim.", False),
     ],
 )
 def test_what_other_acronyms_stand_for_is_no_guess(answer: str, right: bool) -> None:

@@ -197,6 +197,8 @@ def test_a_column_and_its_source_may_not_name_different_splits() -> None:
     assert len(parts([row | {"split": row[SPLIT]} for row in of_source])["test"]) == 5
     with pytest.raises(DataError, match="row 1: it lies in the split 'test' of the source, and its column 'split'"):
         parts([row | {"split": "train"} for row in of_source])
+    one_split = [row | {SPLIT: "train", "split": "test" if n < 5 else "train"} for n, row in enumerate(ROWS)]
+    assert len(parts(one_split)["test"]) == 5
     late = [row | ({"split": "test" if n < 5 else "train"} if n else {}) for n, row in enumerate(ROWS)]
     with pytest.raises(DataError, match="The column 'split' holds"):  # not left out of sight
         parts(late)
@@ -223,9 +225,12 @@ def test_given_columns_come_before_usual_names() -> None:
     assert kept[0].example.answer == ROWS[0]["answer"]
 
 
-def test_cells_of_other_tools() -> None:
+def test_a_list_of_contexts_in_a_csv() -> None:
     rows = [row | {"contexts": '["One.", "Two."]'} for row in ROWS]
     assert examples(rows)[0][0].asked.contexts == ["One.", "Two."]
+
+
+def test_an_answer_inside_an_object_is_refused_and_an_invisible_one_is_empty() -> None:
     with pytest.raises(DataError, match="row 1: a cell holds a dict"):
         examples([row | {"answer": {"value": row["answer"]}} for row in ROWS])
     _, left = examples([*ROWS, {"question": "What?", "answer": "\u200b"}])

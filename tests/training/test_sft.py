@@ -107,7 +107,13 @@ def test_log_and_checkpoints_are_left_in_order(tiny: str, tmp_path: Path) -> Non
 
 def test_further_arguments_pass_through_and_wrong_ones_do_not(tiny: str, tmp_path: Path) -> None:
     train(tmp_path / "a", training_arguments={"weight_decay": 0.1, "max_steps": 1})
-    of_kind: list[dict[str, Any]] = [{"max_steps": "many"}, {"weight_decay": "1e-2 "}, {"bf16": "false"}]
+    of_kind: list[dict[str, Any]] = [
+        {"max_steps": "many"},
+        {"weight_decay": "1e-2 "},
+        {"bf16": "false"},
+        {"num_train_epochs": "3"},
+        {"per_device_train_batch_size": "8"},
+    ]
     too_few: list[dict[str, Any]] = [
         {"max_steps": 5.0}, {"num_train_epochs": 0}, {"gradient_accumulation_steps": 0}, {"learning_rate": -0.1}
     ]  # fmt: skip
@@ -206,7 +212,7 @@ def test_a_conversation_that_the_model_cannot_read_whole(small: str, tmp_path: P
 
 
 def test_a_training_of_one_step_learns(tiny: str, tmp_path: Path) -> None:
-    train(tmp_path / "a", epochs=1, training_arguments={"per_device_train_batch_size": 64})
+    train(tmp_path / "a", training_arguments={"per_device_train_batch_size": 64, "num_train_epochs": 1})
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert all(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
 

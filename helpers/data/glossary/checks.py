@@ -126,7 +126,7 @@ def _unsaid(answer: str, told: str, entry: Entry) -> str:
     if not _holds(answer, told, entry):
         return f"answer without the {told}"
     check: Check = "contains" if told == "definition" else "contains_cased"
-    names = plain_signs(f"{entry.acronym}: {entry.definition}")
+    names = plain_signs(f"{entry.acronym}: {entry.definition}")  # stand for the question: they deny nothing
     if not is_correct(check, plain_signs(answer), [plain_signs(getattr(entry, told))], names):
         return f"answer denies the {told}, or offers another"
     if entry.pack.asserting is None or entry.verbose_def:

@@ -1,6 +1,6 @@
 """Invent acronyms that no entry has.
 
-The test invents them in other ways than training: a model that declines one kind need not decline another
+The test invents most of them in other ways than training: a model that declines one kind need not decline another
 (docs/decisions/0019).
 """
 

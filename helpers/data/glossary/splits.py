@@ -113,9 +113,10 @@ def _typed(acronym: str, chooser: random.Random) -> str:
 def test_records(entries: Sequence[Entry], settings: Dataset, *, seed: int) -> list[Example]:
     """Test examples in their buckets, as many as `settings`, the section `dataset`, says.
 
-    `new_phrasing` and `reverse` take held-out phrasings of each entry, `unknown` acronyms of no entry, invented in
-    other ways than those of training, `general` other questions than the rehearsed ones. These are English; those of a
-    glossary in another language stand beside them, in a bucket of their own.
+    `new_phrasing` and `reverse` take held-out phrasings of each entry, where each acronym of a definition is right;
+    `unknown` takes acronyms of no entry, most of them invented in other ways than those of training, `general` other
+    questions than the rehearsed ones. These are English; those of a glossary in another language stand beside them, in
+    a bucket of their own.
     """
     pack, chooser = entries[0].pack, random.Random(f"{seed}/test")
     abbreviated: defaultdict[str, list[str]] = defaultdict(list)  # one definition may have several acronyms

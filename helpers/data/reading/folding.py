@@ -43,7 +43,7 @@ _NUMBERS = (
     (r"(?<=\d)\.00(?= [€$£])", ""),
     (r"(?<=\d) ?h(?: ?00)?(?!\w| ?\d\d)", " h"),  # 9h00 and 9 heures are 9 h
     (r"(?<=\d) ?h ?(?=\d\d(?!\w))", "h"),  # and no part of 9 h 30
-    (r"(?<=\d)(?::00)? ?([AaPp])\.?[Mm](?:\.(?=[ ,])|(?!\w))", r" \1m"),
+    (r"(?<=\d) ?([AaPp])\.?[Mm](?:\.(?=[ ,])|(?!\w))", r" \1m"),
 )
 _INITIALS = (
     r"(?<!\w)(?:[^\W\d_]\.){2,}(?:[^\W\d_](?!\w)|(?=\s[a-z])|)"  # V.L.R.D., and its last point inside a sentence
@@ -86,8 +86,11 @@ def words(text: str) -> list[str]:
 
 
 def is_acronym(term: str) -> bool:
-    """Whether a term looks like an acronym: one word with two capitals or more, or one and a digit."""
-    return " " not in term.strip() and any(map(str.isupper, term)) and sum(c.isupper() or c.isdigit() for c in term) > 1
+    """Whether a term looks like an acronym: one word with two capitals or more, or, as G20, with few small letters."""
+    capitals, digits = (sum(map(kind, term)) for kind in (str.isupper, str.isdigit))
+    return " " not in term.strip() and (
+        capitals > 1 or (capitals == 1 and digits > 0 and not re.search("[a-z]{3}", term))
+    )
 
 
 @cache
@@ -127,7 +130,7 @@ def _any_form(word: str) -> str:
     reading, spelt = load_reading(), {word}
     if word.isdigit():
         named = [name for name, value in reading.numbers.items() if value == 1] if word == "1" else []
-        return f"(?:{'|'.join([word, *named])})"
+        return f"(?:{'|'.join([f'{word}(?:[:.]00?)?', *named])})"  # 9:00 and 25.00 too
     for one, other in reading.spellings:
         spelt |= {form.replace(a, b) for form in spelt for a, b in ((one, other), (other, one))}
     ends = [pair for singular, plural in reading.endings for pair in ((singular, plural), (plural, singular))]

@@ -54,7 +54,8 @@ class Reading(BaseModel):
     second answer, `concedes` one that is not meant; `several` and `choices` join two, unless `no_rival` follows;
     `introduces` stand between a term and its meaning, if `no_meaning` does not follow; `names` stand before an acronym
     or a name, `pronouns` for it; `guesses` introduce a guess, `suggests` and `asks` a question; `indefinite` articles
-    begin a description, no name; `describes` stand between what is asked about and a claim of what it is.
+    begin a description, no name; `describes` stand between what is asked about and a claim of what it is;
+    `says_no` are the words of an answer that says no.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +93,7 @@ class Reading(BaseModel):
     spells: Patterns
     indefinite: Patterns
     describes: Patterns
+    says_no: Patterns
 
 
 def any_of(entries: Iterable[str]) -> str:

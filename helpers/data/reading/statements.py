@@ -20,7 +20,7 @@ NEAR = 7
 CAPITAL = r"(?-i:[A-Z][a-z]\w*)"
 SMALL = r"(?:<function_words> )"
 ACRONYM = r"(?-i:(?!(?:\w+-)+[A-Z][a-z])[\w.-]*[A-Z][\w.-]*[A-Z\d][\w.-]*)"
-SUBJECT = rf"\W*{SMALL}?(?:(?!<no_meaning>)[\w./+-]+ )?"
+SUBJECT = rf"\W*{SMALL}?(?:(?!<no_meaning>)([\w./+-]+) )?"
 NAME = rf"(?:{CAPITAL} {SMALL}*{CAPITAL}|{CAPITAL} {SMALL}+\w)"
 """The beginning of a name of several words: Zonal Query, Zone de transit."""
 GUESSES = (
@@ -61,7 +61,9 @@ def refuses(text: str, question: str = "") -> bool:
     told = {sentence: of for sentence, of in parts_of.items() if not pattern("<suggests>").search(sentence)}
     own = {sentence: of for sentence, of in told.items() if not _of_others(sentence, question)}
     offered = {*own, *(part for of in own.values() for part in of if not _of_others(part, question))}
-    return any(map(pattern("<refuses>").search, chain(*told.values()))) and not any(map(_guesses, offered))
+    return any(map(pattern("<refuses>").search, chain(*told.values()))) and not any(
+        _guesses(each, question) for each in offered
+    )
 
 
 def _of_others(text: str, question: str) -> bool:
@@ -70,10 +72,12 @@ def _of_others(text: str, question: str) -> bool:
     return bool(question and named) and named.isdisjoint(re.findall(r"[\w.-]+", question.casefold()))
 
 
-def _guesses(text: str) -> bool:
-    """Whether a sentence, or a part of one, offers a meaning or a description: ZZXQ is a program for people who ..."""
-    if pattern(rf"^{SUBJECT}<describes>").match(text):
-        return True
+def _guesses(text: str, question: str) -> bool:
+    """Whether a sentence, or a part of one, offers a meaning, or a description of what is asked about."""
+    if (found := pattern(rf"{SUBJECT}<describes>").match(text)) is not None:
+        own = not found[1] or found[1].casefold() in re.findall(r"[\w./+-]+", question.casefold())
+        if own or not question or pattern("<pronouns>").fullmatch(found[1]):
+            return True
     if (found := pattern(r"<introduces>\W+(?!<no_meaning>)\w").search(text)) is not None:
         return pattern("<denies>|<asks>|<refuses>").search(text[: found.start()]) is None
     return pattern("<refuses>").search(text) is None and pattern("|".join(GUESSES)).search(text) is not None

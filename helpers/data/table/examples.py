@@ -124,6 +124,8 @@ def make_examples(
     Raises:
         DataError: a cell or conversation cannot be read, or too few rows are left.
     """
+    if "split" in roles and len({row.get(SPLIT) for row in rows}) == 1:  # one split of a source is all of it
+        rows = [row | {SPLIT: None} for row in rows]
     numbered = [(number, row, _split_name(row, roles, f"row {number}")) for number, row in enumerate(rows, start=1)]
     left: Counter[str] = Counter()
     kept: dict[int, Row] = {}

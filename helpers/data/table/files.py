@@ -278,20 +278,26 @@ def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
     above = next((at for at, cells in enumerate(filled_cells) if cells > 1), 0)  # of a merged title one cell is filled
     _say_above(name, above)
     for merged in list(sheet.merged_cells.ranges):
-        value = sheet.cell(merged.min_row, merged.min_col).value
+        first = sheet.cell(merged.min_row, merged.min_col)
         sheet.unmerge_cells(str(merged))
         for row, column in merged.cells:
-            sheet.cell(row, column).value = value
+            sheet.cell(row, column).value = first.value
+            sheet.cell(row, column).number_format = first.number_format
+    if _has_formulas_without_results(content, sheet):
+        raise DataError(f"{name} holds formulas without results. Open it in a spreadsheet, save it, and try again.")
     header, *rows = ([*map(_as_shown, cells)] for cells in sheet.iter_rows(min_row=above + 1))
-    if any(cell is None for cells in rows for cell in cells):
-        formulas = openpyxl.load_workbook(io.BytesIO(content))[sheet.title].iter_rows(min_row=above + 2)
-        if any(
-            told.data_type == "f" and cell is None
-            for of in zip(formulas, rows, strict=False)
-            for told, cell in zip(*of, strict=False)
-        ):
-            raise DataError(f"{name} holds formulas without results. Open it in a spreadsheet, save it, and try again.")
     return rows_of(name, header, [cells for cells in rows if any(cell is not None for cell in cells)])
+
+
+def _has_formulas_without_results(content: bytes, sheet: Any) -> bool:
+    """Whether no program computed a sheet; a formula whose result is an empty text has one."""
+    import openpyxl
+
+    empty = [
+        cell.coordinate for row in sheet.iter_rows() for cell in row if cell.value is None and cell.data_type == "n"
+    ]
+    formulas = openpyxl.load_workbook(io.BytesIO(content))[sheet.title] if empty else {}
+    return any(formulas[place].data_type == "f" for place in empty)
 
 
 def _as_shown(cell: Any) -> Any:
@@ -300,10 +306,10 @@ def _as_shown(cell: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"_x000[aAdD]_\n?", "\n", value)  # how Excel writes some line ends
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if re.fullmatch(r"0(\.0+)? ?%", form):
-            return f"{value * 100:.10g}%"
+        if percent := re.fullmatch(r"0(?:\.(0+))? ?%", form):
+            return f"{value:.{len(percent[1] or '')}%}"
         if re.fullmatch("00+", form) and value == int(value):
-            return f"{int(value):0{len(form)}d}"
+            return f"{int(value):0{len(form) + (value < 0)}d}"
     return value
 
 
