@@ -14,6 +14,7 @@ run: install ## run the course, or on your own table: make run [DATA=file | GLOS
 	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(OPTIONS)
 run-private: install ## the same for the notebooks on private records: CONF and RUN as above
 	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")
+unexport PYTHONDONTWRITEBYTECODE  # what is compiled once is imported faster, by dozens of processes of the tests
 test: install ## run the quick tests
 	@$(PY) -m pytest $(WORKERS) -m "not slow"
 test-all: install ## run every test, those of several minutes included

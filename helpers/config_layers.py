@@ -40,12 +40,13 @@ def layered(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, An
 def read_layer(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file; none where it is empty. Raises ConfigError where it is no such file."""
     try:
-        content = read_yaml(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = read_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
+        line = f", line {min(where.line + 1, len(text.splitlines()))}" if where else ""
         fault = (
             error if isinstance(error, _RepeatedKeyError) else "this is not valid YAML. Check indentation and quotes"
         )
@@ -65,7 +66,7 @@ class _RepeatedKeyError(yaml.YAMLError):
         self.problem_mark = mark
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML in which 1e-8 is a number, which has no point, and a key is the text that stands there: `on` is no truth."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -25,7 +25,8 @@ def _isolate() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"  # the tests are for the CPU, that of a machine with a GPU too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several tests run processes side by side (0009)
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # several workers
+        for limit in ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT"):  # several workers; the embedded server asks joblib
+            os.environ.setdefault(limit, "1")
     elif "SHARED_BY_TESTS" not in os.environ:
         os.environ["SHARED_BY_TESTS"] = tempfile.mkdtemp(prefix="tests-")  # for the workers too
         atexit.register(shutil.rmtree, os.environ["SHARED_BY_TESTS"], ignore_errors=True)

@@ -1,11 +1,13 @@
 """The shipped notebooks, run in order on one run folder, and what they left there."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import nbformat
 import papermill
 import pytest
 from exercises import refuse_wrong_checks, with_trials
+from jupyter_client import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 
 from helpers.notebooks import GLOSSARY_NOTEBOOKS, PRIVATE_NOTEBOOKS, TABLE_NOTEBOOKS
@@ -46,10 +49,23 @@ def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def execute(path: Path, run: Path, **overrides: Any) -> None:
+@pytest.fixture
+def kernel() -> Iterator[AsyncKernelManager]:
+    """One kernel for several notebooks: what each imports takes it eight seconds otherwise."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    try:
+        yield manager
+    finally:
+        asyncio.run(manager.shutdown_kernel(now=True))
+
+
+def execute(path: Path, run: Path, kernel: AsyncKernelManager | None = None, **overrides: Any) -> None:
     """Run a notebook, its exercises untried, solved and answered wrongly."""
     given, out = run.with_name(f"{path.stem}.in.ipynb"), run.with_name(f"{path.stem}.out.ipynb")
-    nbformat.write(with_trials(path), given)
+    notebook = with_trials(path)
+    if kernel:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {path.parent}"))
+    nbformat.write(notebook, given)
     papermill.execute_notebook(
         given,
         out,
@@ -62,6 +78,7 @@ def execute(path: Path, run: Path, **overrides: Any) -> None:
         progress_bar=False,
         cwd=path.parent,
         execution_timeout=600,
+        **({"km": kernel} if kernel else {}),
     )
     refuse_wrong_checks(out)
 
@@ -84,10 +101,10 @@ def test_every_notebook_belongs_to_a_source() -> None:
 
 
 @pytest.mark.first
-def test_the_notebooks_on_a_glossary_run_in_order(tmp_path: Path) -> None:
+def test_the_notebooks_on_a_glossary_run_in_order(tmp_path: Path, kernel: AsyncKernelManager) -> None:
     run = tmp_path / "run"
     for name in GLOSSARY_NOTEBOOKS:
-        execute(ROOT / name, run)
+        execute(ROOT / name, run, kernel)
     results: dict[str, Any] = json.loads((run / "results.json").read_text("utf-8"))
     test = [json.loads(line) for line in (run / "dataset/test.jsonl").read_text("utf-8").splitlines()]
     asked = Counter(item["bucket"] for item in test)
@@ -102,10 +119,10 @@ def test_the_notebooks_on_a_glossary_run_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.first
-def test_the_notebooks_on_private_records_run_in_order(tmp_path: Path) -> None:
+def test_the_notebooks_on_private_records_run_in_order(tmp_path: Path, kernel: AsyncKernelManager) -> None:
     run = tmp_path / "run"
     for name in PRIVATE_NOTEBOOKS:
-        execute(ROOT / name, run)
+        execute(ROOT / name, run, kernel)
     results: dict[str, Any] = json.loads((run / "private" / "results.json").read_text("utf-8"))
     assert list(results["models"]) == list(results["privacy"]["models"]) == ["base", "non_private", "private"]
     assert all({*model["buckets"]} == {"records", "general"} for model in results["models"].values())
