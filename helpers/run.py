@@ -31,6 +31,7 @@ from helpers.threads import watch_cores
 KEY = ("inputs", "code", "asked")
 """Parts of a stage's record that say what it was made from."""
 EXAMPLES = PROJECT_ROOT / "example_data"
+EXAMPLE_GLOSSARY = EXAMPLES / "acronyms.json"
 HOLDERS = {"data.source": {"holders": str(EXAMPLES / "providers" / "pipeline.yaml")}, "score.judge_items": 0}
 """Default source of the notebooks on private records. No judge: their answers have a few words."""
 
@@ -181,12 +182,13 @@ class Run:
         """Return `folder` of this run, such as `dataset`; where its stage was skipped, start from example_data/.
 
         The file `sample` in it tells whether its stage ended. Raises RunError where neither the run nor example_data/
-        has it: `made_by` says which notebook makes it.
+        has it, or the reader's own data are to be read: `made_by` says which notebook makes it.
         """
         target, example = self.home / folder, EXAMPLES / folder
         if (target / sample).exists():
             return target
-        if self.config.pipeline or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
+        own = self.config.data.source is not None or self.config.glossary != EXAMPLE_GLOSSARY
+        if own or (target.exists() and any(target.iterdir())) or not (example / sample).exists():
             raise RunError(f"{target / sample} is missing. Run {made_by} on this run folder first.")
         self.begin()
         with self._changed(self.path) as manifest:  # first: after a kill, examples must not pass for the run's own

@@ -191,6 +191,16 @@ def test_ensure_starts_from_example_data(
         run.ensure("predictions", sample="base.jsonl", made_by="a notebook")
 
 
+@pytest.mark.parametrize("key", ["data.source", "glossary"])
+def test_nobodys_own_data_are_replaced_by_examples(smoke_run: SmokeRun, tmp_path: Path, key: str) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("acronym,definition\nAB,A Bee\n" if key == "glossary" else "question,answer\nWho?,Me.\n")
+    run = smoke_run({key: str(own)})
+    with pytest.raises(RunError, match=r"train\.jsonl is missing\. Run 02"):
+        run.ensure("dataset", sample="train.jsonl", made_by="02")
+    assert not (run.path / "dataset").exists()
+
+
 def test_ensure_does_not_mix_own_files_with_examples(smoke_run: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = smoke_run()
     (run.path / "dataset").mkdir()
