@@ -43,11 +43,8 @@ class Pair(NamedTuple):
 def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs: int = 400) -> dict[str, Any]:
     """Train a cross-encoder from MiniLM, or find the one trained before on the same conversations.
 
-    Args:
-        train_path: `train.jsonl` of the run.
-        folder: where the model is kept, with its `quality.json`.
-        seed: of the pairs, the held-out entries and the training.
-        max_pairs: most pairs to train on; their number sets the time.
+    It is kept in `folder`, with its `quality.json`. `max_pairs`, the most pairs to train on, sets the time; `seed` is
+    that of the pairs, the held-out entries and the training.
 
     Returns:
         `{"accuracy", "held_out_pairs", "held_out_entries", "train_pairs", "seconds", ...}`; accuracy, in
