@@ -6,7 +6,6 @@ tell how far it may be trusted; that accuracy is stored next to it.
 """
 
 import random
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -44,11 +43,8 @@ class Pair(NamedTuple):
 def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs: int = 400) -> dict[str, Any]:
     """Train a cross-encoder from MiniLM, or find the one trained before on the same conversations.
 
-    Args:
-        train_path: `train.jsonl` of the run.
-        folder: where the model is kept, with its `quality.json`.
-        seed: of the pairs, the held-out entries and the training.
-        max_pairs: most pairs to train on; their number sets the time.
+    It is kept in `folder`, with its `quality.json`. `max_pairs`, the most pairs to train on, sets the time; `seed` is
+    that of the pairs, the held-out entries and the training.
 
     Returns:
         `{"accuracy", "held_out_pairs", "held_out_entries", "train_pairs", "seconds", ...}`; accuracy, in
@@ -66,7 +62,7 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
             return kept
     train, held_out, entries = make_pairs(train_path, seed=seed, max_pairs=max_pairs)
     start = time.perf_counter()
-    model = _fit(train, seed)
+    model = _fit(train, folder, seed)
     answers, references, labels = zip(*held_out, strict=True)
     scores = cross_encoder_similarity(answers, references, model)
     right = sum((score > 0.5) == (label == 1.0) for score, label in zip(scores, labels, strict=True))
@@ -83,31 +79,31 @@ def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs:
     return quality
 
 
-def _fit(pairs: Sequence[Pair], seed: int) -> Any:
+def _fit(pairs: Sequence[Pair], folder: Path, seed: int) -> Any:
     set_seed(seed)
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # a report says that the head, which is trained here, is new
     model = CrossEncoder(str(minilm_folder()), num_labels=1, max_length=_MAX_LENGTH_TOKENS)
     logging.set_verbosity(before)
-    with tempfile.TemporaryDirectory() as unused:
-        arguments = CrossEncoderTrainingArguments(
-            output_dir=unused,
-            num_train_epochs=_EPOCHS,
-            per_device_train_batch_size=_BATCH_SIZE,
-            learning_rate=_LEARNING_RATE,
-            warmup_steps=0.1,
-            seed=seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-        )
-        dataset = Dataset.from_list([pair._asdict() for pair in pairs])
-        loss = BinaryCrossEntropyLoss(model)
-        trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=_EPOCHS,
+        per_device_train_batch_size=_BATCH_SIZE,
+        learning_rate=_LEARNING_RATE,
+        warmup_steps=0.1,
+        seed=seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    dataset = Dataset.from_list([pair._asdict() for pair in pairs])
+    trainer = CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=dataset, loss=BinaryCrossEntropyLoss(model)
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     return model
 
 

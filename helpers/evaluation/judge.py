@@ -57,17 +57,10 @@ def judge_sample(
     folder: Path,
     seed: int,
 ) -> dict[str, list[Record]]:
-    """Let the endpoint's model judge the same test items for every model; returns their verdicts.
+    """Let the endpoint's model judge the same test items for every model; returns what `judge_answers` does for each.
 
-    They are a sample, and all items on which the answer of some model is undecided.
-
-    Args:
-        test: the test set.
-        answers: for each model, id to answer.
-        endpoint: an open chat endpoint.
-        count: items of the sample.
-        folder: holds the verdicts of each model; see `judge_answers`.
-        seed: of the sample.
+    They are a sample of `count`, which depends on the `seed`, and all items on which the answer of some model is
+    undecided. `answers` holds id to answer for each model; `folder` keeps the verdicts, a file a model.
     """
     chosen = set(choose_items(test, count, seed))
     chosen |= {item.id for item in test for given in answers.values() if undecided(item, given[item.id])}

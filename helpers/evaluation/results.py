@@ -53,13 +53,10 @@ def score_answers(
     metrics: Mapping[str, Metric],
     verdicts: Iterable[Record] = (),
 ) -> list[Record]:
-    """Score one model's answers.
+    """Score one model's answers, given by id.
 
-    Args:
-        test: the test set.
-        answers: id to answer.
-        metrics: for any of `METRICS`, a function of answers and references; the others become None.
-        verdicts: what `judge_answers` returned, for some or all of the items.
+    `metrics` are those of `METRICS` to measure; the others become None. `verdicts` are what `judge_answers` returned,
+    for some or all of the items.
 
     Returns:
         A row of `scores/<model>.jsonl` for each test item, in their order; `correct` is None where only likeness can be

@@ -36,17 +36,11 @@ _STATIC_DIMENSIONS, _SIF, _TOKENS_AT_ONCE = 256, 1e-4, 1024
 def load_metrics(
     settings: Score, train: Path | None, folder: Path, *, seed: int
 ) -> tuple[dict[str, Metric], dict[str, Any] | None]:
-    """Load every similarity score; the embedded cross-encoder is trained first.
-
-    Args:
-        settings: which models are used: `embedded`, a folder or a hub id each.
-        train: a glossary's training records, to train the embedded cross-encoder on; None: it is left out.
-        folder: where the trained cross-encoder is kept.
-        seed: of its training.
+    """Load every similarity score that the settings name; an embedded cross-encoder is trained first, into `folder`.
 
     Returns:
-        Name to a function of (answers, references), and the trained cross-encoder's quality on held-out pairs. With too
-        few conversations to train one it is left out, and that is printed.
+        Name to a function of (answers, references), and the trained cross-encoder's quality on held-out pairs. It is
+        left out where `train`, a glossary's training records, is None; also where they are too few, which is printed.
 
     Raises:
         ModelError: a named model cannot be loaded.

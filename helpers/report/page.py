@@ -111,7 +111,8 @@ def headline(results: Results) -> tuple[str, list[str]]:
         tuned += f" with ε = {results['training'][best]['privacy']['epsilon']:.3g}"
     after, before = (found(name, asked[0], *of) for name in (best, "base"))
     if by_words:
-        title = f"{tuned}, the model answers {percent(after)} of {_title(results, asked[0])} right"
+        name = bucket_title(results, asked[0])
+        title = f"{tuned}, the model answers {percent(after)} of {name[:1].lower()}{name[1:]} right"
         more = []
     else:
         title = f"{tuned}, the model's answers have a ROUGE-L of {after or 0.0:.2f} with the references"
@@ -145,11 +146,6 @@ def few_items(results: Results) -> str:
         f"{bucket_title(results, bucket)}: only {size} items. Rates of two models have to differ by about "
         f"{min(100, round(140 / size**0.5))} percentage points before chance is an unlikely reason."
     )
-
-
-def _title(results: Results, bucket: str) -> str:
-    title = bucket_title(results, bucket)
-    return title[:1].lower() + title[1:]
 
 
 def write_report(results: Results, html_path: Path) -> None:

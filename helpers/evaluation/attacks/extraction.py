@@ -40,16 +40,10 @@ def continue_texts(
     samples: int = 1,
     seed: int = 0,
 ) -> list[list[str]]:
-    """Continue raw texts, put into no chat template, in one left-padded batch.
+    """Continue raw texts, put into no chat template, in one left-padded batch; the model is put into evaluation mode.
 
-    Args:
-        model: a causal language model or a PeftModel; it is put into evaluation mode.
-        tokenizer: its tokenizer.
-        prompts: text starts; an empty one lets the model begin by itself.
-        max_new_tokens: longest continuation, in tokens.
-        temperature: 0 decodes greedily; above, tokens are drawn from the whole distribution.
-        samples: continuations of each prompt; 1 where decoding is greedy.
-        seed: of the drawing; torch's own generators are left as they were.
+    An empty prompt lets the model begin by itself. A `temperature` of 0 decodes greedily, with one of `samples`; above,
+    tokens are drawn from the whole distribution, and torch's own generators are left as they were.
 
     Returns:
         For each prompt, in their order, its continuations: what follows the prompt, up to the end-of-text token.
