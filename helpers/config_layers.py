@@ -47,8 +47,9 @@ def read_layer(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {min(where.line + 1, len(text.splitlines()))}" if where else ""
-        twice = isinstance(error, _RepeatedKeyError)
-        fault = error.problem if twice else "this is not valid YAML. Check indentation and quotes"
+        fault = "this is not valid YAML. Check indentation and quotes"
+        if isinstance(error, _RepeatedKeyError):
+            fault = str(error.problem)
         raise ConfigError(f"{path.name}{line}: {fault}.") from None
     if content is None:
         return {}

@@ -29,13 +29,8 @@ def child_server(
 ) -> Iterator[str]:
     """Run a module as a server; yield its URL, `http://127.0.0.1:.../v1`, and kill it afterwards.
 
-    Args:
-        module: what is run with `python -m`.
-        arguments: those before the address file.
-        title: what messages call the server.
-        start_s: seconds that it may take until it answers.
-        folder: working folder of the child; None leaves it that of this process.
-        env: environment variables for the child; those that are set already count first.
+    `arguments` are those before the address file; messages call the server `title`; it may take `start_s` seconds until
+    it answers. `folder` is the child's working folder. Of `env`, variables count that are not set already.
 
     Raises:
         EndpointError: the server died while it loaded, or took too long.
