@@ -47,9 +47,9 @@ def read_layer(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {min(where.line + 1, len(text.splitlines()))}" if where else ""
-        fault = (
-            error if isinstance(error, _RepeatedKeyError) else "this is not valid YAML. Check indentation and quotes"
-        )
+        fault = "this is not valid YAML. Check indentation and quotes"
+        if isinstance(error, _RepeatedKeyError):
+            fault = str(error.problem)
         raise ConfigError(f"{path.name}{line}: {fault}.") from None
     if content is None:
         return {}
@@ -58,12 +58,8 @@ def read_layer(path: Path) -> dict[str, Any]:
     return content
 
 
-class _RepeatedKeyError(yaml.YAMLError):
+class _RepeatedKeyError(yaml.MarkedYAMLError):
     """A key that stands twice in one mapping, of which one value would be lost."""
-
-    def __init__(self, key: str, mark: yaml.Mark) -> None:
-        super().__init__(f"the key {key!r} stands there twice. Put both parts under one")
-        self.problem_mark = mark
 
 
 class _Loader(yaml.CSafeLoader):
@@ -73,7 +69,8 @@ class _Loader(yaml.CSafeLoader):
         seen = set[str]()
         for key, _ in node.value:
             if str(key.value) in seen and key.value != "<<":
-                raise _RepeatedKeyError(key.value, key.start_mark)
+                problem = f"the key {key.value!r} stands there twice. Put both parts under one"
+                raise _RepeatedKeyError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         self.flatten_mapping(node)  # what `<<` names
         for key, _ in node.value:

@@ -126,14 +126,14 @@ def _run_private(conf: Conf = None, data: Table = None, run: Folder = None, set:
 
 @app.command("ask")
 def _ask(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
+    run: Annotated[str, typer.Argument(help="Run folder.", callback=_folder)],
     question: Annotated[str, typer.Argument(help="What to ask; quoted.")],
     model: Annotated[
         str | None, typer.Option(help="A trained model, or base; by default all that are trained.")
     ] = None,
 ) -> None:
     """Ask the models of a run folder a question."""
-    for name, answer in stages.ask(reopen_run(at_home(run).resolve()), question, model).items():
+    for name, answer in stages.ask(reopen_run(Path(run)), question, model).items():
         print(f"{name}: {answer or '(no answer)'}")
 
 
@@ -166,12 +166,11 @@ def _stage(name: str) -> None:
     ) -> None:
         started = time.monotonic()
         if run and not (conf or glossary or data or set) and Path(run, "config.yaml").exists():
-            opened = reopen_run(Path(run).resolve(), unchanged=True)
+            opened = reopen_run(Path(run), unchanged=True)
         else:
             opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, glossary, data), holders=True)
-        module = (
-            "helpers.stages.audit" if name == "audit-privacy" else "helpers.stages"
-        )  # that one takes seconds to load
+        # The audit takes seconds to load.
+        module = "helpers.stages.audit" if name == "audit-privacy" else "helpers.stages"
         pkgutil.resolve_name(f"{module}:{name.replace('-', '_')}")(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)

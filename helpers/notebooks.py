@@ -82,19 +82,14 @@ def _tidy(source: Path, target: Path, beside: Sequence[str]) -> None:
 
     notebook = nbformat.read(target, as_version=4)
     keep_last_states(notebook)
-    run = target.parents[1]
-    _link_outputs(notebook, f"{os.path.relpath(run, source.parent)}/", f"{os.path.relpath(run, target.parent)}/")
-    if source.is_relative_to(PROJECT_ROOT):
-        relink(notebook, source.relative_to(PROJECT_ROOT).as_posix(), link)
+    before, after = (f"href='{os.path.relpath(target.parents[1], of)}/" for of in (source.parent, target.parent))
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):  # links to files of the run
+            if page := output.get("data", {}).get("text/html"):
+                output.data["text/html"] = page.replace(before, after)
+        if cell.cell_type == "markdown" and source.is_relative_to(PROJECT_ROOT):
+            cell.source = relinked(cell.source, source.relative_to(PROJECT_ROOT).as_posix(), link)
     nbformat.write(notebook, target)
-
-
-def _link_outputs(notebook: Any, before: str, after: str) -> None:
-    """Let links in outputs that begin with `before` begin with `after`."""
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-        page = output.get("data", {}).get("text/html")
-        if page and f"href='{before}" in page:
-            output.data["text/html"] = page.replace(f"href='{before}", f"href='{after}")
 
 
 def executed_name(name: str) -> str:
@@ -132,21 +127,14 @@ def _with_last_states(outputs: list[Any]) -> list[Any]:
     return [output for output in kept if output.get("text", True)]
 
 
-def relink(notebook: Any, source: str, link: Callable[[str], str]) -> None:
-    """Let the links of a notebook's text lead on from another place.
+def relinked(text: str, source: str, link: Callable[[str], str]) -> str:
+    """A Markdown text whose links lead on from another place.
 
     Args:
-        notebook: As nbformat reads it; changed in place.
-        source: Where it was written, from the course's folder: "02-fine_tune/01-look_inside.ipynb".
-        link: Gets the target of a relative link, from the course's folder, and returns what to write.
+        text: the text.
+        source: where it was written, from the course's folder: "02-fine_tune/01-look_inside.ipynb".
+        link: gets the target of a relative link, from the course's folder, and returns what to write.
     """
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = relinked(cell.source, source, link)
-
-
-def relinked(text: str, source: str, link: Callable[[str], str]) -> str:
-    """`relink` for a Markdown text."""
 
     def changed(match: re.Match[str]) -> str:
         path, mark, anchor = match[1].partition("#")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from scipy.stats import norm
 
 from helpers.errors import PrivacyError
@@ -32,17 +34,16 @@ Drawn = tuple[Figure, str]
 WIDTH = 700  # pixels of a picture
 
 
+@dataclass
 class Shown:
-    """What a cell shows: a widget, and what stands in its place where there is no front end for it.
+    """What a cell shows: a widget, and a line and perhaps a PNG in its place where there is no front end for it.
 
-    Attributes:
-        widget: None where the course's command line executes the notebook.
-        words: one line of text.
-        picture: PNG, or empty.
+    `widget` is None where the course's command line executes the notebook.
     """
 
-    def __init__(self, widget: Any, words: str, picture: bytes = b"") -> None:
-        self.widget, self.words, self.picture = widget, words, picture
+    widget: Any
+    words: str
+    picture: bytes = b""
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """For IPython, whose front ends show the first of these kinds that they know: widget, picture, words."""
@@ -64,9 +65,7 @@ def reshaped(logits: ArrayLike, temperature: float, top_p: float) -> NDArray[np.
     Returns:
         As many probabilities as logits, summing to 1; 0 outside of the nucleus.
     """
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
-    powers = np.exp(scaled - scaled.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
+    probabilities: NDArray[np.float64] = softmax(np.asarray(logits, dtype=np.float64) / temperature)
     falling = np.argsort(-probabilities, kind="stable")
     before = np.cumsum(probabilities[falling]) - probabilities[falling]  # of all that are likelier
     probabilities[falling[before >= top_p]] = 0.0

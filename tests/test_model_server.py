@@ -51,7 +51,10 @@ def test_what_went_wrong_in_the_child_is_told(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "breaks.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with (
-        pytest.raises(EndpointError, match=r"toy stopped with exit code 1.*why\? It said: .*no such weights"),
-        child_server("breaks", title="toy", hint="why?", start_s=20),
+        pytest.raises(
+            EndpointError,
+            match=r"toy stopped with exit code 1.*is its model whole, and memory free\? It said: .*no such weights",
+        ),
+        child_server("breaks", title="toy", start_s=20),
     ):
         pass

@@ -23,21 +23,14 @@ def child_server(
     module: str,
     *arguments: str,
     title: str,
-    hint: str,
     start_s: float,
     folder: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Run a module as a server; yield its URL, `http://127.0.0.1:.../v1`, and kill it afterwards.
 
-    Args:
-        module: what is run with `python -m`.
-        arguments: those before the address file.
-        title: what messages call the server.
-        hint: a question that a message asks where the server stops before it is ready.
-        start_s: seconds that it may take until it answers.
-        folder: working folder of the child; None leaves it that of this process.
-        env: environment variables for the child; those that are set already count first.
+    `arguments` are those before the address file; messages call the server `title`; it may take `start_s` seconds until
+    it answers. `folder` is the child's working folder. Of `env`, variables count that are not set already.
 
     Raises:
         EndpointError: the server died while it loaded, or took too long.
@@ -57,21 +50,19 @@ def child_server(
             ) as process,
         ):
             try:
-                yield _wait_until_ready(process, address, log, title, hint, start_s)
+                yield _wait_until_ready(process, address, log, title, start_s)
             finally:
                 process.kill()
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], address: Path, log: Path, title: str, hint: str, start_s: float
-) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], address: Path, log: Path, title: str, start_s: float) -> str:
     give_up_at = time.monotonic() + start_s
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
             tail = log.read_text(encoding="utf-8", errors="replace").split("\n")[-6:]
             raise EndpointError(
-                f"The {title} stopped with exit code {process.returncode} before it was ready; {hint} "
-                f"It said: {' '.join(tail).strip()}"
+                f"The {title} stopped with exit code {process.returncode} before it was ready; is its model "
+                f"whole, and memory free? It said: {' '.join(tail).strip()}"
             )
         if address.exists():
             return f"{address.read_text(encoding='utf-8')}/v1"

@@ -34,7 +34,6 @@ def embedded_server(gguf: Path, parallel: int) -> AbstractContextManager[str]:
         str(gguf.resolve()),
         str(parallel),
         title="embedded chat server",
-        hint="is the GGUF file whole, and memory free?",
         start_s=START_S,
         env={} if "OMP_WAIT_POLICY" in os.environ else _SPINS,
     )

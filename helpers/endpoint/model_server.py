@@ -38,7 +38,6 @@ def model_server(folder: Path) -> AbstractContextManager[str]:
         __spec__.name,
         folder.name,
         title="model's server",
-        hint="is the folder whole, and memory free?",
         start_s=START_S,
         folder=folder.parent,
         env={"HF_HUB_OFFLINE": "1"},  # it loads this folder and nothing from the hub

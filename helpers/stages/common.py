@@ -13,7 +13,6 @@ from helpers.data.languages.pack import Pack
 from helpers.endpoint.chat import ChatEndpoint, open_endpoint
 from helpers.errors import ConfigError, RunError
 from helpers.files import placed_records, read_json, read_jsonl, write_json, write_jsonl
-from helpers.progress import say_once
 from helpers.run import Run
 
 PREPARE = "01-create_dataset/02-prepare_dataset.ipynb"
@@ -34,15 +33,8 @@ def maker(run: Run, usual: str) -> str:
 
 
 def glossary_entries(run: Run) -> list[Entry]:
-    """The entries of the run's glossary that the configuration admits; says so where some are left out."""
-    language, limit = run.config.dataset.language, run.config.dataset.max_entries
-    everything = load_glossary(run.config.glossary, language=language)
-    if limit is None or len(everything) <= limit:
-        return everything
-    say_once(
-        f"Using the first {limit} of {len(everything)} entries: dataset.max_entries (null, in Python None, takes all)."
-    )
-    return load_glossary(run.config.glossary, limit, language)
+    """The entries of the run's glossary that the configuration admits."""
+    return load_glossary(run.config.glossary, run.config.dataset.max_entries, run.config.dataset.language)
 
 
 def pipeline_of(run: Run) -> Pipeline:

@@ -14,6 +14,7 @@ from helpers.data.table.examples import NOTHING
 from helpers.data.table.files import FORMATS, decode, plain_name, read_rows
 from helpers.errors import DataError, GlossaryError
 from helpers.files import Record
+from helpers.progress import say_once
 
 KEYS = ("acronym", "definition", "verbose_def", "field")
 _SIGNS = str.maketrans("’‘ʼ´`“”„‐‑", "'''''\"\"\"--")
@@ -71,8 +72,8 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
     Some other names of them are known (`NAMES`); further columns of a table are left out, and the reader is told which.
 
     White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
-    only the first so many entries are kept. Questions are asked in `language`, the name or file of a pack; else in
-    that of the definitions where there is a pack for it, and in English where there is none.
+    only the first so many entries are kept, and that is said. Questions are asked in `language`, the name or file of a
+    pack; else in that of the definitions where there is a pack for it, and in English where there is none.
 
     Raises:
         ConfigError: there is no such pack, or it has mistakes.
@@ -104,6 +105,11 @@ def load_glossary(path: Path, max_entries: int | None = None, language: str | No
     if not meanings:
         raise GlossaryError(f"The glossary {path.name} is empty. Expected at least one entry: {SHAPE}.")
     kept = [values for _, values in meanings.values()][:max_entries]
+    if len(kept) < len(meanings):
+        say_once(
+            f"Using the first {len(kept)} of {len(meanings)} entries: dataset.max_entries (null, in Python None, takes "
+            "all)."
+        )
     counts = Counter(plain_signs(values["acronym"]) for values in kept)
     texts = (f"{values['definition']} {values['verbose_def']}" for _, values in meanings.values())
     pack, entries = load_pack(language or recognise(texts) or DEFAULT), []
