@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.languages.pack import DEFAULT, Pack, load_pack, recognise
-from helpers.data.table.examples import NOTHING
+from helpers.data.table.conversations import NOTHING
 from helpers.data.table.files import FORMATS, decode, plain_name, read_rows
 from helpers.errors import DataError, GlossaryError
 from helpers.files import Record
