@@ -123,16 +123,16 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
 
 def _unsaid(answer: str, told: str, entry: Entry) -> str:
     """Why an answer does not tell the acronym or definition, plainly and alone; empty if it does."""
+    answer = plain_signs(answer)
     if not _holds(answer, told, entry):
         return f"answer without the {told}"
     check: Check = "contains" if told == "definition" else "contains_cased"
     names = plain_signs(f"{entry.acronym}: {entry.definition}")  # stand for the question: they deny nothing
-    if not is_correct(check, plain_signs(answer), [plain_signs(getattr(entry, told))], names):
+    if not is_correct(check, answer, [plain_signs(getattr(entry, told))], names):
         return f"answer denies the {told}, or offers another"
     if entry.pack.asserting is None or entry.verbose_def:
         return ""
     beside = rf"\s*,\s*(?:{'|'.join(entry.pack.asserting.articles)})(?!\w)"
-    answer = plain_signs(answer)
     ends = (said.end() for said in whole(entry.definition, answer).finditer(answer))
     return "answer adds facts of its own" if any(re.match(beside, answer[e:], re.IGNORECASE) for e in ends) else ""
 

@@ -9,9 +9,8 @@ import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from helpers.config import Dataset
+from helpers.config import Dataset, Way
 from helpers.data.example import Message, few_shot, tidy
 from helpers.data.glossary.checks import ENDED, as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
@@ -24,7 +23,6 @@ from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
 
-Way = Literal["two_requests", "structured"]
 ANSWER_ATTEMPTS = 2
 USELESS = (
     "Name a more capable model in endpoint.model; or, where it thinks too long, stop that by endpoint.extra, as "
@@ -41,24 +39,15 @@ def write_conversations(
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
     Slots already in `path` are not asked again. The slots of one entry are written one after the other, so that the
-    order in which replies arrive changes nothing.
+    order in which replies arrive changes nothing. Of `settings.temperature`, that of questions, answers use less than
+    half. The seed is of scenes, sampling and the bank's order.
 
-    Args:
-        entries: the glossary.
-        endpoint: an open chat endpoint.
-        settings: the section `dataset`: conversations of each kind; how often the model is asked for one before the
-            phrasing bank fills it; and the temperature of questions, of which answers use less than half.
-        path: JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
-            "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and
-            `"earlier"`, the messages before the question.
-        seed: of scenes, sampling and the bank's order.
-        way: of writing; `settings` may leave it open.
+    `path` has JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
+    "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and
+    `"earlier"`, the messages before the question.
 
-    Returns:
-        One record a slot, in the order of the glossary, read from the file as they are asked for.
-
-    Raises:
-        EndpointError: the endpoint failed; what was written before stays in `path`.
+    Returns one record a slot, in the order of the glossary, read from the file as they are asked for. Raises
+    EndpointError where the endpoint failed; what was written before stays in `path`.
     """
     wanted = {
         "forward": (settings.forward_by_model, settings.forward_by_bank),
