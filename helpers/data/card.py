@@ -8,6 +8,7 @@ from typing import Any
 from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import general_packs
+from helpers.data.glossary.splits import TESTED
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -44,8 +45,6 @@ TABLE_BUCKETS = {
         "meaning": "What training rows ask, in words that training never used: is the fact known, or the sentence?",
     },
 } | GENERAL_BUCKET
-TESTED = {"new_phrasing": "forward", "reverse": "reverse"}
-"""Bucket of the test to its direction."""
 COUNTS = ("planned", "attempts", "by_model", "by_bank", "rejected", *SPLITS)
 
 

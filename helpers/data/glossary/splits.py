@@ -21,6 +21,8 @@ from helpers.data.glossary.phrasings import (
 from helpers.errors import RunError
 from helpers.files import Record
 
+TESTED = {"new_phrasing": "forward", "reverse": "reverse"}
+"""Bucket of the test to its direction."""
 KEEPS_CASE_UP_TO = 3
 """An acronym of so many characters at most may be an ordinary word, such as IT or WHO."""
 TYPED_IN_LOWER_CASE = 1 / 6
@@ -174,7 +176,7 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
         kind: [*{skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}]
-        for kind, bucket in (("forward", "new_phrasing"), ("reverse", "reverse"))
+        for bucket, kind in TESTED.items()
     }
     highest = 0.0
     for example in train:
