@@ -54,7 +54,7 @@ def _question_fault(
         return "question asks something else"
     if kind == "forward" and form != GUESS and any(asserts(question, entry) for question in questions):
         return "question asserts a meaning"
-    if entry.ambiguous and not _within(said, entry.field):
+    if entry.ambiguous and not _holds(said, "field", entry):
         return "question does not name the field"
     plain = utils.default_process
     if process.extractOne(questions[-1], asked, scorer=fuzz.ratio, processor=plain, score_cutoff=ALIKE):
@@ -195,13 +195,9 @@ def as_in_glossary(answer: str, entry: Entry) -> str:
 
 
 def _holds(text: str, named: str, entry: Entry) -> bool:
-    """Whether a text holds the acronym, in its case, or the definition, in any case."""
-    return _within(text, getattr(entry, named), keep_case=named == "acronym")
-
-
-def _within(text: str, words: str, *, keep_case: bool = False) -> bool:
+    """Whether a text holds the acronym, in its case, or the definition or field, in any case."""
     text = plain_signs(text)
-    return whole(words, text, keep_case=keep_case).search(text) is not None
+    return whole(getattr(entry, named), text, keep_case=named == "acronym").search(text) is not None
 
 
 def _without(text: str, words: str, *, keep_case: bool = False) -> str:
