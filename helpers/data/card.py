@@ -81,7 +81,6 @@ def glossary_card(
         per_entry[name] = {"attempts": row["kept_model"] + row["rejected"], **row}
     total = {key: sum(row[key] for row in per_entry.values()) for key in ("attempts", "kept_model", "kept_bank")}
     reasons = Counter(attempt["reason"] for attempt in rejected)
-    attempts = counted("attempts", total["attempts"], total["kept_model"], reasons)
     own = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
     return {
         "entries": len(entries),
@@ -89,10 +88,10 @@ def glossary_card(
         "kept": counted("conversations", len(conversations), total["kept_model"] + total["kept_bank"], {})["kept"],
         "kept_model": total["kept_model"],
         "kept_bank": total["kept_bank"],
-        "attempts": attempts["given"],
+        "attempts": total["attempts"],
         "rejected": len(rejected),
         "model_share": round(total["kept_model"] / len(conversations), 3) if conversations else None,
-        "reasons": attempts["left_out"],
+        "reasons": dict(reasons.most_common()),
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "buckets": GLOSSARY_BUCKETS | {bucket: own for bucket in general_packs(pack) if bucket != GENERAL},
