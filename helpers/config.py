@@ -30,6 +30,7 @@ Place = Annotated[Path, AfterValidator(_anchored)]
 Quantisation = Literal["none", "nf4", "int8"] | dict[str, Any]
 """How a frozen base is stored: 16 or 32 bits, 4 bits, 8 bits, or as arguments of BitsAndBytesConfig say."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Way = Literal["two_requests", "structured"]
 
 
 class Section(BaseModel):
@@ -64,7 +65,7 @@ class Dataset(Section):
     """In which language and how many conversations are written about each entry, and what is held out."""
 
     language: Annotated[str | None, AfterValidator(_language)] = None
-    way: Literal["two_requests", "structured"] | None
+    way: Way | None
     max_entries: Positive | None
     forward_by_model: Annotated[int, Field(ge=0)]
     forward_by_bank: Positive

@@ -8,6 +8,7 @@ from typing import Any
 from helpers.data.example import FEW, GENERAL, SHORT, SPLITS, Example
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import general_packs
+from helpers.data.glossary.splits import TESTED
 from helpers.data.table.examples import BUCKET
 from helpers.data.table.files import SPLIT
 from helpers.data.table.rewording import BUCKET as REWORDED
@@ -44,8 +45,6 @@ TABLE_BUCKETS = {
         "meaning": "What training rows ask, in words that training never used: is the fact known, or the sentence?",
     },
 } | GENERAL_BUCKET
-TESTED = {"new_phrasing": "forward", "reverse": "reverse"}
-"""Bucket of the test to its direction."""
 COUNTS = ("planned", "attempts", "by_model", "by_bank", "rejected", *SPLITS)
 
 
@@ -82,7 +81,6 @@ def glossary_card(
         per_entry[name] = {"attempts": row["kept_model"] + row["rejected"], **row}
     total = {key: sum(row[key] for row in per_entry.values()) for key in ("attempts", "kept_model", "kept_bank")}
     reasons = Counter(attempt["reason"] for attempt in rejected)
-    attempts = counted("attempts", total["attempts"], total["kept_model"], reasons)
     own = {"title": f"General knowledge ({pack.language})", "meaning": f"The same, asked in {pack.language}."}
     return {
         "entries": len(entries),
@@ -90,10 +88,10 @@ def glossary_card(
         "kept": counted("conversations", len(conversations), total["kept_model"] + total["kept_bank"], {})["kept"],
         "kept_model": total["kept_model"],
         "kept_bank": total["kept_bank"],
-        "attempts": attempts["given"],
+        "attempts": total["attempts"],
         "rejected": len(rejected),
         "model_share": round(total["kept_model"] / len(conversations), 3) if conversations else None,
-        "reasons": attempts["left_out"],
+        "reasons": dict(reasons.most_common()),
         **_buckets_of(splits),
         "writers": sorted({record["writer"] for record in conversations if record.get("writer")}),
         "buckets": GLOSSARY_BUCKETS | {bucket: own for bucket in general_packs(pack) if bucket != GENERAL},

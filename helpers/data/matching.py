@@ -17,9 +17,9 @@ _DENIALS = "<denies>|<unlike>|<refuses>|<behind>|<retracts>"
 _WORD = re.compile(r"\w[\w/-]*")
 
 
-def contains(answer: str, expected: str, *, keep_case: bool = False) -> bool:
-    """Whether the expected words stand whole and in order in the answer; `keep_case`: IT is not it."""
-    return pattern_of(expected, cased=keep_case).search(fold(answer)) is not None
+def contains(answer: str, expected: str) -> bool:
+    """Whether the expected words stand whole and in order in the answer."""
+    return pattern_of(expected).search(fold(answer)) is not None
 
 
 def declines(answer: str, question: str = "") -> bool:

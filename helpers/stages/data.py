@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.config import Way
 from helpers.data import card
 from helpers.data.example import SPLITS, Example, read_examples, write_examples
 from helpers.data.glossary import phrasings, splits
 from helpers.data.glossary.entries import Entry, load_glossary
 from helpers.data.glossary.preview import a_few, forecast, in_words, summary
 from helpers.data.glossary.structured import ENOUGH, share_accepted
-from helpers.data.glossary.writer import Way, write_conversations
+from helpers.data.glossary.writer import write_conversations
 from helpers.data.languages.pack import DEFAULT, recognise
 from helpers.data.table import source
 from helpers.data.table.examples import Row, make_examples, roles_of

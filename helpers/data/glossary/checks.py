@@ -54,7 +54,7 @@ def _question_fault(
         return "question asks something else"
     if kind == "forward" and form != GUESS and any(asserts(question, entry) for question in questions):
         return "question asserts a meaning"
-    if entry.ambiguous and not _within(said, entry.field):
+    if entry.ambiguous and not _holds(said, "field", entry):
         return "question does not name the field"
     plain = utils.default_process
     if process.extractOne(questions[-1], asked, scorer=fuzz.ratio, processor=plain, score_cutoff=ALIKE):
@@ -123,16 +123,16 @@ def check_answer(kind: str, answer: str, entry: Entry) -> str | None:
 
 def _unsaid(answer: str, told: str, entry: Entry) -> str:
     """Why an answer does not tell the acronym or definition, plainly and alone; empty if it does."""
+    answer = plain_signs(answer)
     if not _holds(answer, told, entry):
         return f"answer without the {told}"
     check: Check = "contains" if told == "definition" else "contains_cased"
     names = plain_signs(f"{entry.acronym}: {entry.definition}")  # stand for the question: they deny nothing
-    if not is_correct(check, plain_signs(answer), [plain_signs(getattr(entry, told))], names):
+    if not is_correct(check, answer, [plain_signs(getattr(entry, told))], names):
         return f"answer denies the {told}, or offers another"
     if entry.pack.asserting is None or entry.verbose_def:
         return ""
     beside = rf"\s*,\s*(?:{'|'.join(entry.pack.asserting.articles)})(?!\w)"
-    answer = plain_signs(answer)
     ends = (said.end() for said in whole(entry.definition, answer).finditer(answer))
     return "answer adds facts of its own" if any(re.match(beside, answer[e:], re.IGNORECASE) for e in ends) else ""
 
@@ -195,13 +195,9 @@ def as_in_glossary(answer: str, entry: Entry) -> str:
 
 
 def _holds(text: str, named: str, entry: Entry) -> bool:
-    """Whether a text holds the acronym, in its case, or the definition, in any case."""
-    return _within(text, getattr(entry, named), keep_case=named == "acronym")
-
-
-def _within(text: str, words: str, *, keep_case: bool = False) -> bool:
+    """Whether a text holds the acronym, in its case, or the definition or field, in any case."""
     text = plain_signs(text)
-    return whole(words, text, keep_case=keep_case).search(text) is not None
+    return whole(getattr(entry, named), text, keep_case=named == "acronym").search(text) is not None
 
 
 def _without(text: str, words: str, *, keep_case: bool = False) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.languages.pack import DEFAULT, Pack, load_pack, recognise
-from helpers.data.table.examples import NOTHING
+from helpers.data.table.conversations import NOTHING
 from helpers.data.table.files import FORMATS, decode, plain_name, read_rows
 from helpers.errors import DataError, GlossaryError
 from helpers.files import Record
@@ -69,16 +69,12 @@ UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u2060\ufeff]")
 def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:
     """Read `[{"acronym", "definition", "verbose_def"?, "field"?}]` from a JSON file, or a table with such columns.
 
-    Some other names of them are known (`NAMES`); further columns of a table are left out, and the reader is told which.
-
     White space inside a value is folded to single spaces; a row that repeats another is read once. With `max_entries`,
     only the first so many entries are kept, and that is said. Questions are asked in `language`, the name or file of a
     pack; else in that of the definitions where there is a pack for it, and in English where there is none.
 
-    Raises:
-        ConfigError: there is no such pack, or it has mistakes.
-        GlossaryError: the file is missing, is neither a JSON list of such objects nor such a table, or contradicts
-            itself; the message lists up to ten mistakes.
+    Raises ConfigError where there is no such pack, or it has mistakes; GlossaryError, with up to ten mistakes, where
+    the file is missing, is neither a JSON list of such objects nor such a table, or contradicts itself.
     """
     rows = _read_rows(path)
     mistakes: list[str] = []
@@ -152,7 +148,7 @@ def _read_rows(path: Path) -> list[Any]:
 
 
 def _named(name: str, rows: list[Record]) -> list[Record]:
-    """Rows of a table with the glossary's keys; empty cells count as missing, and other columns are left out."""
+    """Rows of a table with the glossary's keys; empty cells count as missing, and other columns are named and left."""
     renamed = [_renamed(name, row) for row in rows]
     if rows and not {"acronym", "definition"} <= renamed[0].keys():
         raise GlossaryError(
@@ -161,17 +157,14 @@ def _named(name: str, rows: list[Record]) -> list[Record]:
         )
     if unused := sorted({key for row in renamed for key in row} - {*KEYS}):
         print(f"{name}: columns that are not read: {', '.join(unused)}.")
-    filled = [{key: cell for key, cell in row.items() if not _is_empty(cell)} for row in renamed]
-    return [{key: _whole(row[key]) for key in KEYS if key in row} for row in filled if row]
+    filled = [{key: told for key, cell in row.items() if (told := _told(cell)) is not None} for row in renamed]
+    return [{key: row[key] for key in KEYS if key in row} for row in filled if row]
 
 
-def _is_empty(cell: Any) -> bool:
-    """Whether nothing stands in a cell, or only what people and spreadsheets write into an empty one."""
-    return cell is None or cell != cell or (isinstance(cell, str) and cell.strip().casefold() in NOTHING)
-
-
-def _whole(cell: Any) -> Any:
-    """A whole number as text, since an acronym may be one; any other cell unchanged, to be refused if it is no text."""
+def _told(cell: Any) -> Any:
+    """A cell: None where it is empty, a whole number as text, since an acronym may be one; what is no text is kept."""
+    if cell is None or cell != cell or (isinstance(cell, str) and cell.strip().casefold() in NOTHING):
+        return None
     if isinstance(cell, int | float) and not isinstance(cell, bool) and cell % 1 == 0:
         return str(int(cell))
     return cell

@@ -21,6 +21,8 @@ from helpers.data.glossary.phrasings import (
 from helpers.errors import RunError
 from helpers.files import Record
 
+TESTED = {"new_phrasing": "forward", "reverse": "reverse"}
+"""Bucket of the test to its direction."""
 KEEPS_CASE_UP_TO = 3
 """An acronym of so many characters at most may be an ordinary word, such as IT or WHO."""
 TYPED_IN_LOWER_CASE = 1 / 6
@@ -40,14 +42,8 @@ def training_records(
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation examples, shuffled, in the buckets `forward`, `reverse`, `unknown` and `general`.
 
-    Args:
-        conversations: what `write_conversations` returned.
-        entries: the glossary.
-        settings: the section `dataset`: for each entry how many invented acronyms are declined, asked in the words of
-            the forward conversations, and the share of all examples that validation gets, 0 to 1.
-        general: what is rehearsed of the base model's own answers.
-        test: of `test_records`, whose invented acronyms training must not show.
-        seed: of every draw.
+    Invented acronyms, `settings.unknown_train` for each entry, are asked for in the words of the forward conversations.
+    They are none of those of `test`, which `test_records` made. `general` is rehearsed: the base model's own answers.
     """
     avoid = {example.subject for example in test if example.bucket == "unknown"} | explained_acronyms(entries[0].pack)
     number = settings.unknown_train * len(entries)
@@ -62,8 +58,7 @@ def training_records(
         about = {"subject": entry.id, "origin": c["origin"]}
         question = c["question"]
         if c["kind"] == "forward" and spelt_alike[folded(entry.acronym)] == 1:
-            known = whole(entry.acronym, question, keep_case=True)  # not inside other words
-            question = _typed(entry.acronym, chooser).join(known.split(question))
+            question = _asked_for(_typed(entry.acronym, chooser), question, entry)
         earlier = c.get("earlier", ())
         learnt = tuple(at - len(earlier) - 1 for at, turn in enumerate(earlier) if turn["role"] == "assistant")
         prompt = (*earlier, *asked(question))
@@ -75,17 +70,21 @@ def training_records(
     wordings = slice(1) if _begin_alike(forward, by_id) else slice(None)
     for number, (acronym, maker) in enumerate(invented.items()):
         source = forward[number] if number < len(forward) else chooser.choice(forward)
-        question = plain_signs(source["question"])
-        known = whole(by_id[source["entry"]].acronym, question, keep_case=True)
+        entry = by_id[source["entry"]]
         typed = acronym if maker == WORDS else _typed(acronym, chooser)  # what a word means is another question
-        question = typed.join(known.split(question))
-        answer = fill(chooser.choice(by_id[source["entry"]].pack.answers.unknown[wordings]), acronym=typed)
+        question = _asked_for(typed, plain_signs(source["question"]), entry)
+        answer = fill(chooser.choice(entry.pack.answers.unknown[wordings]), acronym=typed)
         about = {"subject": acronym, "origin": source["origin"]}
         examples.append(Example(f"unknown/{acronym}", "unknown", asked(question), answer, **about))
     examples += general
     chooser.shuffle(examples)
     held_back = round(len(examples) * settings.validation_share)
     return examples[held_back:], examples[:held_back]
+
+
+def _asked_for(acronym: str, question: str, entry: Entry) -> str:
+    """A question about an entry, with another acronym in the place of the entry's; not inside other words."""
+    return acronym.join(whole(entry.acronym, question, keep_case=True).split(question))
 
 
 def _begin_alike(forward: Sequence[Record], entries: Mapping[str, Entry]) -> bool:
@@ -177,7 +176,7 @@ def assert_disjoint(train: Sequence[Example], test: Sequence[Example], entries: 
         raise RunError(f"Unknown acronyms stand in training and test: {sorted(shared)[:5]}.")
     held_out = {
         kind: [*{skeleton(item.question, by_id[item.subject]) for item in test if item.bucket == bucket}]
-        for kind, bucket in (("forward", "new_phrasing"), ("reverse", "reverse"))
+        for bucket, kind in TESTED.items()
     }
     highest = 0.0
     for example in train:

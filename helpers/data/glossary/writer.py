@@ -9,10 +9,9 @@ import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from helpers.config import Dataset
-from helpers.data.example import Message, few_shot, tidy
+from helpers.config import Dataset, Way
+from helpers.data.example import few_shot, tidy
 from helpers.data.glossary.checks import ENDED, as_in_glossary, check_answer, check_question
 from helpers.data.glossary.entries import Entry
 from helpers.data.glossary.phrasings import fill_entry
@@ -24,7 +23,6 @@ from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
 
-Way = Literal["two_requests", "structured"]
 ANSWER_ATTEMPTS = 2
 USELESS = (
     "Name a more capable model in endpoint.model; or, where it thinks too long, stop that by endpoint.extra, as "
@@ -41,24 +39,15 @@ def write_conversations(
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
     Slots already in `path` are not asked again. The slots of one entry are written one after the other, so that the
-    order in which replies arrive changes nothing.
+    order in which replies arrive changes nothing. Of `settings.temperature`, that of questions, answers use less than
+    half. The seed is of scenes, sampling and the bank's order.
 
-    Args:
-        entries: the glossary.
-        endpoint: an open chat endpoint.
-        settings: the section `dataset`: conversations of each kind; how often the model is asked for one before the
-            phrasing bank fills it; and the temperature of questions, of which answers use less than half.
-        path: JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
-            "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and
-            `"earlier"`, the messages before the question.
-        seed: of scenes, sampling and the bank's order.
-        way: of writing; `settings` may leave it open.
+    `path` has JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
+    "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and
+    `"earlier"`, the messages before the question.
 
-    Returns:
-        One record a slot, in the order of the glossary, read from the file as they are asked for.
-
-    Raises:
-        EndpointError: the endpoint failed; what was written before stays in `path`.
+    Returns one record a slot, in the order of the glossary, read from the file as they are asked for. Raises
+    EndpointError where the endpoint failed; what was written before stays in `path`.
     """
     wanted = {
         "forward": (settings.forward_by_model, settings.forward_by_bank),
@@ -149,10 +138,15 @@ def _from_model(
 
 
 def _question(kind: str, entry: Entry, endpoint: ChatEndpoint, settings: Dataset, number: int) -> str:
-    """A question about an entry in the model's words."""
-    named = _named(kind, entry)
+    """A question in the model's words: examples, then the entry in a scene.
+
+    Every request of a kind begins alike, so a server may read that once.
+    """
+    pack, named = entry.pack, _named(kind, entry)
+    shown = [(_subject(_named(kind, of), scene), question) for scene, of, question in shown_examples(kind, pack)]
+    scene = random.Random(number).choice(pack.scenes)
     asked_for = endpoint.complete(
-        _question_prompt(kind, entry, number),
+        few_shot(pack.writer[kind], shown, _subject(named, scene)),
         max_tokens=40 + len(named) // 2,  # what is asked about must fit, in any script
         temperature=settings.temperature,
         seed=number,
@@ -166,8 +160,11 @@ def _question(kind: str, entry: Entry, endpoint: ChatEndpoint, settings: Dataset
 
 def _answer(kind: str, entry: Entry, question: str, endpoint: ChatEndpoint, settings: Dataset, number: int) -> str:
     """The answer in the model's words."""
+    pack = entry.pack
+    wording, examples = pack.answers[kind][0], shown_examples(kind, pack)
+    shown = [(_known(kind, of, asked), fill_entry(wording, of)) for _, of, asked in examples]
     reply = endpoint.complete(
-        _answer_prompt(kind, entry, question),
+        few_shot(pack.writer.answer, shown, _known(kind, entry, question)),
         max_tokens=40 + len(entry.definition) // 2,
         temperature=settings.temperature * 0.4,
         seed=number,
@@ -196,14 +193,6 @@ def _from_bank(record: Record, entry: Entry, order: list[tuple[str, str]], asked
     record |= {"question": opening + question, "answer": fill_entry(answer, entry)}
 
 
-def _question_prompt(kind: str, entry: Entry, number: int) -> list[Message]:
-    """Examples, then the entry in a scene; every request of a kind begins alike, so a server may read that once."""
-    pack = entry.pack
-    shown = [(_subject(_named(kind, of), scene), question) for scene, of, question in shown_examples(kind, pack)]
-    scene = random.Random(number).choice(pack.scenes)
-    return few_shot(pack.writer[kind], shown, _subject(_named(kind, entry), scene))
-
-
 def shown_examples(kind: str, pack: Pack) -> list[tuple[str, Entry, str]]:
     """What the writing model is shown: scenes, invented entries and the questions about them."""
     return [(scene, Entry("", acronym, told, pack=pack), asked) for scene, acronym, told, asked in pack.examples[kind]]
@@ -217,13 +206,6 @@ def _subject(named: str, scene: str) -> str:
     # What to copy stands first and last. With shorter examples that made 63 % of a very small model's questions
     # usable, against 40 % when told in words to ask about it (docs/decisions/0004).
     return f"{named}, {scene}: {named}"
-
-
-def _answer_prompt(kind: str, entry: Entry, question: str) -> list[Message]:
-    pack = entry.pack
-    answer, examples = pack.answers[kind][0], shown_examples(kind, pack)
-    shown = [(_known(kind, of, asked), fill_entry(answer, of)) for _, of, asked in examples]
-    return few_shot(pack.writer.answer, shown, _known(kind, entry, question))
 
 
 def _known(kind: str, entry: Entry, question: str) -> str:

@@ -54,21 +54,13 @@ Ask = Callable[[Piece, Sequence[Record], int], dict[int, list[str]]]
 def translated_pack(
     language: str, endpoint: ChatEndpoint, settings: Dataset, *, path: Path, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Have the content of a pack made.
+    """Have the content of a pack made; returns it, and the optional keys that it lacks, each with what then happens.
 
-    Args:
-        language: its name or code.
-        endpoint: an open chat endpoint.
-        settings: the section `dataset`: how often the model is asked for a part, and its temperature, less than half of
-            which is used.
-        path: JSON lines `{"piece", "english", "writer", "texts": [[key, text]]}`. What stands there is not asked again.
-        seed: for servers that honour it.
+    `language` is its name or code. Less than half of `settings.temperature` is used. `path` has JSON lines `{"piece",
+    "english", "writer", "texts": [[key, text]]}`; what stands there is not asked again.
 
-    Returns:
-        The content, and the optional keys that it lacks, each with what then happens.
-
-    Raises:
-        EndpointError: the endpoint failed, or too little that it wrote passes the checks; the rest stays in `path`.
+    Raises EndpointError where the endpoint failed, or too little that it wrote passes the checks; the rest stays in
+    `path`.
     """
     wanted, known, called = pieces(), dict[str, list[str]](), language
     originals = {piece.name: [text for _, text in piece.texts] for piece in wanted}

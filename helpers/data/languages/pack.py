@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from helpers.config import Section
 from helpers.config_layers import explained, read_layer
 from helpers.data.reading.packs import Reading, regular
 from helpers.errors import ConfigError
@@ -59,10 +60,8 @@ Words = Some[Annotated[Filled, AfterValidator(regular)]]
 """Regular expressions; a text matches if one of them occurs as whole words, in any case."""
 
 
-class Part(BaseModel):
+class Part(Section):
     """A part of a pack; `part["forward"]` is `part.forward`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __getitem__(self, kind: str) -> Any:
         return getattr(self, kind)
@@ -150,8 +149,8 @@ class General(Part):
 class Invented(Part):
     """Words that no glossary explains, to be declined: `train` for training, `test` other lists, by name."""
 
-    train: list[Filled] = []
-    test: dict[Filled, Some[Filled]] = {}
+    train: list[Filled] = Field(default_factory=list)
+    test: dict[Filled, Some[Filled]] = Field(default_factory=dict)
 
 
 class Pack(Part):
@@ -174,7 +173,7 @@ class Pack(Part):
     """What a question of each kind holds."""
     asserting: Asserting | None = None
     """Where this or `asks` is missing, questions are not checked by it."""
-    refusals: list[Filled] = []
+    refusals: list[Filled] = Field(default_factory=list)
     """Plain words that say that one does not know: how refusals are read in a language without `reading`."""
     general: General = General(test={}, train=[])
     invented: Invented | None = None

@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
+
+from helpers.config import Section
 
 _LETTERS = str.maketrans(
     {"œ": "oe", "Œ": "Oe", "æ": "ae", "Æ": "Ae", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
@@ -39,7 +41,7 @@ def _folded(entry: str) -> str:
 Patterns = list[Annotated[str, AfterValidator(_folded)]]
 
 
-class Reading(BaseModel):
+class Reading(Section):
     """The key `reading` of a pack, or of all of them.
 
     Of words: `function_words` may be missing between two words of a term; `elided` stand before an apostrophe;
@@ -57,8 +59,6 @@ class Reading(BaseModel):
     begin a description, no name; `describes` stand between what is asked about and a claim of what it is;
     `says_no` are the words of an answer that says no.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     function_words: Patterns
     elided: Patterns

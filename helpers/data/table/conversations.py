@@ -1,7 +1,7 @@
 """Cells of a row as text, and a row as a conversation."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -14,6 +14,8 @@ from helpers.data.table.files import usual
 from helpers.errors import DataError
 from helpers.files import Record
 
+NOTHING = {"", "-", "--", "–", "—", "...", "…", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"}
+"""What people and spreadsheets write into a cell that is empty, in small letters. A word such as None may be meant."""
 SPEAKERS = {"human": "user", "prompter": "user", "developer": "system"}
 SPEAKERS |= dict.fromkeys(("ai", "gpt", "bot", "chatgpt", "model"), "assistant")
 TURN = (("role", "content"), ("from", "value"))
@@ -41,8 +43,8 @@ class Asked:
         return self.prompt[-1]["content"]
 
 
-def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collection[str] = ("",)) -> Asked:
-    """Read a row's cells; answers and contexts that equal one of `nothing`, in lower case, are dropped.
+def read_row(row: Record, roles: Mapping[str, str], where: str) -> Asked:
+    """Read a row's cells; answers and contexts that hold `NOTHING` are dropped.
 
     Raises DataError, which names the row, if a cell is no text or a conversation cannot be read.
     """
@@ -56,7 +58,7 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
     if "messages" in roles or turns:
         messages, learnt = _conversation(turns, where)
         *prompt, last = messages or [{"role": "user", "content": ""}] * 2
-        said = [place for place in learnt if prompt[place]["content"].casefold() not in nothing]
+        said = [place for place in learnt if prompt[place]["content"].casefold() not in NOTHING]
         learnt = [place for place in said if place + len(prompt) >= context]
         answers = [last["content"]]
     else:
@@ -67,7 +69,7 @@ def read_row(row: Record, roles: Mapping[str, str], where: str, nothing: Collect
     if system and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
     contexts = [text(cell, where) for cell in several(_listed(cells.get("contexts")))]
-    answers, contexts = ([cell for cell in of if cell.casefold() not in nothing] for of in (answers, contexts))
+    answers, contexts = ([cell for cell in of if cell.casefold() not in NOTHING] for of in (answers, contexts))
     return Asked(prompt, list(dict.fromkeys(answers)), contexts, tuple(learnt))
 
 

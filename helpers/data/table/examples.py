@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from helpers.config import Data
 from helpers.data.example import Example, Message, checked
-from helpers.data.table.conversations import Asked, read_row, text, worded
+from helpers.data.table.conversations import NOTHING, Asked, read_row, text, worded
 from helpers.data.table.files import SPLIT, plain_name
 from helpers.errors import DataError
 from helpers.files import Record
@@ -28,30 +28,22 @@ LEADING = ("question", "instruction", "query")
 SPLIT_WORDS = {"train": "train", "appr": "train", "entra": "train", "test": "test"}
 SPLIT_WORDS |= dict.fromkeys(("val", "dev", "eval"), "validation")
 """Beginnings of usual names of splits, French ones too."""
-NOTHING = {"", "-", "--", "–", "—", "...", "…", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"}
-"""What people and spreadsheets write into a cell that is empty, in small letters. A word such as None may be meant."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row as an example and as it stands in the table; `group` and `split` are empty where the table has none."""
+    """A row as an example, whose `subject` is its group, and as it stands in the table; `split` may be empty."""
 
     example: Example
     asked: Asked
-    group: str
     split: str
 
 
 def recognise(found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
-    """The column of each role.
+    """The column of each role, among those `found`; what is `given`, role to column, counts before any usual name.
 
-    Args:
-        found: names of the table's columns.
-        given: role to column, which counts before any usual name.
-
-    Raises:
-        DataError: a given column is missing or has two roles, or two columns could have one role, or the needed ones
-            are not found. The message names the columns and the lines of configuration to write.
+    Raises DataError, with the lines of configuration to write, where a given column is missing or has two roles, two
+    columns could have one role, or the needed ones are not found.
     """
     columns = list(dict.fromkeys(found))
     for role, name in given.items():
@@ -108,21 +100,12 @@ def make_examples(
     longest: int,
     control: Collection[str],
 ) -> tuple[list[Row], Counter[str]]:
-    """Turn rows into examples.
+    """The rows that can be used, as examples, and how many were left out for each reason: together as many as came in.
 
-    Args:
-        rows: of `read_table`.
-        data: the section `data`.
-        roles: of `roles_of`.
-        tokens: counts a conversation's tokens in the model's chat template.
-        longest: tokens of the longest conversation allowed.
-        control: texts that become control tokens, such as the end of a turn.
+    `tokens` counts a conversation's tokens in the model's chat template, `longest` are those of the longest one
+    allowed, and `control` are texts that become control tokens, such as the end of a turn.
 
-    Returns:
-        The rows kept, and how many were left out for each reason: together they are as many as came in.
-
-    Raises:
-        DataError: a cell or conversation cannot be read, or too few rows are left.
+    Raises DataError where a cell or conversation cannot be read, or too few rows are left.
     """
     if "split" in roles and len({row.get(SPLIT) for row in rows}) == 1:  # one split of a source is all of it
         rows = [row | {SPLIT: None} for row in rows]
@@ -133,7 +116,7 @@ def make_examples(
     seen: set[str] = set()
     # Where the table gives splits, a row that comes in two of them is tested and not learnt.
     for number, row, split in sorted(numbered, key=lambda each: {"test": 0, "validation": 1}.get(each[2], 2)):
-        asked = read_row(row, roles, f"row {number}", NOTHING)
+        asked = read_row(row, roles, f"row {number}")
         contexts, prompt = asked.contexts, worded(asked.prompt, asked.contexts, data.prompt)
         if not asked.answers or asked.question.strip().casefold() in NOTHING:
             left["empty question or answer"] += 1
@@ -154,7 +137,7 @@ def make_examples(
         group = text(row.get(roles["group"]), f"row {number}") if "group" in roles else ""
         told = {"subject": group, "origin": "table", "also_learnt": asked.also_learnt} | checked(asked.answers)
         example = Example(f"row/{number}", BUCKET, tuple(prompt), asked.answers[0], **told)
-        kept[number] = Row(example, asked, group, split)
+        kept[number] = Row(example, asked, split)
     if too_long and data.too_long != "leave_out":
         raise DataError(
             f"{len(too_long)} of {len(rows)} rows are longer than training.max_length_tokens = {longest} (the "
@@ -181,7 +164,7 @@ def _refuse_poor(read: int, kept: Sequence[Row], left: Counter[str], roles: Mapp
             f"{len(kept)} rows can be used, and at least {LEAST} are needed to learn from some and test on others. The "
             f"table has {read}; left out: {reasons}."
         )
-    alone = sum(not row.group for row in kept)
+    alone = sum(not row.example.subject for row in kept)
     if "group" in roles and alone:
         raise DataError(
             f"{alone} of {len(kept)} rows have no {roles['group']}, which is to keep rows together. Fill it in "

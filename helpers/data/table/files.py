@@ -41,21 +41,15 @@ def read_rows(
 ) -> list[Record]:
     """Rows of a file, each a mapping of column to cell; the type of a cell is its own, whatever the other rows hold.
 
+    `form` is one of `FORMATS`, or `text`: each line a row. A csv's separator and a text's encoding are found where none
+    is given. `wanted` are columns of a csv that the separator must part from others; its column `key` tells rows that
+    an open quotation mark has swallowed from cells of several lines.
+
     No lost digits are invented: a JSON number with an exponent stays text, and a whole number too large for its narrow
     parquet column becomes text with an exponent.
 
-    Args:
-        content: of the file.
-        name: of the file, for messages.
-        form: one of `FORMATS`, or `text`: each line a row.
-        separator: of a csv; found where none is given.
-        encoding: of text; found where none is given.
-        sheet: of a workbook that has several.
-        wanted: columns of a csv that the separator must part from others.
-        key: a csv's key column; it tells rows swallowed by an open quotation mark from cells of several lines.
-
-    Raises:
-        DataError: the file is damaged, two columns have one name, or nothing tells separator, encoding or sheet.
+    Raises DataError, which calls the file `name`, where it is damaged, two columns have one name, or nothing tells
+    separator, encoding or sheet.
     """
     if content.startswith(b"PK\x03\x04") and form != "xlsx":
         raise DataError(f"{name} is a workbook or a zip file. Call it .xlsx, or unpack it.")
@@ -221,27 +215,24 @@ def _json_rows(text: str, name: str, form: str) -> list[Record]:
         if text.lstrip().startswith("["):
             raise
         found = [line for line in text.split("\n") if line.strip()]
-    if isinstance(found, dict) and form == "json" and {"columns", "data"} <= found.keys():  # pandas, orient="split"
+    if form == "jsonl" or not isinstance(found, dict):
+        return json_objects(found if isinstance(found, list) else [found], name)
+    if {"columns", "data"} <= found.keys():  # pandas, orient="split"
         return rows_of(name, found["columns"], found["data"])
-    if (
-        isinstance(found, dict)
-        and form == "json"
-        and len(found) > 1
-        and all(isinstance(of, dict) for of in found.values())
-    ):
+    if len(found) > 1 and all(isinstance(of, dict) for of in found.values()):
         rows = [*found.values()]
         if not all(key.isdigit() for key in found):  # pandas by default: for each column its cells
             rows = [{column: cells.get(at) for column, cells in found.items()} for at in rows[0]]
         return rows
-    if isinstance(found, dict) and form == "json":
-        lists = {key: value for key, value in found.items() if isinstance(value, list)}
-        if len(lists) > 1 and all(lists.values()) and all(isinstance(of[0], dict) for of in lists.values()):
-            found = [{**row, SPLIT: key} for key, rows in lists.items() for row in json_objects(rows, f"{name}, {key}")]
-        elif len(lists) == len(found) > 1 and len({len(of) for of in lists.values()}) == 1:
-            found = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
-        elif len(lists) == 1 and isinstance((next(iter(lists.values())) or [None])[0], dict):
-            [found] = lists.values()
-    return json_objects(found if isinstance(found, list) else [found], name)
+    lists = {key: value for key, value in found.items() if isinstance(value, list)}
+    if len(lists) > 1 and all(lists.values()) and all(isinstance(of[0], dict) for of in lists.values()):
+        return [{**row, SPLIT: key} for key, rows in lists.items() for row in json_objects(rows, f"{name}, {key}")]
+    if len(lists) == len(found) > 1 and len({len(of) for of in lists.values()}) == 1:
+        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    first = next(iter(lists.values()), None) or [None]
+    if len(lists) == 1 and isinstance(first[0], dict):
+        return json_objects(first, name)
+    return json_objects([found], name)
 
 
 def _parquet_rows(content: bytes) -> list[Record]:

@@ -75,7 +75,7 @@ def _components(rows: Sequence[Row], similar: float) -> list[int]:
 
     texts = [_folded(told) for told in _telling(rows)]
     keys: list[Sequence[Hashable]] = [
-        [row.group for row in rows],
+        [row.example.subject for row in rows],  # its group
         [tuple(map(_folded, (*_questions(row), row.example.answer))) for row in rows],
         [tuple(map(_folded, _beginning(row))) for row in rows],  # a conversation that grows from row to row
         texts,
