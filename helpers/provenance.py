@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,12 @@ def code_digest(name: str) -> str:
 
 
 def _code_revision() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit, and whether this package differs from it; of notebooks, each would be read through git's filter."""
+    git = partial(subprocess.run, cwd=HELPERS, capture_output=True, text=True, timeout=10)
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, cwd=HELPERS, capture_output=True, text=True, timeout=10).stdout.strip() or None
+        commit = git(["git", "describe", "--always"], check=True).stdout.strip()
+        changed = git(["git", "diff", "--quiet", "HEAD", "--", "."]).returncode
+        return f"{commit}-dirty" if changed else commit
     return None
 
 

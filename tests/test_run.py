@@ -12,6 +12,7 @@ from fixture_types import GlossaryFile, SmokeRun
 from helpers import run as run_module
 from helpers.config import load_config
 from helpers.errors import RunError
+from helpers.provenance import surroundings
 from helpers.run import _usual_folder, open_run
 
 ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
@@ -217,6 +218,32 @@ def test_manifest_says_what_was_run(smoke_run: SmokeRun) -> None:
     manifest = smoke_run().manifest
     assert manifest["fingerprint"] and manifest["versions"]["torch"]
     assert str(Path.home()) not in json.dumps({**manifest, "stages": {}})
+
+
+def test_the_revision_is_that_of_the_package_and_reads_no_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "helpers"
+    monkeypatch.setattr("helpers.provenance.HELPERS", package)
+    package.mkdir()
+    assert surroundings()["code_revision"] is None
+    code, notebook, filtered = package / "a.py", tmp_path / "a.ipynb", tmp_path / "filtered"
+    code.write_text("1")
+    notebook.write_text("1")
+    (tmp_path / ".gitattributes").write_text("*.ipynb filter=slow\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (
+        ["init"],
+        ["add", "."],
+        ["commit", "-m", "1"],
+        ["config", "filter.slow.clean", f"touch {filtered}"],
+    ):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    notebook.write_text("a reader's outputs")
+    revision = surroundings()["code_revision"]
+    assert revision and not revision.endswith("-dirty") and not filtered.exists()
+    code.write_text("2")
+    assert surroundings()["code_revision"] == f"{revision}-dirty"
 
 
 MEASURE = """
