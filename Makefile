@@ -4,7 +4,8 @@
 export PYTHON
 PY = "$$(bash 00-set_up/install.sh --python)"
 CONF ?= cpu
-WORKERS = --numprocesses auto --dist worksteal
+# Dozens of processes import the course: what one has compiled is kept. Installing heeds the variable (00-set_up/install.sh).
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses auto --dist worksteal
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -14,11 +15,10 @@ run: install ## run the course, or on your own table: make run [DATA=file | GLOS
 	@$(PY) -m helpers.course run --conf $(CONF) $(if $(GLOSSARY),--glossary "$(GLOSSARY)") $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(OPTIONS)
 run-private: install ## the same for the notebooks on private records: CONF and RUN as above
 	@$(PY) -m helpers.course run-private --conf $(CONF) $(if $(RUN),--run "$(RUN)")
-unexport PYTHONDONTWRITEBYTECODE  # what is compiled once is imported faster, by dozens of processes of the tests
 test: install ## run the quick tests
-	@$(PY) -m pytest $(WORKERS) -m "not slow"
+	@$(PYTEST) -m "not slow"
 test-all: install ## run every test, those of several minutes included
-	@$(PY) -m pytest $(WORKERS)
+	@$(PYTEST)
 test-open-webui: install ## go through a real Open WebUI, installed beside the course (3 to 6 GB)
 	@$(PY) tests/open_webui.py
 check: install ## check format, style and types, notebooks included
