@@ -220,6 +220,9 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{where}: column names must differ from each other and from '{PATIENT}'"
         for column in sorted(set(holder.coded) - set(holder.names)):
             yield f"{where}.coded: '{column}' is not among its columns"
+        people = {*holder.roster, *([holder.key.column] if holder.key else [])}
+        for column in sorted(column for column in holder.coded if holder.columns.get(column) in people):
+            yield f"{where}.coded: '{column}' holds keys or names of persons, and coded columns are not masked"
 
 
 def _join_mistakes(pipeline: Pipeline) -> Iterator[str]:
