@@ -125,12 +125,12 @@ def test_a_grant_for_another_ledger_or_holder_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("key: {column: mobile, kind: phone, region: FR}", "key: {column: visit}"), ("region: FR", "region: GB")],
+    [("key: {column: mobile, kind: phone, region: FR}", "key: {column: city}"), ("region: FR", "region: GB")],
 )
 def test_a_pipeline_with_another_definition_of_the_key_is_refused(tmp_path: Path, old: str, new: str) -> None:
     run = real(tmp_path)
     ledgers_of(run, begin=True)
-    path = run.config.pipeline  # keyed on visits, each training would be billed as if a patient had one
+    path = run.config.pipeline  # keyed on cities, each training would be billed as if a city were one patient
     path.write_text(path.read_text("utf-8").replace(old, new, 1), encoding="utf-8")
     with pytest.raises(LedgerError, match=r"patient_key is .*'mobile'.*, the pipeline has {'column'"):
         ledgers_of(run)
@@ -146,8 +146,8 @@ def test_an_unsigned_pipeline_with_another_definition_is_refused_too(tmp_path: P
     run = opened(tmp_path, pipeline(tmp_path))
     ledgers_of(run)
     path = run.config.pipeline
-    path.write_text(path.read_text("utf-8").replace("column: mobile, kind", "column: visit, kind"), encoding="utf-8")
-    with pytest.raises(LedgerError, match=r"patient_key is {'column': 'visit'.*, its ledger has {'column': 'mobile'"):
+    path.write_text(path.read_text("utf-8").replace("column: mobile, kind", "column: city, kind"), encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"patient_key is {'column': 'city'.*, its ledger has {'column': 'mobile'"):
         ledgers_of(run)
 
 
