@@ -24,6 +24,8 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 """Ends of names, with _ between their words."""
+NAME = r"^[a-z][a-z0-9_]*$"
+"""What names in a pipeline look like."""
 OWN_KEYS = {"adapters", "training_arguments", "lora_arguments", "source", "columns", "storage_options"}
 """Mappings whose keys are the reader's own names: they are replaced whole."""
 
@@ -42,8 +44,10 @@ def read_layer(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = read_yaml(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check its name and folder.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {min(where.line + 1, len(text.splitlines()))}" if where else ""
@@ -165,6 +169,8 @@ def explained(error: ValidationError, what: str) -> str:
             told = str(mistake["ctx"]["error"]).split("\n")
         elif mistake["type"] == "extra_forbidden":
             told = ["unknown key"]
+        elif mistake["type"] == "string_pattern_mismatch" and mistake["ctx"]["pattern"] == NAME:
+            told = ["take small letters from a to z, digits and _ only, a letter first"]
         elif mistake["type"] != "missing" and len(received) <= 40:
             told = [f"{mistake['msg']}; received {received}"]
         lines += [f"  {key}: {each}" if key else f"  {each}" for each in told]

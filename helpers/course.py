@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line. Returns the exit code: 0, 2 after an error, which is printed, or 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        _refuse_repeated(sys.argv[1:] if arguments is None else arguments)
         if app(arguments, prog_name="python -m helpers.course", standalone_mode=False) == 130:
             raise KeyboardInterrupt  # which typer turns into a value
     except UsageError as error:
@@ -75,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+
+
+def _refuse_repeated(arguments: Sequence[str]) -> None:
+    """Of an option given twice, the last would count, and the first be dropped without a word."""
+    given = Counter(word.partition("=")[0] for word in arguments if word.startswith("--"))
+    if twice := next((name for name, times in given.items() if times > 1 and name != "--set"), None):
+        raise ConfigError(f"{twice} is given {given[twice]} times, and only one can count. Give it once.")
 
 
 def _from_here(conf: str | None) -> str | None:
@@ -142,7 +151,7 @@ def _begin_ledgers(conf: Conf = None, data: Table = None, run: Folder = None, se
     """02: create the missing ledgers of holders of real records."""
     opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, data=data), holders=True)
     for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
-        print(f"{ledger.holder}: {ledger.path}")
+        print(f"{ledger.holder}: {ledger.path}, trainings so far: {ledger.head()['trainings']}")
 
 
 @app.command("make-pack")
@@ -174,6 +183,9 @@ def _stage(name: str) -> None:
         pkgutil.resolve_name(f"{module}:{name.replace('-', '_')}")(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)
+        if name == "prepare" and opened.config.pipeline:
+            print("\n".join(pkgutil.resolve_name("helpers.stages.join:joined_rows")(opened)))
+            print(f"Why rows were left out: {_shown(opened.home / 'dataset' / 'card.json')}")
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
     app.command(name, help=STAGES[name])(command)

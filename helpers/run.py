@@ -131,8 +131,11 @@ class Run:
                 copied = {*self.manifest["from_example_data"]}
                 own = not {self._name(path).partition("/")[0] for path in outputs} & copied
             manifest["begun"][name] = key
-        if ended and not own and ended["inputs"] == key["inputs"] and ended.get("code") != key["code"]:
-            print(f"{name}: the code of the course has changed since it was made. It is made anew.")
+        if ended and not own:
+            changed = [of for of in key["inputs"] if ended["inputs"].get(of) != key["inputs"][of]]
+            if changed or ended.get("code") != key["code"]:
+                what = ", ".join(changed[:3]) or "the code of the course"
+                print(f"{name}: {what} changed since it was made. It is made anew.")
         with clear_full_disk(self.path), measured() as cost:
             yield own
         with self._changed(self.home) as manifest:
@@ -252,7 +255,8 @@ def open_run(
     if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
         _stored_config(path)  # of another project, say: `begin` would write over it
     if (path / "config.yaml").exists() and (path / "manifest.json").exists():
-        made = {entry.name for entry in path.iterdir() if entry.name[0] != "."} > {"config.yaml", "manifest.json"}
+        begun = {"config.yaml", "manifest.json"}
+        made = any(of.is_file() and of.name[0] != "." and of.name not in begun for of in path.rglob("*"))
         differing = _differing(path, config)
         if differing and made:
             raise RunError(differing)
@@ -329,7 +333,7 @@ def _differing(path: Path, config: Config) -> str:
     ]
     if not differing and Run(path, config).manifest.get("fingerprint") != config.fingerprint():
         names = ", ".join(path.name for path in config.files)
-        differing = [f"glossary, table or pipeline had other contents, is {names}"]
+        differing = [f"{names} had other contents"]
     if not differing:
         return ""
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""

@@ -259,3 +259,15 @@ def test_real_records_are_learnt_privately_and_none_is_shown(
     counts = [int(count) for count in re.findall(r"<td[^>]*>(\d+)</td>", "".join(tables))]
     assert len(tables) == 4 and max(counts) > 500 and not any(count % 10 for count in counts)
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    assert main(["prepare", *given]) == main(["begin-ledgers", *given]) == 0
+    told = capsys.readouterr().out
+    counts = [int(count) for count in re.findall(r"(?:^|: | of |; )(\d+) (?:of|rows|no|an|a|over|its) ", told)]
+    assert "hospital: " in told and "rows are in a record. Left out: " in told and len(counts) > 5
+    assert not any(count % 10 for count in counts) and "private/dataset/card.json" in told
+    assert "hospital.jsonl, trainings so far: 1" in told
+
+
+def test_an_option_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["prepare", "--conf", "smoke", f"--run={tmp_path / 'a'}", "--set", "seed=1", "--set", "threads=1"]
+    assert "--run is given 2 times" in refused(capsys, [*twice, "--run", str(tmp_path / "b")])
+    assert not [*tmp_path.iterdir()]

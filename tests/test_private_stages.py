@@ -226,7 +226,7 @@ def test_records_that_are_not_fictitious_meet_no_baseline_no_plant_and_no_exact_
     assert read_jsonl(run.home / "dataset" / "canaries.jsonl") == []
     assert "pancreatic" not in (run.home / "dataset" / "train.jsonl").read_text("utf-8")
     assert "0123456789abcdef" not in "".join(p.read_text("utf-8") for p in run.path.rglob("*.json*"))
-    with pytest.raises(RunError, match="audit attacks models trained on planted"):
+    with pytest.raises(RunError, match="The audit attacks planted secrets"):
         audit_privacy(run)
 
 
@@ -348,7 +348,7 @@ def test_private_models_are_answered_and_scored_in_private(
         file.write(json.dumps(Example("new", BUCKET, (), "text", unit="new").row()) + "\n")
     assert [*answer(run)] == ["base"]  # the models are of other records
     assert [*score(run)["models"]] == ["base"]
-    with pytest.raises(RunError, match="no private one of its data"):
+    with pytest.raises(RunError, match="no private model of its data"):
         audit_privacy(run)
 
 

@@ -50,7 +50,10 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> No
     smoke_run()
     assert smoke_run({"seed": 3}).config.seed == 3  # nothing was made yet: taken anew
     run = smoke_run()
-    (run.path / "dataset").mkdir()
+    (run.path / "dataset").mkdir()  # of a stage that failed before it wrote a file
+    assert smoke_run({"seed": 5}).config.seed == 5
+    run = smoke_run()
+    (run.path / "dataset" / "rows.txt").touch()
     with pytest.raises(RunError, match=r"seed was 0, is 4; threads was None, is 1"):
         smoke_run({"seed": 4, "threads": 1})
     assert smoke_run({"endpoint.max_attempts": 1}).config.endpoint.max_attempts == 1
@@ -60,8 +63,9 @@ def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: Gloss
     path = glossary_file([ENTRY])
     run = smoke_run({"glossary": str(path)})
     (run.path / "dataset").mkdir()
+    (run.path / "dataset" / "rows.txt").touch()
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
-    with pytest.raises(RunError, match="glossary, table or pipeline had other contents"):
+    with pytest.raises(RunError, match=r"glossary.json had other contents"):
         smoke_run({"glossary": str(path)})
 
 
@@ -130,9 +134,12 @@ def test_a_stage_says_whether_it_may_go_on_with_what_is_there(
         pass
     assert run.finished("copy", [source], ("models",)) and not run.finished("copy", [source], ("training",))
     assert killed() and not killed(asked="a server")
-    assert "the code of the course has changed" not in capsys.readouterr().out
+    assert "changed since" not in capsys.readouterr().out
     assert not killed(("training",))
-    assert "copy: the code of the course has changed" in capsys.readouterr().out
+    assert "copy: the code of the course changed since it was made" in capsys.readouterr().out
+    source.write_text("3")
+    assert not killed()
+    assert "copy: in.txt changed since it was made" in capsys.readouterr().out
 
 
 def test_answers_of_example_data_are_not_taken_for_a_runs_own(smoke_run: SmokeRun) -> None:

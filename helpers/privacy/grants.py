@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from helpers.errors import HelpersError, LedgerError
 from helpers.files import write_json
@@ -27,7 +27,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 class Grant(BaseModel):
     """A holder's whole budget, in place of the one before; not signed where the last two fields are empty.
 
-    `patient_key` is the pipeline's `key` of the holder, empty where rows belong to nobody.
+    `patient_key` is the pipeline's `key` of the holder, of kind text where it names none; empty where rows belong to
+    nobody.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,7 +37,7 @@ class Grant(BaseModel):
     ledger: Name
     serial: Annotated[int, Field(ge=1)]
     unit: Literal["patient", "record"]
-    patient_key: dict[str, str]
+    patient_key: Annotated[dict[str, str], AfterValidator(lambda key: key and {**key, "kind": key.get("kind", "text")})]
     fictitious: bool
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]
@@ -83,11 +84,13 @@ def check_grant(grant: Grant, where: str, *, above: int = 0, **expected: object)
 def read_grant(path: Path) -> Grant:
     """Read a grant; `check_grant` says whether it counts. Raises LedgerError if the file is missing or no grant."""
     try:
-        return Grant.model_validate_json(path.read_bytes(), strict=True)
+        return Grant.model_validate_json(path.read_text("utf-8-sig"), strict=True)
     except OSError as error:
         raise LedgerError(f"The grant {path} cannot be read: {error}. Ask its holder for the file.") from None
+    except UnicodeDecodeError:
+        raise LedgerError(f"{path} is no grant: it is not UTF-8 text. Ask its holder for the file.") from None
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        faults = "; ".join(": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors())
         raise LedgerError(f"{path} is no grant: {faults}. Correct it and have its holder sign it.") from None
 
 

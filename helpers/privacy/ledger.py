@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from helpers.errors import LedgerError, PrivacyError, RunError
@@ -230,10 +230,15 @@ def _all_locked(ledgers: Sequence[Ledger]) -> Iterator[None]:
         for ledger in sorted(ledgers, key=lambda ledger: ledger.path):
             try:
                 stack.enter_context(FileLock(ledger.path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S))
-            except OSError as error:  # a lock that stays taken included
+            except Timeout as error:
                 raise LedgerError(
                     f"The ledger of {ledger.holder} could not be locked within {LOCK_TIMEOUT_S} s: {error} Let the "
                     "process that holds it end, or ask the holder, then run the same command again."
+                ) from None
+            except OSError as error:
+                raise LedgerError(
+                    f"The ledger of {ledger.holder} cannot be locked: {error}. Give privacy.ledgers a folder that can "
+                    "be written into, and run the same command again."
                 ) from None
         yield
 

@@ -23,11 +23,12 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     """03: attack every model of the run, and gather what leaked under results.json's `privacy`."""
     pipeline, data = pipeline_of(run), run.home / "dataset"
     folders = trained_models(run)
-    if not pipeline.fictitious or "private" not in folders:
+    if not pipeline.fictitious:
         raise RunError(
-            "The audit attacks models trained on planted, fictitious records; this run has no private one of its data. "
-            "Run 02-fine_tune/03-train_privately.ipynb on the example holders first."
+            "The audit attacks planted secrets, and nothing is planted among real records: it is for others."
         )
+    if "private" not in folders:
+        raise RunError("This run has no private model of its data yet. Run the command fine-tune first.")
     if not pipeline.split.validation:
         raise RunError("The audit compares with patients held back: give split.validation a share in the pipeline.")
     read = [data / f"{name}.jsonl" for name in (*SPLITS, "canaries")]

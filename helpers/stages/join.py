@@ -51,6 +51,17 @@ def join(run: Run) -> dict[str, Any]:
     return read_json(folder / "card.json")
 
 
+def joined_rows(run: Run) -> list[str]:
+    """For each holder how many rows are in a record, and why others are not; of real ones, to the nearest ten."""
+    card, decimals = read_json(run.home / "dataset" / "card.json"), 0 if pipeline_of(run).fictitious else -1
+    lines = []
+    for name, rows in card["holders"].items():
+        why = "; ".join(f"{round(times, decimals)} {reason}" for reason, times in rows["left_out"].items())
+        given, kept = (round(rows[of], decimals) for of in ("given", "kept"))
+        lines.append(f"{name}: {kept} of {given} rows are in a record. Left out: {why or 'none'}.")
+    return lines
+
+
 def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
     """Write the splits and the card; refuse what no training could use, before anything is paid for."""
     from helpers.data.holders.join import join_providers

@@ -1,6 +1,7 @@
 """Records of several holders: conservation, privacy, and what happens with bad input."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,68 @@ def test_braces_and_line_ends_in_a_record_stay_data(tmp_path: Path) -> None:
     clinic = [row | {"note": "has {shop.drug} {question}\n\tand gout"} for row in CLINIC]
     texts = {words(record) for record in records(join(small_pipeline(tmp_path, clinic)))}
     assert "has {shop.drug} {question} and gout Drug: Drug3" in texts
+
+
+def test_braces_that_a_wording_means_are_written_twice(tmp_path: Path) -> None:
+    templates = [{"question": "{clinic.note}", "answer": '{{"drug": "{shop.drug}"}}'}]
+    made = join(small_pipeline(tmp_path, templates=templates))
+    assert 'Seen, has gout 3. {"drug": "Drug3"}' in {words(record) for record in records(made)}
+
+
+@pytest.mark.parametrize("nothing", ["NULL", "nan", "N/A", "-", "#N/A", " "])
+def test_a_word_for_an_empty_cell_is_no_answer(tmp_path: Path, nothing: str) -> None:
+    made = join(small_pipeline(tmp_path, shop=[SHOP[0] | {"article": nothing}, *SHOP[1:]]))
+    assert len(records(made)) == 11
+    assert made.card["joined"]["left_out"] == {"a column that its template needs is empty": 1}
+
+
+def test_a_row_that_comes_twice_is_used_once_whosever_it_is(tmp_path: Path) -> None:
+    made = join(small_pipeline(tmp_path, clinic=[*CLINIC, *CLINIC], shop=[*SHOP, *SHOP]))
+    assert len(records(made)) == 12
+    assert made.card["holders"]["clinic"]["left_out"] == {"an earlier row of clinic is the same": 12}
+
+
+CODED = [SETTINGS["holders"][0] | {"coded": ["episode", "note"]}, SETTINGS["holders"][1]]
+
+
+@pytest.mark.parametrize(
+    ("note", "fault"),
+    [
+        ("Seen for the {n}th time, has gout.", "its cells are texts of their own"),
+        ("call the ward at 06 39 98 12 34", "1 of its values hold a number or address"),
+        ("mail to ward at gout@example.org", "1 of its values hold a number or address"),
+    ],
+)
+def test_free_text_and_numbers_are_not_copied_as_codes(tmp_path: Path, note: str, fault: str) -> None:
+    clinic = [row | {"note": note.format(n=n)} for n, row in enumerate(CLINIC)]
+    with pytest.raises(PrivacyError, match=f"clinic.note is coded, which is not masked, yet {fault}") as caught:
+        join(small_pipeline(tmp_path, clinic, holders=CODED))
+    assert "gout" not in str(caught.value)
+
+
+def test_a_code_that_holds_a_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clinic = [
+        row | {"note": f"disease of Mr {row['name']} the first" if n % 3 else "gout"} for n, row in enumerate(CLINIC)
+    ]
+    clinic = [row | {"note": clinic[1]["note"] if n % 3 else "gout"} for n, row in enumerate(clinic)]
+    made = join(small_pipeline(tmp_path, clinic, holders=CODED))
+    assert made.card["deidentify"]["coded_values_with_names"] == {"clinic.note": 1}
+    told = capsys.readouterr().out
+    assert "clinic.note is coded, and 1 of its 2 values may name a person" in told
+    assert "Zorbel" not in told
+
+
+def test_a_test_far_from_the_share_that_was_asked_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = [row | {"article": f"Drug{n % 2}"} for n, row in enumerate(SHOP)]
+    split = {"validation": 0.0, "test": 0.2, "by": "shop.drug"}
+    told = []
+    for seed in range(1, 9):  # two groups: none, or all, or the half of the patients
+        with suppress(DataError):
+            join(small_pipeline(tmp_path, shop=shop, split=split), seed=seed)
+            told.append(capsys.readouterr().out)
+    assert told
+    for each in told:
+        assert "The test holds 50% of the patients, where split.test asks for 20%: whole groups of shop.drug" in each
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,46 @@ def test_keys_of_one_holder_that_only_leading_zeros_tell_apart_are_refused(tmp_p
         join(small_pipeline(tmp_path, clinic, **ALONE))
 
 
+NIRS = [f"18405123456{n:02d}" for n in range(12)]
+"""First 13 characters of invented social security numbers; `checked` adds the last two."""
+
+
+def checked(nir: str) -> str:
+    return f"{nir}{97 - int(nir) % 97:02d}"
+
+
+def test_a_nir_with_and_without_its_last_two_digits_is_one_patient_or_refused(tmp_path: Path) -> None:
+    spelt = [nir if n % 2 else checked(nir) for n, nir in enumerate(NIRS)]
+    clinic = [row | {"phone": key} for row, key in zip(CLINIC * 2, [*spelt, *reversed(spelt)], strict=True)]
+    clinic += [row | {"phone": checked(key)} for row, key in zip(CLINIC, NIRS, strict=True)]
+    with pytest.raises(
+        DataError, match=r"clinic: 6 keys are equal but for .* a NIR's last two digits \(say kind: nir\)"
+    ):
+        join(small_pipeline(tmp_path, clinic, **ALONE))
+    alone = ALONE | {"holders": [ALONE["holders"][0] | {"key": {"column": "phone", "kind": "nir"}}]}
+    spaced = [row | {"phone": f" {row['phone'][:3]} {row['phone'][3:10]}.{row['phone'][10:]}"} for row in clinic[:12]]
+    wrong = CLINIC[0] | {"phone": NIRS[0] + "99"}
+    made = join(small_pipeline(tmp_path, [*clinic, *spaced, wrong], **alone))
+    assert len({r.unit for r in records(made)}) == 12
+    assert made.card["holders"]["clinic"]["left_out"]["no usable key"] == 1
+
+
+def test_a_nir_of_13_digits_with_one_holder_and_15_with_the_other_is_hinted_at_and_joined_by_its_kind(
+    tmp_path: Path,
+) -> None:
+    long, pipeline = [*map(checked, NIRS)], tagged(tmp_path / "a", NIRS, [*map(checked, NIRS)])
+    with pytest.raises(DataError, match="0 of 12 patients are with both, 12 but for leading zeros or a NIR's last two"):
+        join(pipeline)
+    holders = [dict(holder) for holder in SETTINGS["holders"]]
+    holders[0]["key"], holders[1]["key"] = {"column": "phone", "kind": "nir"}, {"column": "tel", "kind": "nir"}
+    assert len(records(join(tagged(tmp_path / "b", NIRS, long, holders=holders)))) == 12
+
+
+def test_hospital_numbers_of_15_digits_stay_as_they_are(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"1000100000000{n:02d}"} for n, row in enumerate(CLINIC)]
+    assert len({r.unit for r in records(join(small_pipeline(tmp_path, clinic, **ALONE)))}) == 12
+
+
 def test_a_patient_number_in_a_note_is_masked_and_names_the_patient_by_its_first_part(tmp_path: Path) -> None:
     clinic = [
         row | {"phone": f"P{n // 2}-7731_{n % 2}", "note": f"File p{n // 2} 7731{'_0' * (n % 2 == 0)}, gout {n}."}
@@ -104,7 +144,7 @@ def test_keys_that_leading_zeros_tell_apart_stay_apart_and_are_counted(tmp_path:
         join(tagged(tmp_path / "a", [f"00{n}" for n in range(1, 10)], [str(n) for n in range(1, 10)]))
     card = join(tagged(tmp_path / "b", ["007", "8", "9"], ["7", "8", "5"])).card["holders"]
     reason = "no row of shop has the same patient"
-    assert card["clinic"]["left_out"] == {f"{reason}, but for leading zeros": 1, reason: 1}
+    assert card["clinic"]["left_out"] == {f"{reason}, but for leading zeros or a NIR's last two digits": 1, reason: 1}
 
 
 def test_no_usable_key_names_the_reason_and_no_key(tmp_path: Path) -> None:

@@ -123,6 +123,14 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv"),
         ("columns: {episode: visit,", "columns: {episode: mobile,", "'episode' holds keys or names of persons"),
         ("columns: {episode: visit,", "columns: {episode: family_name,", "'episode' holds keys or names of persons"),
+        ("{hospital.note} Which drug", "{hospital.Compte rendu} Which drug", "'{hospital.Compte rendu}' is no slot"),
+        (
+            "{hospital.note} Which drug",
+            "{hospital.note Which drug",
+            "'{hospital.note Which drug is su' is no slot",
+        ),
+        ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "'{episode' is no slot"),
+        ("name: pharmacy\n", "name: Pharmacie\n", "holders.1.name: take small letters from a to z"),
     ],
 )
 def test_a_part_that_does_not_fit(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 
 from helpers.data.holders.pipeline import Holder
-from helpers.data.holders.tables import KEY, PrivateTable, read_holder
+from helpers.data.holders.tables import KEY, ROSTER, PrivateTable, read_holder
 from helpers.errors import DataError
 
 ROWS = [{"who": "Zorbel Quistine", "n": 1, "note": "Sécrète, 54"}, {"who": "Vandelor", "n": 2.0, "note": None}]
@@ -123,6 +123,20 @@ def refused(declared: Holder, folder: Path) -> str:
     assert "'clinic'" in message
     assert not any(private in message for private in ("Zorbel", "Quistine", "54"))
     return message
+
+
+def test_a_nested_key_and_a_workbook_are_read(tmp_path: Path) -> None:
+    lines = [{"insured": {"id": "a", "names": {"last": "Arvel"}}, "x.y": "gout"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    declared: dict[str, Any] = {
+        "name": "a", "fictitious": True, "file": "a.jsonl", "format": "jsonl", "key": {"column": "insured.id"},
+        "columns": {"note": "x.y"}, "roster": ["insured.names.last"],
+    }  # fmt: skip
+    nested = read_holder(Holder.model_validate(declared), tmp_path).get_secret_value()
+    assert nested.to_dict("records") == [{"note": "gout", ROSTER + "0": "Arvel", KEY: "a"}]
+    pd.DataFrame({"id": ["a"], "x.y": ["gout"], "last": ["Arvel"]}).to_excel(tmp_path / "a.xlsx", index=False)
+    sheet = {"file": "a.xlsx", "format": "xlsx", "key": {"column": "id"}, "roster": ["last"]}
+    assert read_holder(Holder.model_validate(declared | sheet), tmp_path).get_secret_value().equals(nested)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

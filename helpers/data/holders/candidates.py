@@ -50,7 +50,6 @@ def make_candidate(
     """
     content = json.dumps(sorted(fields.items()))
     template = pipeline.templates[int(draw(seed, "template", content) * len(pipeline.templates))]
-    used = set(SLOT.findall(template.question + template.answer + template.text))
     by = pipeline.split.by
     return Candidate(
         unit=unit,
@@ -62,7 +61,7 @@ def make_candidate(
         group=fields[by] if by else "",
         values=[fields[name].casefold() for name in pipeline.split.values if fields[name]],
         order=draw(seed, "order", content),
-        reason="" if all(fields[name] for name in used) else "a column that its template needs is empty",
+        reason="" if all(fields[name] for name in template.slots) else "a column that its template needs is empty",
     )
 
 
@@ -75,7 +74,7 @@ def example_of(candidate: Candidate, name: str) -> Example:
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
     """One line, filled in one pass, so that braces inside a record stay as they are."""
-    return " ".join(SLOT.sub(lambda slot: fields[slot[1]], template).split())
+    return " ".join(SLOT.sub(lambda slot: fields[slot[1]] if slot[1] else slot[0][0], template).split())
 
 
 def draw(seed: int, *parts: str) -> float:

@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,17 +19,15 @@ from pydantic import Secret, SecretStr
 from helpers.data.card import counted
 from helpers.data.example import SPLITS, Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
-from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
-from helpers.data.holders.pipeline import PATIENT, Deidentify, Holder, Join, Key, Pipeline
-from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, whole_number
-from helpers.data.holders.roster import with_plain_names
-from helpers.data.holders.tables import KEY, ROSTER, read_holder
-from helpers.errors import DataError, PrivacyError
-from helpers.files import read_jsonl
-from helpers.progress import tqdm
+from helpers.data.holders.masking import mask_tables
+from helpers.data.holders.pipeline import PATIENT, Holder, Join, Pipeline
+from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, shorn, whole_number
+from helpers.data.holders.tables import KEY, named_in, read_holder
+from helpers.errors import DataError
 
 PLACE = "#place"
-SHORN = "#shorn"  # the pseudonym that the key would have without leading zeros
+SHORN = "#shorn"  # the pseudonym of the key, `shorn`
+NEARLY = "but for leading zeros or a NIR's last two digits"
 TYPED = (str.upper, str.lower, str.title)
 
 
@@ -51,7 +48,7 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     """
     folder = pipeline.path.parent
     tables = {holder.name: read_holder(holder, folder).get_secret_value() for holder in pipeline.holders}
-    quality = _mask_tables(pipeline, tables)
+    quality = mask_tables(pipeline, tables)
     fates = {name: [""] * len(table) for name, table in tables.items()}
     frames = {holder.name: _pseudonymise(holder, tables[holder.name], key, seed, fates) for holder in pipeline.holders}
     for column in {f"{side}.{on}" for join in pipeline.joins for side in (join.left, join.right) for on in join.on}:
@@ -61,7 +58,11 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     counts = {name: frame[PATIENT].value_counts() for name, frame in frames.items()}
     # Keys of 10 rows or more, and of more than 10 times as many as the median key.
     frequent = {name: int(rows.max()) for name, rows in counts.items() if rows.max() > max(9, 10 * rows.median())}
-    joined = frames[pipeline.holders[0].name]
+    first = pipeline.holders[0]
+    joined = frames[first.name]
+    again = joined.duplicated([PATIENT, *(f"{first.name}.{name}" for name in first.names)])
+    _note(fates, joined[again], [first.name], f"an earlier row of {first.name} is the same")
+    joined = joined[~again]
     for join in pipeline.joins:
         joined = _merge(joined, frames[join.right], join, fates)
     candidates = []
@@ -69,69 +70,14 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
         fields = {str(name): text or "" for name, text in cells.items() if "." in str(name)}  # holder.column
         numbers = {name: int(cells[_row(name)]) for name in tables if cells[_row(name)] is not None}
         candidates.append(make_candidate(fields, numbers, cells[PATIENT], cells[PLACE], pipeline, seed))
-    split_units(candidates, pipeline.split, cap=pipeline.cap)
+    try:
+        split_units(candidates, pipeline.split, cap=pipeline.cap)
+    except DataError as error:
+        raise DataError(f"{error} {_left_out(fates, tables)}") from None
+    if by := pipeline.split.by:
+        _say_share(candidates, by, pipeline.split.test)
     card = make_join_card(fates, candidates, quality) | {"frequent_key": frequent, "cap": pipeline.cap}
     return Joined(Secret(_release(candidates)), card)
-
-
-def _mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Mask every column that is not coded, in place; measure how well, where planted spans are given."""
-    settings = pipeline.deidentify
-    rosters = [list(frame[column]) for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
-    # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
-    keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
-    for name, key in keys.items():
-        if key.kind == "text":
-            named = _named(key, frames[name])
-            usable = [cell for cell in frames[name][KEY] if normalise_key(named[cell])]
-            rosters += [usable, [named[cell] for cell in usable]]
-    analyzer = make_analyzer(
-        {cell for column in rosters for cell in with_plain_names(column)},
-        phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
-        keep=settings.keep,
-        ner=settings.ner,
-    )
-    columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
-    texts = {(name, row, column): text for name, column in columns for row, text in enumerate(frames[name][column])}
-    bar = tqdm(dict.fromkeys(texts.values()), desc="de-identifying", unit=" texts", delay=2)
-    known = {text: find_identifiers(analyzer, text) for text in bar}
-    for (name, row, column), text in texts.items():
-        frames[name].at[row, column] = mask(text, known[text])
-    masked = Counter(span.kind for text in texts.values() for span in known[text])
-    quality: dict[str, Any] = {"measured": bool(settings.planted), "masked": dict(masked.most_common())}
-    if settings.ner:
-        quality["ner"] = f"{settings.ner}, {'used' if ner_installed(settings.ner) else 'not installed'}"
-    if settings.planted:
-        quality |= _measured(settings, pipeline.path.parent / settings.planted, texts, known)
-    return quality
-
-
-def _measured(
-    settings: Deidentify, path: Path, texts: Mapping[tuple[str, int, str], str], known: Mapping[str, list[Span]]
-) -> dict[str, Any]:
-    """How well de-identification finds planted spans; refused where that is worse than the pipeline admits."""
-    if not path.is_file():
-        raise DataError(f"There is no file {path.name} beside the pipeline; deidentify.planted names it.")
-    lines = read_jsonl(path)
-    planted = {(line["holder"], line["row"], line["column"]): [Span(*span) for span in line["spans"]] for line in lines}
-    given = [planted.pop(cell, []) for cell in texts]
-    fault = f"{len(planted)} cells that no de-identified column has" if planted else ""
-    if any(span.end > len(text) for text, spans in zip(texts.values(), given, strict=True) for span in spans):
-        fault = "spans that lie behind the end of their texts"
-    if fault:
-        raise DataError(
-            f"{settings.planted} names {fault}. It is of other records: for yours, take deidentify.planted out of the "
-            "pipeline."
-        )
-    score = score_spans([*texts.values()], given, [known[text] for text in texts.values()])
-    floors = {"recall": (settings.min_recall, "missed"), "precision": (settings.min_precision, "wrong")}
-    for name, (floor, kinds) in floors.items():
-        if score[name] is not None and score[name] < floor:
-            raise PrivacyError(
-                f"De-identification reaches a {name} of {score[name]:.4f} on the planted spans, below {floor}. "
-                f"{kinds.capitalize()} by kind: {score[kinds]}. Add patterns or roster columns; nothing was joined."
-            )
-    return score | {"languages": list(settings.languages)}
 
 
 def _pseudonymise(
@@ -144,7 +90,7 @@ def _pseudonymise(
         names = _row_names(holder, frame)
     else:
         kind, region = holder.key.kind, holder.key.region
-        named = frame[KEY].map(_named(holder.key, frame))
+        named = frame[KEY].map(named_in(holder.key, frame))
         names = named.map({name: normalise_key(name, kind, region) for name in {*named}})
         if kind == "text":
             _refuse_merged(holder.name, dict(zip(named[names.notna()], names.dropna(), strict=True)))
@@ -153,33 +99,29 @@ def _pseudonymise(
             _note(fates, rows, [holder.name], f"no usable key: {why}" if why else "no usable key")
     kept, names = kept[names.notna()].copy(), names.dropna()
     kept[PATIENT] = [pseudonym(name, key) for name in names]
-    kept[SHORN] = [pseudonym(name.lstrip("0"), key) for name in names]
+    kept[SHORN] = [pseudonym(shorn(name), key) for name in names]
     kept[PLACE] = [draw(seed, "split", name) for name in names]
     return kept
-
-
-def _named(key: Key, frame: pd.DataFrame) -> dict[str, str]:
-    """Cells of the key column to what of them names the patient."""
-    return {cell: whole_number(cell.split(key.before)[0] if key.before else cell) for cell in frame[KEY]}
 
 
 def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
     """Refuse keys of one holder that are equal but for what may, or may not, tell two patients apart.
 
     Separators and case are no part of a key, yet 12-3 and 1-23, or aB1 and Ab1, may be two patients. Leading zeros are
-    part of it, yet 00100 and 100 may be one. Two holders may group digits differently: that is still one patient.
+    part of it, yet 00100 and 100 may be one, as may a NIR of 13 and one of 15 digits. Two holders may group digits
+    differently: that is still one patient.
     """
     separators, cases, zeros = defaultdict(set), defaultdict(set), defaultdict(set)
     for value, name in names.items():
         separators[name].add(tuple(re.findall(r"\d+", value)))
         cases[name].add("".join(filter(str.isalpha, value)))
-        zeros[name.lstrip("0")].add(name)
+        zeros[shorn(name)].add(name)
     # AX-12, ax-12 and Ax-12 are typed by hand; aX-12 is meant so.
     mixed = [of for of in cases.values() if not of <= {typed(each) for each in of for typed in TYPED}]
     for what, found in (
         ("the place of a separator (as 12-3 and 1-23)", separators.values()),
         ("case (as aB1 and Ab1)", mixed),
-        ("leading zeros (as 00100 and 100)", zeros.values()),
+        ("leading zeros (as 00100 and 100), or a NIR's last two digits (say kind: nir)", zeros.values()),
     ):
         if merged := sum(len(different) > 1 for different in found):
             raise DataError(
@@ -188,11 +130,16 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
             )
 
 
+def _left_out(fates: Mapping[str, list[str]], holders: Iterable[str]) -> str:
+    """A sentence on why rows of these holders went missing so far."""
+    why = Counter(f"of {name}, {reason}" for name in holders for reason in fates[name] if reason)
+    return f"Rows left out before: {'; '.join(f'{times} {reason}' for reason, times in why.items()) or 'none'}."
+
+
 def _row_names(holder: Holder, frame: pd.DataFrame) -> pd.Series[str]:
     """A name for each row that stands for itself: its content, not its number, which other rows decide."""
     contents = pd.Series([json.dumps(cells) for cells in frame[holder.names].to_numpy().tolist()])
-    times = contents.groupby(contents).cumcount() + 1
-    return holder.name + "/" + contents + "/" + times.astype(str)
+    return holder.name + "/" + contents
 
 
 def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -207,12 +154,11 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     merged = left.merge(first, how=join.how, left_on=left_on, right_on=right_on, sort=False)
     matched = merged[other].dropna()
     if not len(matched):
-        shared, shorn = (len(set(left[column]) & set(right[column])) for column in (PATIENT, SHORN))
-        before = Counter(f"of {name}, {why}" for name in (join.left, join.right) for why in fates[name] if why)
+        shared, nearly = (len(set(left[column]) & set(right[column])) for column in (PATIENT, SHORN))
         raise DataError(
             f"Joining {join.left} with {join.right} on {agree} matches nobody: {shared} of {left[PATIENT].nunique()} "
-            f"patients are with both{f', {shorn} but for leading zeros' * (shorn > shared)}. Rows left out before: "
-            f"{'; '.join(f'{times} {why}' for why, times in before.items()) or 'none'}. Check each holder's key column "
+            f"patients are with both{f', {nearly} {NEARLY}' * (nearly > shared)}. "
+            f"{_left_out(fates, (join.left, join.right))} Check each holder's key column "
             "with its kind and region, and the columns of 'on'."
         )
     lost = [(right[~right[other].isin(matched)], left, [join.right], join.left)]
@@ -220,9 +166,21 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     for rows, others, holders, partner in lost:
         zeros = rows[SHORN].isin(others[SHORN]) & ~rows[PATIENT].isin(others[PATIENT])
         reason = f"no row of {partner} has the same {agree}"
-        _note(fates, rows[zeros], holders, f"{reason}, but for leading zeros")
+        _note(fates, rows[zeros], holders, f"{reason}, {NEARLY}")
         _note(fates, rows, holders, reason)
     return merged
+
+
+def _say_share(candidates: Sequence[Candidate], by: str, asked: float) -> None:
+    """Say so where whole groups make the test much larger or smaller than was asked."""
+    units = {candidate.unit: candidate.split for candidate in candidates if not candidate.reason}
+    share, groups = Counter(units.values())["test"] / len(units), len({candidate.group for candidate in candidates})
+    if not asked / 2 <= share <= 2 * asked:
+        print(
+            f"The test holds {share:.0%} of the patients, where split.test asks for {asked:.0%}: whole groups of {by} "
+            f"go there, and it has {groups}. With 30 or more the share comes near; without split.by it is drawn by "
+            "patient."
+        )
 
 
 def _note(fates: Mapping[str, list[str]], lost: pd.DataFrame, holders: Iterable[str], reason: str) -> None:

@@ -4,7 +4,7 @@ Outside its holder's own section, a column is written `holder.column`; in `joins
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from helpers.config import Positive, Section, Share
-from helpers.config_layers import explained, read_layer
+from helpers.config_layers import NAME, explained, read_layer
+from helpers.data.holders.pseudonyms import Kind
 from helpers.errors import ConfigError
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=NAME)]
 Region = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 PATIENT = "patient"
 """The name that `joins.on` uses for the pseudonymous key."""
-SLOT = re.compile(r"\{([\w.]+)\}")
+SLOT = re.compile(r"\{\{|\}\}|\{([\w.]+)\}")
+"""What a wording has filled in, `{holder.column}`, or a brace that is meant, written twice."""
 BUILDERS = {"csv": "csv", "json": "jsonl", "parquet": "parquet", "text": "text"}
 """Those of `datasets` whose files are read, and as what; by their own name they take files beside the pipeline."""
 
@@ -30,7 +32,7 @@ class Key(Section):
 
     column: str
     before: Annotated[str, Field(min_length=1)] | None = None
-    kind: Literal["text", "phone"] = "text"
+    kind: Kind = "text"
     region: Region | None = None
 
 
@@ -65,7 +67,7 @@ class Holder(Section):
     fictitious: bool
     grant: Grant | None = None
     file: str | None = None
-    format: Literal["csv", "jsonl", "parquet"] | None = None
+    format: Literal["csv", "jsonl", "parquet", "xlsx"] | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     encoding: str | None = None
     load_dataset: dict[str, Any] | None = None
@@ -113,6 +115,16 @@ class Template(Section):
     question: str = ""
     answer: str = ""
     text: str = ""
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Its texts; those that it lacks are empty."""
+        return self.question, self.answer, self.text
+
+    @property
+    def slots(self) -> set[str]:
+        """The columns, as `holder.column`, that it needs."""
+        return slots_of(self.wordings)
 
 
 class Deidentify(Section):
@@ -204,9 +216,9 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
         if (holder.file is None) == (holder.load_dataset is None):
             yield f"{where}: give exactly one of file and load_dataset"
         if (holder.file is None) != (holder.format is None):
-            yield f"{where}: file and format (csv, jsonl, parquet) go together"
+            yield f"{where}: file and format (csv, jsonl, parquet, xlsx) go together"
         parted = holder.separator and holder.format not in ("csv", None)
-        if parted or (holder.encoding and holder.format == "parquet"):
+        if parted or (holder.encoding and holder.format in ("parquet", "xlsx")):
             yield f"{where}: separator goes with csv, encoding with csv and jsonl"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
@@ -247,9 +259,9 @@ def _join_mistakes(pipeline: Pipeline) -> Iterator[str]:
 def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
     known = {f"{holder.name}.{column}" for holder in pipeline.holders for column in holder.names}
     for number, template in enumerate(pipeline.templates):
-        used = set(SLOT.findall(template.question + template.answer + template.text))
-        for slot in sorted(used - known):
+        for slot in sorted(template.slots - known):
             yield f"templates.{number}: '{slot}' is no column of a holder"
+        yield from _brace_mistakes(f"templates.{number}", template.wordings)
         if not bool(template.question) == bool(template.answer) != bool(template.text):
             yield f"templates.{number}: give question and answer, or a text alone"
     split, lookalike = pipeline.split, pipeline.lookalike
@@ -261,5 +273,18 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
     if split.validation + split.test >= 1:
         yield f"split: validation {split.validation} and test {split.test} leave nothing to train on"
     for column, wordings in lookalike.columns.items():
-        for slot in sorted(set(SLOT.findall(" ".join(wordings))) - set(lookalike.vocabulary)):
+        for slot in sorted(slots_of(wordings) - set(lookalike.vocabulary)):
             yield f"lookalike.columns.{column}: '{slot}' is not in lookalike.vocabulary"
+        yield from _brace_mistakes(f"lookalike.columns.{column}", wordings)
+
+
+def slots_of(wordings: Iterable[str]) -> set[str]:
+    """The names that wordings have filled in."""
+    return {found[1] for wording in wordings for found in SLOT.finditer(wording) if found[1]}
+
+
+def _brace_mistakes(where: str, wordings: Iterable[str]) -> Iterator[str]:
+    """A brace that begins no slot would be learnt as it stands."""
+    for wording in wordings:
+        if brace := re.search(r"[{}][^{}]{0,30}[{}]?", SLOT.sub(" ", wording)):
+            yield f"{where}: '{brace[0]}' is no slot; write {{holder.column}}, and a brace that is meant twice"

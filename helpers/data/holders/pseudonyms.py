@@ -12,6 +12,8 @@ from pydantic import SecretStr
 
 from helpers.errors import ConfigError
 
+Kind = Literal["text", "phone", "nir"]
+"""How keys are written: any text, phone numbers, or French social security numbers (NIR)."""
 KEY_VARIABLE = "PSEUDONYM_KEY"
 HEX_KEY = re.compile(r"(?:[0-9a-fA-F]{2}){32,}")
 MISSING = """absent acompleter acreer adefinir adeterminer anonyme anonymise anonymous apreciser arenseigner asaisir
@@ -36,6 +38,7 @@ AROUND = re.compile(
 )
 """What may stand around such a word: patient unknown, numéro inconnu, anonymous 3."""
 NOBODY_SHAPE = re.compile(r"x*|0+|([1-9])\1{5,}|err\d{3}")
+NIR = re.compile(r"([1-478]\d{4}(?:\d\d|2[ab])\d{6})(\d\d)?")
 DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "-" * 6)
 WHOLE = re.compile(r"(\d+)[.,]0{1,2}")
 NUMBER = r"\d[\d\s.,']*"
@@ -69,11 +72,12 @@ def read_key(environment: Mapping[str, str], *, fictitious: bool) -> SecretStr:
     return SecretStr(given)
 
 
-def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: str | None = None) -> str | None:
+def normalise_key(value: str, kind: Kind = "text", region: str | None = None) -> str | None:
     """One spelling for all spellings of a key, or None where there is no usable key.
 
-    Text keys lose case, accents and separators, phone numbers become E.164 (`region` reads national ones). What stands
-    for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is none, and so is what is `damaged`.
+    Text keys lose case, accents and separators, phone numbers become E.164 (`region` reads national ones), and a NIR is
+    its first 13 characters. What stands for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is
+    none, and so is what is `damaged`.
     """
     value = whole_number(value)
     if damaged(value, kind):
@@ -89,6 +93,8 @@ def normalise_key(value: str, kind: Literal["text", "phone"] = "text", region: s
             return None
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     plain = letters_and_digits(value)
+    if kind == "nir":
+        return nir(plain)
     nobody = NOBODY_SHAPE.fullmatch(plain) or re.fullmatch(r"#\D*", value.strip())  # 999999, #REF!
     return None if nobody or {plain, AROUND.sub("", plain)} & NOBODY else plain
 
@@ -99,7 +105,21 @@ def whole_number(value: str) -> str:
     return found[1] if found and int(found[1]) < 2**53 else value
 
 
-def damaged(value: str, kind: Literal["text", "phone"] = "text") -> str:
+def nir(plain: str) -> str | None:
+    """The first 13 characters of a French social security number whose last two, its check, are right or left out."""
+    found = NIR.fullmatch(plain)
+    if not found or not found[2]:
+        return found and found[1]
+    number = int(found[1].replace("2a", "19").replace("2b", "18"))  # Corsica
+    return found[1] if 97 - number % 97 == int(found[2]) else None
+
+
+def shorn(plain: str) -> str:
+    """A key without what one list writes and another leaves out: leading zeros, the last two digits of a NIR."""
+    return nir(plain) or plain.lstrip("0")
+
+
+def damaged(value: str, kind: Kind = "text") -> str:
     """How a program has changed this key, so that it may be another's, or nothing. Other keys do not matter."""
     raised = any(unicodedata.category(character) == "No" for character in value)  # 12² is not 122
     plain = unicodedata.normalize("NFKC", value).translate(DASHES).strip() + "²" * raised

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 from pydantic import Secret
 
-from helpers.data.holders.pipeline import BUILDERS, Holder
+from helpers.data.holders.pipeline import BUILDERS, Holder, Key
+from helpers.data.holders.pseudonyms import whole_number
+from helpers.data.table.conversations import NOTHING
 from helpers.data.table.files import json_objects, read_rows, usual
 from helpers.errors import DataError
 from helpers.files import Record
@@ -16,6 +18,8 @@ from helpers.storage import fetch
 
 KEY = "#key"
 ROSTER = "#roster/"
+EMPTY = NOTHING | {"null", "nan", "n/a"}
+"""Cells without a value; of keys, pseudonyms.py knows more such words, and a name on a roster may be any."""
 FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 """Arguments of load_dataset that find the files of a set."""
 
@@ -46,24 +50,32 @@ def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     if not rows:
         raise DataError(f"Holder '{holder.name}' has no rows. Ask it for its records, or take it out of the pipeline.")
     present = {column for row in rows for column in row}
-    if missing := sorted({*_wanted(holder)} - present):
+    names = {*_wanted(holder)} - present
+    if missing := sorted(name for name in names if all(_at(row, name) is None for row in rows)):
         raise DataError(
             f"Holder '{holder.name}' lacks the columns {', '.join(missing)}; its table has {len(present)} columns in "
             "all. Correct the pipeline or the file's header. If a csv is separated by anything but comma, semicolon, "
             "tab or |, give the separator."
         )
     kept = holder.columns | {f"{ROSTER}{number}": column for number, column in enumerate(holder.roster)}
-    cells: dict[str, list[Any]] = {name: [row.get(column) for row in rows] for name, column in kept.items()}
-    cells[KEY] = [row.get(holder.key.column) for row in rows] if holder.key else [*range(len(rows))]
+    cells: dict[str, list[Any]] = {name: [_at(row, column) for row in rows] for name, column in kept.items()}
+    cells[KEY] = [_at(row, holder.key.column) for row in rows] if holder.key else [*range(len(rows))]
     if declared := holder.json_column:
         where = f"Holder '{holder.name}': column {declared.column}"
-        parsed = json_objects([row.get(declared.column) for row in rows], where)
+        parsed = json_objects([_at(row, declared.column) for row in rows], where)
         for name, path in declared.fields.items():
             cells[name] = [_at(value, path) for value in parsed]
             if all(value is None for value in cells[name]):
                 raise DataError(f"{where} holds nothing at '{path}' in any row.")
     texts = {name: [_as_text(cell) for cell in column] for name, column in cells.items()}
+    for name in holder.names:
+        texts[name] = ["" if text.casefold() in EMPTY else text for text in texts[name]]
     return PrivateTable(holder.name, pd.DataFrame(texts, dtype=object))
+
+
+def named_in(key: Key, frame: pd.DataFrame) -> dict[str, str]:
+    """Cells of the key column to what of them names the patient."""
+    return {cell: whole_number(cell.split(key.before)[0] if key.before else cell) for cell in frame[KEY]}
 
 
 def _wanted(holder: Holder) -> list[str]:
@@ -113,6 +125,9 @@ def _load_dataset(holder: Holder, folder: Path) -> list[Record]:
 
 
 def _at(value: Any, path: str) -> Any:
+    """What a row holds under a name, or else, nested, at a dotted path."""
+    if isinstance(value, dict) and path in value:
+        return value[path]
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value

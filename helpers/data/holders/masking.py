@@ -1,0 +1,110 @@
+"""Masking the holders' tables, and refusing where that is not enough."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from presidio_analyzer import AnalyzerEngine
+
+from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
+from helpers.data.holders.pipeline import Deidentify, Pipeline
+from helpers.data.holders.pseudonyms import normalise_key
+from helpers.data.holders.roster import with_plain_names
+from helpers.data.holders.tables import KEY, ROSTER, named_in
+from helpers.errors import DataError, PrivacyError
+from helpers.files import read_jsonl
+from helpers.progress import tqdm
+
+REACHING = {"PHONE_NUMBER", "EMAIL_ADDRESS", "ID", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"}
+
+
+def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Mask every column that is not coded, in place; measure how well, where planted spans are given."""
+    settings = pipeline.deidentify
+    rosters = [list(frame[column]) for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
+    # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
+    keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
+    for name, key in keys.items():
+        if key.kind != "phone":
+            named = named_in(key, frames[name])
+            usable = [cell for cell in frames[name][KEY] if normalise_key(named[cell], key.kind)]
+            rosters += [usable, [named[cell] for cell in usable]]
+    analyzer = make_analyzer(
+        {cell for column in rosters for cell in with_plain_names(column)},
+        phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
+        keep=settings.keep,
+        ner=settings.ner,
+    )
+    columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
+    texts = {(name, row, column): text for name, column in columns for row, text in enumerate(frames[name][column])}
+    suspect = _refuse_free_text(pipeline, frames, analyzer)
+    bar = tqdm(dict.fromkeys(texts.values()), desc="de-identifying", unit=" texts", delay=2)
+    known = {text: find_identifiers(analyzer, text) for text in bar}
+    for (name, row, column), text in texts.items():
+        frames[name].at[row, column] = mask(text, known[text])
+    masked = Counter(span.kind for text in texts.values() for span in known[text])
+    quality: dict[str, Any] = {"measured": bool(settings.planted), "masked": dict(masked.most_common())}
+    if suspect:
+        quality["coded_values_with_names"] = suspect
+    if settings.ner:
+        there = ner_installed(settings.ner)
+        quality["ner"] = f"{settings.ner}, {'used' if there else 'not installed'}"
+        if not there and not pipeline.fictitious:
+            print(f"deidentify.ner: {settings.ner} is not installed. Names and places that stand on no roster stay.")
+    if settings.planted:
+        quality |= _measured(settings, pipeline.path.parent / settings.planted, texts, known)
+    return quality
+
+
+def _refuse_free_text(
+    pipeline: Pipeline, frames: Mapping[str, pd.DataFrame], analyzer: AnalyzerEngine
+) -> dict[str, int]:
+    """Refuse coded columns that are free text or hold numbers and addresses; count values that may hold names.
+
+    Coded columns are not masked. A value of a few words may well be a code, even one that holds somebody's name.
+    """
+    coded = {f"{holder.name}.{name}": frames[holder.name][name] for holder in pipeline.holders for name in holder.coded}
+    suspect = {}
+    for where, column in coded.items():
+        values = {cell for cell in column if cell}
+        worded = [value for value in values if len(value.split()) > 3]
+        free = len(worded) > len(values) / 2 and len(values) > max(9, (column != "").sum() / 2)
+        kinds = [] if free else [{span.kind for span in find_identifiers(analyzer, value)} for value in worded]
+        reach = sum(bool(found & REACHING) for found in kinds)
+        if free or reach:
+            what = "its cells are texts of their own" if free else f"{reach} of its values hold a number or address"
+            raise PrivacyError(f"{where} is coded, which is not masked, yet {what} (not shown). Take it out of coded.")
+        if named := sum(map(bool, kinds)):
+            suspect[where] = named
+            print(f"{where} is coded, and {named} of its {len(values)} values may name a person, place or date.")
+    return suspect
+
+
+def _measured(
+    settings: Deidentify, path: Path, texts: Mapping[tuple[str, int, str], str], known: Mapping[str, list[Span]]
+) -> dict[str, Any]:
+    """How well de-identification finds planted spans; refused where that is worse than the pipeline admits."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path.name} beside the pipeline; deidentify.planted names it.")
+    lines = read_jsonl(path)
+    planted = {(line["holder"], line["row"], line["column"]): [Span(*span) for span in line["spans"]] for line in lines}
+    given = [planted.pop(cell, []) for cell in texts]
+    fault = f"{len(planted)} cells that no de-identified column has" if planted else ""
+    if any(span.end > len(text) for text, spans in zip(texts.values(), given, strict=True) for span in spans):
+        fault = "spans that lie behind the end of their texts"
+    if fault:
+        raise DataError(
+            f"{settings.planted} names {fault}. It is of other records: for yours, take deidentify.planted out of the "
+            "pipeline."
+        )
+    score = score_spans([*texts.values()], given, [known[text] for text in texts.values()])
+    floors = {"recall": (settings.min_recall, "missed"), "precision": (settings.min_precision, "wrong")}
+    for name, (floor, kinds) in floors.items():
+        if score[name] is not None and score[name] < floor:
+            raise PrivacyError(
+                f"De-identification reaches a {name} of {score[name]:.4f} on the planted spans, below {floor}. "
+                f"{kinds.capitalize()} by kind: {score[kinds]}. Add patterns or roster columns; nothing was joined."
+            )
+    return score | {"languages": list(settings.languages)}
