@@ -114,7 +114,10 @@ def _with_last_states(outputs: list[Any]) -> list[Any]:
         if BAR.search(output.get("data", {}).get("text/plain", "")):
             continue  # a widget of a library: without its kernel it shows 0 %, or an error
         if output.output_type != "stream" or output.name != "stderr":
-            kept.append(output)
+            if kept and kept[-1].get("name") == output.get("name") == "stdout":  # flushed word by word
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
             continue
         if not last and not others.text:
             kept += [bars, others]

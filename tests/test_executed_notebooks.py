@@ -82,6 +82,14 @@ def test_a_failed_notebook_is_clean_too(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(output.get("text", "").count("%|") for cell in notebook.cells for output in cell.get("outputs", ())) == 2
 
 
+def test_words_that_came_one_by_one_are_one_output() -> None:
+    words = [nbformat.v4.new_output("stream", name="stdout", text=word) for word in ("an ", "answer", "end")]
+    shown = nbformat.v4.new_output("execute_result", {"text/plain": "1"})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[*words[:2], shown, words[2]])])
+    notebooks.keep_last_states(notebook)
+    assert [output.get("text") for output in notebook.cells[0].outputs] == ["an answer", None, "end"]
+
+
 def test_bars_and_warnings_that_share_a_stream() -> None:
     bar = "\rone:   0%|    | 0/2\rone: 100%|####| 2/2\n"
     cell = nbformat.v4.new_code_cell(
