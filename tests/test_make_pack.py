@@ -172,7 +172,7 @@ def test_a_file_in_the_place_of_a_folder_is_said_first(
     maker: PackMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "packs").write_text("mine", "utf-8")
-    assert "packs is a file" in refused(capsys, command("el", tmp_path, maker, "--to", str(tmp_path / "packs")))
+    assert "packs is a file" in refused(capsys, command("el", tmp_path / "packs", maker))
     assert not maker.requests
 
 
