@@ -123,13 +123,17 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv"),
         ("columns: {episode: visit,", "columns: {episode: mobile,", "'episode' holds keys or names of persons"),
         ("columns: {episode: visit,", "columns: {episode: family_name,", "'episode' holds keys or names of persons"),
-        ("{hospital.note} Which drug", "{hospital.Compte rendu} Which drug", "'{hospital.Compte rendu}' is no slot"),
+        (
+            "{hospital.note} Which drug",
+            "{hospital.Compte rendu} Which drug",
+            "no slot begins at '{hospital.Compte rendu} Which '",
+        ),
         (
             "{hospital.note} Which drug",
             "{hospital.note Which drug",
-            "'{hospital.note Which drug is su' is no slot",
+            "no slot begins at '{hospital.note Which drug is s'",
         ),
-        ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "'{episode' is no slot"),
+        ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "no slot begins at '{episode'"),
         ("name: pharmacy\n", "name: Pharmacie\n", "holders.1.name: take small letters from a to z"),
     ],
 )

@@ -1,6 +1,7 @@
 """Reading tables in several formats, and rows that no display and no error shows."""
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -126,15 +127,17 @@ def refused(declared: Holder, folder: Path) -> str:
 
 
 def test_a_nested_key_and_a_workbook_are_read(tmp_path: Path) -> None:
-    lines = [{"insured": {"id": "a", "names": {"last": "Arvel"}}, "x.y": "gout"}]
+    lines = [{"insured": {"id": "a", "names": {"last": "Arvel"}}, "x.y": "gout", "day": "2024-01-05"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     declared: dict[str, Any] = {
         "name": "a", "fictitious": True, "file": "a.jsonl", "format": "jsonl", "key": {"column": "insured.id"},
-        "columns": {"note": "x.y"}, "roster": ["insured.names.last"],
+        "columns": {"note": "x.y", "day": "day"}, "roster": ["insured.names.last"],
     }  # fmt: skip
     nested = read_holder(Holder.model_validate(declared), tmp_path).get_secret_value()
-    assert nested.to_dict("records") == [{"note": "gout", ROSTER + "0": "Arvel", KEY: "a"}]
-    pd.DataFrame({"id": ["a"], "x.y": ["gout"], "last": ["Arvel"]}).to_excel(tmp_path / "a.xlsx", index=False)
+    assert nested.to_dict("records") == [{"note": "gout", "day": "2024-01-05", ROSTER + "0": "Arvel", KEY: "a"}]
+    pd.DataFrame({"id": ["a"], "x.y": ["gout"], "last": ["Arvel"], "day": [datetime(2024, 1, 5)]}).to_excel(
+        tmp_path / "a.xlsx", index=False
+    )
     sheet = {"file": "a.xlsx", "format": "xlsx", "key": {"column": "id"}, "roster": ["last"]}
     assert read_holder(Holder.model_validate(declared | sheet), tmp_path).get_secret_value().equals(nested)
 

@@ -1,5 +1,6 @@
 """Masking the holders' tables, and refusing where that is not enough."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,14 @@ from presidio_analyzer import AnalyzerEngine
 
 from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
 from helpers.data.holders.pipeline import Deidentify, Pipeline
-from helpers.data.holders.pseudonyms import normalise_key
+from helpers.data.holders.pseudonyms import letters_and_digits, nir, normalise_key
 from helpers.data.holders.roster import with_plain_names
 from helpers.data.holders.tables import KEY, ROSTER, named_in
 from helpers.errors import DataError, PrivacyError
 from helpers.files import read_jsonl
 from helpers.progress import tqdm
 
-REACHING = {"PHONE_NUMBER", "EMAIL_ADDRESS", "ID", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"}
+PERSONAL = {"PHONE_NUMBER", "EMAIL_ADDRESS", "IBAN_CODE"}
 
 
 def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
     )
     columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
     texts = {(name, row, column): text for name, column in columns for row, text in enumerate(frames[name][column])}
-    suspect = _refuse_free_text(pipeline, frames, analyzer)
+    suspect = _refuse_identifying(pipeline, frames, analyzer)
     bar = tqdm(dict.fromkeys(texts.values()), desc="de-identifying", unit=" texts", delay=2)
     known = {text: find_identifiers(analyzer, text) for text in bar}
     for (name, row, column), text in texts.items():
@@ -58,28 +59,50 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
     return quality
 
 
-def _refuse_free_text(
+def _refuse_identifying(
     pipeline: Pipeline, frames: Mapping[str, pd.DataFrame], analyzer: AnalyzerEngine
 ) -> dict[str, int]:
-    """Refuse coded columns that are free text or hold numbers and addresses; count values that may hold names.
+    """Refuse coded columns, which are not masked, that are free text or identify people; count values with a name.
 
-    Coded columns are not masked. A value of a few words may well be a code, even one that holds somebody's name.
+    Some values may be the names of people and codes all the same, such as those of wards and diseases.
     """
     coded = {f"{holder.name}.{name}": frames[holder.name][name] for holder in pipeline.holders for name in holder.coded}
+    joined_on = {f"{side}.{name}" for join in pipeline.joins for side in (join.left, join.right) for name in join.on}
     suspect = {}
-    for where, column in coded.items():
-        values = {cell for cell in column if cell}
-        worded = [value for value in values if len(value.split()) > 3]
-        free = len(worded) > len(values) / 2 and len(values) > max(9, (column != "").sum() / 2)
-        kinds = [] if free else [{span.kind for span in find_identifiers(analyzer, value)} for value in worded]
-        reach = sum(bool(found & REACHING) for found in kinds)
-        if free or reach:
-            what = "its cells are texts of their own" if free else f"{reach} of its values hold a number or address"
-            raise PrivacyError(f"{where} is coded, which is not masked, yet {what} (not shown). Take it out of coded.")
-        if named := sum(map(bool, kinds)):
+    for where in sorted(coded.keys() - joined_on):  # an episode's number may look like a phone's
+        cells = [cell for cell in coded[where] if cell]
+        found = {value: find_identifiers(analyzer, value) for value in dict.fromkeys(cells)}
+        if fault := _identifying(found, len(cells)):
+            raise PrivacyError(f"{where} is coded, which is not masked, yet {fault} (not shown). Take it out of coded.")
+        if named := sum(any(map(_named, spans)) for value, spans in found.items() if len(value.split()) > 3):
             suspect[where] = named
-            print(f"{where} is coded, and {named} of its {len(values)} values may name a person, place or date.")
+            print(f"{where} is coded, and {named} of its {len(found)} values may name a person or a place.")
     return suspect
+
+
+def _identifying(found: Mapping[str, list[Span]], cells: int) -> str:
+    """Why values of a coded column, with what was found in each, may identify people; empty where they do not."""
+    if sum(len(value.split()) > 8 for value in found) > max(9, cells / 2):
+        return "its cells are texts of their own"
+    within = whole = 0
+    for value, spans in found.items():
+        personal = [span for span in spans if _personal(value, span)]
+        within += bool(personal) and " " in value
+        rest = mask(value, [span for span in spans if span in personal or _named(span)])
+        whole += not re.search(r"\w", re.sub(r"\[\w+\]", "", rest))
+    if whole > max(9, len(found) / 2):
+        return "most of its values are names, numbers or addresses of people"
+    return f"{within} of its values hold a number or an address of somebody" if within else ""
+
+
+def _named(span: Span) -> bool:
+    return span.kind in ("PERSON", "LOCATION")
+
+
+def _personal(value: str, span: Span) -> bool:
+    """Whether what was found is a person's; a number may as well be that of a drug or a hospital."""
+    digits = letters_and_digits(value[span.start : span.end])
+    return span.kind in PERSONAL or (len(digits) == 15 and nir(digits) is not None)
 
 
 def _measured(

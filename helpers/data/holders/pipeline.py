@@ -286,5 +286,6 @@ def slots_of(wordings: Iterable[str]) -> set[str]:
 def _brace_mistakes(where: str, wordings: Iterable[str]) -> Iterator[str]:
     """A brace that begins no slot would be learnt as it stands."""
     for wording in wordings:
-        if brace := re.search(r"[{}][^{}]{0,30}[{}]?", SLOT.sub(" ", wording)):
-            yield f"{where}: '{brace[0]}' is no slot; write {{holder.column}}, and a brace that is meant twice"
+        if brace := re.search(r"[{}]", SLOT.sub(lambda slot: " " * len(slot[0]), wording)):
+            shown = wording[brace.start() : brace.start() + 30]
+            yield f"{where}: no slot begins at '{shown}'; write {{holder.column}}, and a brace that is meant twice"

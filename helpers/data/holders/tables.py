@@ -1,6 +1,7 @@
 """Reading the holders' tables, and keeping their rows out of sight."""
 
 import tempfile
+from datetime import datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Text of a cell, in usual characters and single blanks; nothing for null, `3` for the number 3.0.
+    """Text of a cell, in usual characters and single blanks; nothing for null, `3` for 3.0, a day for its midnight.
 
     A whole floating-point number that may have lost digits is written with an exponent.
     """
@@ -142,6 +143,8 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="backslashreplace")
+    elif isinstance(value, datetime) and value.time() == time():
+        value = value.date()  # a sheet or parquet has no days without a time
     elif isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value)
     elif isinstance(value, float) and value.is_integer():
