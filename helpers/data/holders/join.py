@@ -21,13 +21,14 @@ from helpers.data.example import SPLITS, Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
 from helpers.data.holders.masking import mask_tables
 from helpers.data.holders.pipeline import PATIENT, Holder, Join, Pipeline
-from helpers.data.holders.pseudonyms import damaged, normalise_key, pseudonym, shorn, whole_number
+from helpers.data.holders.pseudonyms import damaged, nir, normalise_key, pseudonym, shorn, whole_number
 from helpers.data.holders.tables import KEY, named_in, read_holder
 from helpers.errors import DataError
 
 PLACE = "#place"
 SHORN = "#shorn"  # the pseudonym of the key, `shorn`
 NEARLY = "but for leading zeros or a NIR's last two digits"
+NIR_HINT = " If they are French social security numbers, give the key kind: nir."
 TYPED = (str.upper, str.lower, str.title)
 
 
@@ -121,12 +122,12 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
     for what, found in (
         ("the place of a separator (as 12-3 and 1-23)", separators.values()),
         ("case (as aB1 and Ab1)", mixed),
-        ("leading zeros (as 00100 and 100), or a NIR's last two digits (say kind: nir)", zeros.values()),
+        ("leading zeros (as 00100 and 100), or a NIR's last two digits", zeros.values()),
     ):
         if merged := sum(len(different) > 1 for different in found):
             raise DataError(
                 f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one, or one two. "
-                "Write the keys in one way; none is shown."
+                f"Write the keys in one way; none is shown.{NIR_HINT * any(map(nir, names.values()))}"
             )
 
 
