@@ -121,6 +121,7 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ('answer: "{pharmacy.drug}"}', 'answer: "{pharmacy.drug}", text: "all of it"}', "or a text alone"),
         ("columns: {episode: visit,", "columns: {patient: visit,", "must differ"),
         ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv"),
+        ("    format: jsonl ", "    sheet: a\n    format: jsonl ", "sheet with xlsx"),
         ("columns: {episode: visit,", "columns: {episode: mobile,", "'episode' holds keys or names of persons"),
         ("columns: {episode: visit,", "columns: {episode: family_name,", "'episode' holds keys or names of persons"),
         (

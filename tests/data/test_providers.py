@@ -138,8 +138,13 @@ def test_a_nested_key_and_a_workbook_are_read(tmp_path: Path) -> None:
     pd.DataFrame({"id": ["a"], "x.y": ["gout"], "last": ["Arvel"], "day": [datetime(2024, 1, 5)]}).to_excel(
         tmp_path / "a.xlsx", index=False
     )
-    sheet = {"file": "a.xlsx", "format": "xlsx", "key": {"column": "id"}, "roster": ["last"]}
-    assert read_holder(Holder.model_validate(declared | sheet), tmp_path).get_secret_value().equals(nested)
+    book = declared | {"file": "a.xlsx", "format": "xlsx", "key": {"column": "id"}, "roster": ["last"]}
+    assert read_holder(Holder.model_validate(book), tmp_path).get_secret_value().equals(nested)
+    with pd.ExcelWriter(tmp_path / "a.xlsx", mode="a") as writer:
+        pd.DataFrame({"x": [1]}).to_excel(writer, sheet_name="Notes")
+    with pytest.raises(DataError, match=r"has 2 sheets: .* in a pipeline, sheet: Sheet1"):
+        read_holder(Holder.model_validate(book), tmp_path)
+    assert read_holder(Holder.model_validate(book | {"sheet": "Sheet1"}), tmp_path).get_secret_value().equals(nested)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
 
     Another key changes `id` and `unit` of the records and nothing else. The seed is of every draw. Raises DataError
     where a table cannot be used, keys match nobody or a split is empty, and PrivacyError where de-identification does
-    worse on the planted spans than the pipeline admits.
+    worse on the planted spans than the pipeline admits, or a coded column identifies people.
     """
     folder = pipeline.path.parent
     tables = {holder.name: read_holder(holder, folder).get_secret_value() for holder in pipeline.holders}

@@ -70,6 +70,7 @@ class Holder(Section):
     format: Literal["csv", "jsonl", "parquet", "xlsx"] | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     encoding: str | None = None
+    sheet: str | None = None
     load_dataset: dict[str, Any] | None = None
     unit: Literal["patient", "row"] = "patient"
     key: Key | None = None
@@ -218,8 +219,9 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
         if (holder.file is None) != (holder.format is None):
             yield f"{where}: file and format (csv, jsonl, parquet, xlsx) go together"
         parted = holder.separator and holder.format not in ("csv", None)
-        if parted or (holder.encoding and holder.format in ("parquet", "xlsx")):
-            yield f"{where}: separator goes with csv, encoding with csv and jsonl"
+        sheet = holder.sheet and holder.format != "xlsx"
+        if parted or sheet or (holder.encoding and holder.format in ("parquet", "xlsx")):
+            yield f"{where}: separator goes with csv, encoding with csv and jsonl, sheet with xlsx"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
         if holder.unit == "row" and (holder.key is not None or len(names) > 1):

@@ -45,7 +45,7 @@ def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     """Read the declared columns of one holder as text. Relative file names start at `folder`.
 
     Raises DataError if the file or a column is missing, the file is unreadable or has no row, or JSON is damaged. No
-    message repeats anything from the file, its header included: in a file without header a row stands there.
+    message repeats anything from the file but names of sheets: where there is no header, a row stands in its place.
     """
     rows = _load_dataset(holder, folder) if holder.file is None else _read(holder, folder / holder.file, holder.format)
     if not rows:
@@ -93,6 +93,7 @@ def _read(holder: Holder, path: Path, form: str | None) -> list[Record]:
         form or "csv",
         separator=holder.separator,
         encoding=holder.encoding,
+        sheet=holder.sheet,
         wanted=_wanted(holder),
         key=holder.key.column if holder.key else None,
     )
