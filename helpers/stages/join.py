@@ -56,7 +56,7 @@ def joined_rows(run: Run) -> list[str]:
     card, decimals = read_json(run.home / "dataset" / "card.json"), 0 if pipeline_of(run).fictitious else -1
     lines = []
     for name, rows in card["holders"].items():
-        why = "; ".join(f"{round(times, decimals)} {reason}" for reason, times in rows["left_out"].items())
+        why = "; ".join(f"{round(times, decimals)} ({reason})" for reason, times in rows["left_out"].items())
         given, kept = (round(rows[of], decimals) for of in ("given", "kept"))
         lines.append(f"{name}: {kept} of {given} rows are in a record. Left out: {why or 'none'}.")
     return lines
