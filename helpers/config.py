@@ -333,5 +333,5 @@ def load_config(profile: str | Path = "cpu", overrides: Mapping[str, Any] | None
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        remedy = f"Correct {path.name}, or what --set or overrides say; conf/conf.yaml explains every key."
+        remedy = f"Correct {path.name}, or what you gave with --set or overrides; conf/conf.yaml explains every key."
         raise ConfigError(explained(error, f"The configuration '{path.stem}'") + f"\n{remedy}") from None

@@ -164,15 +164,16 @@ def explained(error: ValidationError, what: str) -> str:
     lines: list[str] = []
     for mistake in error.errors():
         key, received = ".".join(map(str, mistake["loc"])), repr(mistake["input"])
-        told = [str(mistake["msg"])]
+        message = str(mistake["msg"])
+        if mistake["type"] == "string_pattern_mismatch" and mistake["ctx"]["pattern"] == NAME:
+            message = "use small letters a to z, digits and _ only, a letter first"
+        told = [message]
         if mistake["type"] == "value_error":  # of a validator here, which may find several
             told = str(mistake["ctx"]["error"]).split("\n")
         elif mistake["type"] == "extra_forbidden":
             told = ["unknown key"]
-        elif mistake["type"] == "string_pattern_mismatch" and mistake["ctx"]["pattern"] == NAME:
-            told = ["take small letters from a to z, digits and _ only, a letter first"]
         elif mistake["type"] != "missing" and len(received) <= 40:
-            told = [f"{mistake['msg']}; received {received}"]
+            told = [f"{message}; received {received}"]
         lines += [f"  {key}: {each}" if key else f"  {each}" for each in told]
     count = f"{len(lines)} mistake" + ("s" if len(lines) > 1 else "")
     return f"{what} has {count}:\n" + "\n".join(lines)

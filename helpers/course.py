@@ -185,7 +185,7 @@ def _stage(name: str) -> None:
             _show(opened)
         if name == "prepare" and opened.config.pipeline:
             print("\n".join(pkgutil.resolve_name("helpers.stages.join:joined_rows")(opened)))
-            print(f"All counts: {_shown(opened.home / 'dataset' / 'card.json')}")
+            print(f"Exact counts: {_shown(opened.home / 'dataset' / 'card.json')}")
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 
     app.command(name, help=STAGES[name])(command)

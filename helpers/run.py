@@ -135,7 +135,7 @@ class Run:
             changed = [of for of in key["inputs"] if ended["inputs"].get(of) != key["inputs"][of]]
             if changed or ended.get("code") != key["code"]:
                 what = ", ".join(changed[:3]) or "the code of the course"
-                print(f"{name}: {what} changed since it was made. It is made anew.")
+                print(f"{name}: made anew, because {what} changed.")
         with clear_full_disk(self.path), measured() as cost:
             yield own
         with self._changed(self.home) as manifest:
@@ -255,8 +255,7 @@ def open_run(
     if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
         _stored_config(path)  # of another project, say: `begin` would write over it
     if (path / "config.yaml").exists() and (path / "manifest.json").exists():
-        begun = {"config.yaml", "manifest.json"}
-        made = any(of.is_file() and of.name[0] != "." and of.name not in begun for of in path.rglob("*"))
+        made = any(_is_made(of.relative_to(path)) for of in path.rglob("*") if of.is_file())
         differing = _differing(path, config)
         if differing and made:
             raise RunError(differing)
@@ -265,6 +264,11 @@ def open_run(
         else:
             opened.point_latest()
     return opened
+
+
+def _is_made(file: Path) -> bool:
+    """Whether a stage made this file of a run folder: not what every run begins with, nor a hidden one."""
+    return file.name not in ("config.yaml", "manifest.json") and not any(part[0] == "." for part in file.parts)
 
 
 def _usual_folder(config: Config) -> Path:
@@ -333,7 +337,7 @@ def _differing(path: Path, config: Config) -> str:
     ]
     if not differing and Run(path, config).manifest.get("fingerprint") != config.fingerprint():
         names = ", ".join(path.name for path in config.files)
-        differing = [f"{names} had other contents"]
+        differing = [f"not the same contents: {names}"]
     if not differing:
         return ""
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""

@@ -348,7 +348,7 @@ def test_private_models_are_answered_and_scored_in_private(
         file.write(json.dumps(Example("new", BUCKET, (), "text", unit="new").row()) + "\n")
     assert [*answer(run)] == ["base"]  # the models are of other records
     assert [*score(run)["models"]] == ["base"]
-    with pytest.raises(RunError, match="no private model of its data"):
+    with pytest.raises(RunError, match="no private model of its present records"):
         audit_privacy(run)
 
 

@@ -81,7 +81,7 @@ def test_headline_is_computed(results: dict[str, Any]) -> None:
     assert "General knowledge: 65% (untouched: 70%)." in more
     del results["models"]["base"]
     assert headline(results)[0] == "Fine-tuned, the model answers 95% of new phrasings right."
-    assert headline({"models": {}})[0] == "No fine-tuned model was tested yet: run answer and score."
+    assert headline({"models": {}})[0] == "No fine-tuned model was tested yet: run fine-tune, answer and score."
 
 
 def test_print_table(results: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,8 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> No
     smoke_run()
     assert smoke_run({"seed": 3}).config.seed == 3  # nothing was made yet: taken anew
     run = smoke_run()
-    (run.path / "dataset").mkdir()  # of a stage that failed before it wrote a file
+    (run.path / "dataset" / ".part").mkdir(parents=True)  # of a stage that failed before it wrote a file
+    (run.path / "dataset" / ".part" / "rows.txt").touch()
     assert smoke_run({"seed": 5}).config.seed == 5
     run = smoke_run()
     (run.path / "dataset" / "rows.txt").touch()
@@ -65,7 +66,7 @@ def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: Gloss
     (run.path / "dataset").mkdir()
     (run.path / "dataset" / "rows.txt").touch()
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
-    with pytest.raises(RunError, match=r"glossary.json had other contents"):
+    with pytest.raises(RunError, match=r"not the same contents: glossary.json"):
         smoke_run({"glossary": str(path)})
 
 
@@ -134,12 +135,12 @@ def test_a_stage_says_whether_it_may_go_on_with_what_is_there(
         pass
     assert run.finished("copy", [source], ("models",)) and not run.finished("copy", [source], ("training",))
     assert killed() and not killed(asked="a server")
-    assert "changed since" not in capsys.readouterr().out
+    assert "made anew" not in capsys.readouterr().out
     assert not killed(("training",))
-    assert "copy: the code of the course changed since it was made" in capsys.readouterr().out
+    assert "copy: made anew, because the code of the course changed." in capsys.readouterr().out
     source.write_text("3")
     assert not killed()
-    assert "copy: in.txt changed since it was made" in capsys.readouterr().out
+    assert "copy: made anew, because in.txt changed." in capsys.readouterr().out
 
 
 def test_answers_of_example_data_are_not_taken_for_a_runs_own(smoke_run: SmokeRun) -> None:

@@ -37,7 +37,7 @@ class Grant(BaseModel):
     ledger: Name
     serial: Annotated[int, Field(ge=1)]
     unit: Literal["patient", "record"]
-    patient_key: Annotated[dict[str, str], AfterValidator(lambda key: key and {**key, "kind": key.get("kind", "text")})]
+    patient_key: Annotated[dict[str, str], AfterValidator(lambda key: key and key | {"kind": key.get("kind", "text")})]
     fictitious: bool
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]

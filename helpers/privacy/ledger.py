@@ -237,8 +237,8 @@ def _all_locked(ledgers: Sequence[Ledger]) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise LedgerError(
-                    f"The ledger of {ledger.holder} cannot be locked: {error}. Give privacy.ledgers a folder that can "
-                    "be written into, and run the same command again."
+                    f"The ledger of {ledger.holder} cannot be locked: {error}. Give privacy.ledgers a folder that "
+                    "you may write into, and run the same command again."
                 ) from None
         yield
 

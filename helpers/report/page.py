@@ -93,7 +93,7 @@ def headline(results: Results) -> tuple[str, list[str]]:
 
     trained = [name for name in models if name not in UNTRAINED]
     if not trained:
-        return "No fine-tuned model was tested yet: run answer and score.", []
+        return "No fine-tuned model was tested yet: run fine-tune, answer and score.", []
     if results.get("base_model") == RANDOM_MODEL:
         return f"{RANDOM_MODEL} has random weights: its answers are noise, and show only that every step works.", []
     rated = [bucket for bucket in buckets_of(results) if not is_general(bucket)]

@@ -24,11 +24,9 @@ def audit_privacy(run: Run) -> dict[str, Any]:
     pipeline, data = pipeline_of(run), run.home / "dataset"
     folders = trained_models(run)
     if not pipeline.fictitious:
-        raise RunError(
-            "The audit attacks planted secrets, and nothing is planted among real records: it is for others."
-        )
+        raise RunError("The audit attacks planted secrets, and real records have none. Run it on the example holders.")
     if "private" not in folders:
-        raise RunError("This run has no private model of its data yet. Run the command fine-tune first.")
+        raise RunError("This run has no private model of its present records. Run the command fine-tune first.")
     if not pipeline.split.validation:
         raise RunError("The audit compares with patients held back: give split.validation a share in the pipeline.")
     read = [data / f"{name}.jsonl" for name in (*SPLITS, "canaries")]

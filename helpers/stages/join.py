@@ -58,7 +58,8 @@ def joined_rows(run: Run) -> list[str]:
     for name, rows in card["holders"].items():
         why = "; ".join(f"{round(times, decimals)} ({reason})" for reason, times in rows["left_out"].items())
         given, kept = (round(rows[of], decimals) for of in ("given", "kept"))
-        lines.append(f"{name}: {kept} of {given} rows are in a record. Left out: {why or 'none'}.")
+        near = " (to the nearest ten)" if decimals else ""
+        lines.append(f"{name}: {kept} of {given} rows are in a record{near}. Left out: {why or 'none'}.")
     return lines
 
 

@@ -216,7 +216,7 @@ def test_braces_and_line_ends_in_a_record_stay_data(tmp_path: Path) -> None:
     assert "has {shop.drug} {question} and gout Drug: Drug3" in texts
 
 
-def test_braces_that_a_wording_means_are_written_twice(tmp_path: Path) -> None:
+def test_doubled_braces_in_a_wording_become_single(tmp_path: Path) -> None:
     templates = [{"question": "{clinic.note}", "answer": '{{"drug": "{shop.drug}"}}'}]
     made = join(small_pipeline(tmp_path, templates=templates))
     assert 'Seen, has gout 3. {"drug": "Drug3"}' in {words(record) for record in records(made)}
@@ -229,72 +229,85 @@ def test_a_word_for_an_empty_cell_is_no_answer(tmp_path: Path, nothing: str) -> 
     assert made.card["joined"]["left_out"] == {"a column that its template needs is empty": 1}
 
 
-def test_a_row_that_comes_twice_is_used_once_whosever_it_is(tmp_path: Path) -> None:
+def test_a_row_that_comes_twice_is_used_once_for_every_holder(tmp_path: Path) -> None:
     made = join(small_pipeline(tmp_path, clinic=[*CLINIC, *CLINIC], shop=[*SHOP, *SHOP]))
     assert len(records(made)) == 12
     assert made.card["holders"]["clinic"]["left_out"] == {"an earlier row of clinic is the same": 12}
 
 
+def test_rows_that_only_masking_makes_equal_and_equal_ones_of_nobody_are_all_used(tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"joins": [], "templates": [{"text": "{clinic.note}"}]}
+    days = [CLINIC[0] | {"note": f"gout on {day} May 2024"} for day in (3, 4, 5)]
+    made = join(small_pipeline(tmp_path, days, holders=SETTINGS["holders"][:1], **alone))
+    assert [words(record) for record in records(made)] == ["gout on [date]"] * 3
+    nobody = {name: value for name, value in SETTINGS["holders"][0].items() if name != "key"} | {"unit": "row"}
+    assert len(records(join(small_pipeline(tmp_path, CLINIC[:1] * 3, holders=[nobody], **alone)))) == 3
+
+
 CODED = [SETTINGS["holders"][0] | {"coded": ["episode", "note"]}, SETTINGS["holders"][1]]
+HOLD = "some of its values hold a phone number, mail address, IBAN or NIR"
+MOST = "most of its values are names, numbers or addresses of people"
 
 
 @pytest.mark.parametrize(
     ("note", "fault"),
     [
-        ("Seen for the {n}th time this year, has gout.", "its cells are texts of their own"),
-        ("call 06 39 98 12 34", "1 of its values hold a number or an address of somebody"),
-        ("mail gout@example.org", "1 of its values hold a number or an address of somebody"),
-        ("gout{n}@example.org", "most of its values are names, numbers or addresses of people"),
-        ("06399812{n:02d}", "most of its values are names, numbers or addresses of people"),
-        ("{nir}", "most of its values are names, numbers or addresses of people"),
-        ("{name}", "most of its values are names, numbers or addresses of people"),
+        ("Seen for the {n}th time this year, has gout.", "most of its cells are texts of their own"),
+        ("call 06 39 98 12 34", HOLD),
+        ("gout@example.org", HOLD),
+        ("184051234500180", HOLD),
+        ("06399812{n:02d}", MOST),
+        ("{name}", MOST),
     ],
 )
-def test_free_text_and_numbers_are_not_copied_as_codes(tmp_path: Path, note: str, fault: str) -> None:
-    clinic = [
-        row | {"note": note.format(n=n, nir=f"1840512345{n:03d}{97 - int(f'1840512345{n:03d}') % 97:02d}", **row)}
-        for n, row in enumerate(CLINIC)
-    ]
-    with pytest.raises(PrivacyError, match=f"clinic.note is coded, which is not masked, yet {fault}") as caught:
+def test_free_text_and_what_identifies_people_are_no_codes(tmp_path: Path, note: str, fault: str) -> None:
+    clinic = [row | {"note": note.format(n=n, **row)} for n, row in enumerate(CLINIC)]
+    with pytest.raises(PrivacyError, match=f"clinic.note is coded, so it is not masked, but {fault}") as caught:
         join(small_pipeline(tmp_path, clinic, holders=CODED))
     assert "gout" not in str(caught.value)
 
 
-def test_labels_of_a_few_words_are_codes_however_many_there_are(tmp_path: Path) -> None:
-    labels = (
-        "E{n}: diabetes of type {n} with complications",
-        "34009300000{n:02d} gout 500 mg",
-        "7507121{n:02d}",
-        "2024-01-{n}",
-    )
-    for label in labels:  # of a disease, a drug, a hospital, a day
-        clinic = [row | {"note": label.format(n=n)} for n, row in enumerate(CLINIC, start=1)]
-        assert len(records(join(small_pipeline(tmp_path, clinic, holders=CODED)))) == 12
+@pytest.mark.parametrize(
+    "label",  # of a disease, a drug, a hospital, a day, a ward, a code in brackets, nothing but a sign
+    ["E{n}: diabetes of type {n} with complications", "34009300000{n:02d} gout 500 mg", "7507121{n:02d}", "2024-01-{n}",
+     "Zorbel ward {n}", "[C{n}]", "+"],
+)  # fmt: skip
+def test_codes_stay_codes_however_many_there_are(tmp_path: Path, label: str) -> None:
+    clinic = [row | {"note": label.format(n=n)} for n, row in enumerate(CLINIC, start=1)]
+    made = join(small_pipeline(tmp_path, clinic, holders=CODED))
+    assert {words(record) for record in records(made)} == {
+        f"{label.format(n=n)} Drug: Drug{n - 1}" for n in range(1, 13)
+    }
 
 
-def test_a_code_that_holds_a_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clinic = [
-        row | {"note": f"disease of Mr {row['name']} the first" if n % 3 else "gout"} for n, row in enumerate(CLINIC)
-    ]
-    clinic = [row | {"note": clinic[1]["note"] if n % 3 else "gout"} for n, row in enumerate(clinic)]
+def test_a_code_that_holds_a_name_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = f"disease of Mr {CLINIC[1]['name']} the first"
+    clinic = [row | {"note": named if n % 3 else "gout"} for n, row in enumerate(CLINIC)]
     made = join(small_pipeline(tmp_path, clinic, holders=CODED))
     assert made.card["deidentify"]["coded_values_with_names"] == {"clinic.note": 1}
     told = capsys.readouterr().out
-    assert "clinic.note is coded, and 1 of its 2 values may name a person" in told
+    assert "clinic.note is coded, so it is not masked, and some of its values may name a person" in told
     assert "Zorbel" not in told
 
 
-def test_a_test_far_from_the_share_that_was_asked_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_far_from_the_share_that_was_asked_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shop = [row | {"article": f"Drug{n % 2}"} for n, row in enumerate(SHOP)]
     split = {"validation": 0.0, "test": 0.2, "by": "shop.drug"}
     told = []
-    for seed in range(1, 9):  # two groups: none, or all, or the half of the patients
+    for seed in range(1, 9):  # two groups: none, or all, or half of the patients
         with suppress(DataError):
             join(small_pipeline(tmp_path, shop=shop, split=split), seed=seed)
             told.append(capsys.readouterr().out)
     assert told
     for each in told:
-        assert "The test holds 50% of the patients, where split.test asks for 20%: whole groups of shop.drug" in each
+        assert "50% of the patients were drawn for the test, where split.test asks for 20%" in each
+
+
+def test_an_empty_split_says_why_joined_rows_went_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train split has no record.*12 of the join, a column that its template needs"):
+        join(small_pipeline(tmp_path, shop=[row | {"article": "NULL"} for row in SHOP]))
 
 
 @pytest.mark.parametrize(

@@ -120,22 +120,26 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
         ('answer: "{pharmacy.drug}"}', 'answer: ""}', "give question and answer, or a text alone"),
         ('answer: "{pharmacy.drug}"}', 'answer: "{pharmacy.drug}", text: "all of it"}', "or a text alone"),
         ("columns: {episode: visit,", "columns: {patient: visit,", "must differ"),
-        ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv"),
-        ("    format: jsonl ", "    sheet: a\n    format: jsonl ", "sheet with xlsx"),
+        ("    format: jsonl ", "    separator: ;\n    format: jsonl ", "separator goes with csv; format is jsonl"),
+        ("    format: jsonl ", "    sheet: a\n    format: jsonl ", "sheet goes with xlsx; format is jsonl"),
         ("columns: {episode: visit,", "columns: {episode: mobile,", "'episode' holds keys or names of persons"),
         ("columns: {episode: visit,", "columns: {episode: family_name,", "'episode' holds keys or names of persons"),
         (
             "{hospital.note} Which drug",
             "{hospital.Compte rendu} Which drug",
-            "no slot begins at '{hospital.Compte rendu} Which '",
+            "'{hospital.Compte rendu} Which ' is no slot; write {holder.column}",
         ),
         (
             "{hospital.note} Which drug",
             "{hospital.note Which drug",
-            "no slot begins at '{hospital.note Which drug is s'",
+            "'{hospital.note Which drug is s' is no slot",
         ),
-        ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "no slot begins at '{episode'"),
-        ("name: pharmacy\n", "name: Pharmacie\n", "holders.1.name: take small letters from a to z"),
+        ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "'{episode' is no slot; write {word}"),
+        (
+            "name: pharmacy\n",
+            "name: Pharmacie\n",
+            "holders.1.name: use small letters a to z, digits and _ only, a letter first; received 'Pharmacie'",
+        ),
     ],
 )
 def test_a_part_that_does_not_fit(tmp_path: Path, old: str, new: str, message: str) -> None:

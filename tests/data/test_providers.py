@@ -142,7 +142,7 @@ def test_a_nested_key_and_a_workbook_are_read(tmp_path: Path) -> None:
     assert read_holder(Holder.model_validate(book), tmp_path).get_secret_value().equals(nested)
     with pd.ExcelWriter(tmp_path / "a.xlsx", mode="a") as writer:
         pd.DataFrame({"x": [1]}).to_excel(writer, sheet_name="Notes")
-    with pytest.raises(DataError, match=r"has 2 sheets: .* in a pipeline, sheet: Sheet1"):
+    with pytest.raises(DataError, match=r"has 2 sheets: .* sheet: Sheet1 for a holder"):
         read_holder(Holder.model_validate(book), tmp_path)
     assert read_holder(Holder.model_validate(book | {"sheet": "Sheet1"}), tmp_path).get_secret_value().equals(nested)
 

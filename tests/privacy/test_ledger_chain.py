@@ -188,7 +188,7 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "ledgers").write_text("")
-    with pytest.raises(LedgerError, match=r"cannot be locked: .*File exists.* Give privacy.ledgers a folder"):
+    with pytest.raises(LedgerError, match=r"cannot be locked: .*File exists.* Give privacy.ledgers a folder that"):
         opened(tmp_path / "ledgers")
 
 

@@ -175,9 +175,9 @@ def score_spans(
     missed: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for text, true, masked in zip(texts, planted, found, strict=True):
-        identifying, hidden = _characters(text, true), _characters(text, masked)
-        missed.update(span.kind for span in true if not _characters(text, [span]) <= hidden)
-        wrong.update(span.kind for span in masked if not _characters(text, [span]) <= identifying)
+        identifying, hidden = characters(text, true), characters(text, masked)
+        missed.update(span.kind for span in true if not characters(text, [span]) <= hidden)
+        wrong.update(span.kind for span in masked if not characters(text, [span]) <= identifying)
     n_planted, n_found = sum(map(len, planted)), sum(map(len, found))
     return {
         "planted": n_planted,
@@ -189,5 +189,6 @@ def score_spans(
     }
 
 
-def _characters(text: str, spans: Sequence[Span]) -> set[int]:
+def characters(text: str, spans: Sequence[Span]) -> set[int]:
+    """The places of the letters and digits in these spans."""
     return {place for span in spans for place in range(span.start, span.end) if text[place].isalnum()}

@@ -20,13 +20,13 @@ from helpers.data.card import counted
 from helpers.data.example import SPLITS, Example
 from helpers.data.holders.candidates import Candidate, draw, example_of, kept_in, make_candidate, split_units
 from helpers.data.holders.masking import mask_tables
-from helpers.data.holders.pipeline import PATIENT, Holder, Join, Pipeline
+from helpers.data.holders.pipeline import PATIENT, Holder, Join, Pipeline, Split
 from helpers.data.holders.pseudonyms import damaged, nir, normalise_key, pseudonym, shorn, whole_number
 from helpers.data.holders.tables import KEY, named_in, read_holder
 from helpers.errors import DataError
 
 PLACE = "#place"
-SHORN = "#shorn"  # the pseudonym of the key, `shorn`
+SHORN = "#shorn"  # the pseudonym of `shorn(key)`
 NEARLY = "but for leading zeros or a NIR's last two digits"
 NIR_HINT = " If they are French social security numbers, give the key kind: nir."
 TYPED = (str.upper, str.lower, str.title)
@@ -49,6 +49,8 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     """
     folder = pipeline.path.parent
     tables = {holder.name: read_holder(holder, folder).get_secret_value() for holder in pipeline.holders}
+    first = pipeline.holders[0]
+    contents = tables[first.name].groupby(first.names, sort=False).ngroup()  # before masking makes different rows equal
     quality = mask_tables(pipeline, tables)
     fates = {name: [""] * len(table) for name, table in tables.items()}
     frames = {holder.name: _pseudonymise(holder, tables[holder.name], key, seed, fates) for holder in pipeline.holders}
@@ -59,11 +61,11 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     counts = {name: frame[PATIENT].value_counts() for name, frame in frames.items()}
     # Keys of 10 rows or more, and of more than 10 times as many as the median key.
     frequent = {name: int(rows.max()) for name, rows in counts.items() if rows.max() > max(9, 10 * rows.median())}
-    first = pipeline.holders[0]
     joined = frames[first.name]
-    again = joined.duplicated([PATIENT, *(f"{first.name}.{name}" for name in first.names)])
-    _note(fates, joined[again], [first.name], f"an earlier row of {first.name} is the same")
-    joined = joined[~again]
+    if first.key:  # rows that belong to nobody may be equal, and yet of several people
+        again = pd.DataFrame({"unit": joined[PATIENT], "content": contents[joined.index]}).duplicated()
+        _note(fates, joined[again], [first.name], f"an earlier row of {first.name} is the same")
+        joined = joined[~again]
     for join in pipeline.joins:
         joined = _merge(joined, frames[join.right], join, fates)
     candidates = []
@@ -74,9 +76,9 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     try:
         split_units(candidates, pipeline.split, cap=pipeline.cap)
     except DataError as error:
-        raise DataError(f"{error} {_left_out(fates, tables)}") from None
-    if by := pipeline.split.by:
-        _say_share(candidates, by, pipeline.split.test)
+        raise DataError(f"{error} {_left_out(fates, tables, candidates)}") from None
+    if pipeline.split.by:
+        _say_share(candidates, pipeline.split)
     card = make_join_card(fates, candidates, quality) | {"frequent_key": frequent, "cap": pipeline.cap}
     return Joined(Secret(_release(candidates)), card)
 
@@ -127,20 +129,22 @@ def _refuse_merged(holder: str, names: Mapping[str, str]) -> None:
         if merged := sum(len(different) > 1 for different in found):
             raise DataError(
                 f"{holder}: {merged} keys are equal but for {what}, so that two patients could become one, or one two. "
-                f"Write the keys in one way; none is shown.{NIR_HINT * any(map(nir, names.values()))}"
+                f"Write the keys in one way; none is shown.{NIR_HINT if any(map(nir, names.values())) else ''}"
             )
 
 
-def _left_out(fates: Mapping[str, list[str]], holders: Iterable[str]) -> str:
-    """A sentence on why rows of these holders went missing so far."""
+def _left_out(fates: Mapping[str, list[str]], holders: Iterable[str], candidates: Sequence[Candidate] = ()) -> str:
+    """A sentence on why rows of these holders, and joined ones, went missing so far."""
     why = Counter(f"of {name}, {reason}" for name in holders for reason in fates[name] if reason)
+    why.update(f"of the join, {candidate.reason}" for candidate in candidates if candidate.reason)
     return f"Rows left out before: {'; '.join(f'{times} {reason}' for reason, times in why.items()) or 'none'}."
 
 
 def _row_names(holder: Holder, frame: pd.DataFrame) -> pd.Series[str]:
     """A name for each row that stands for itself: its content, not its number, which other rows decide."""
     contents = pd.Series([json.dumps(cells) for cells in frame[holder.names].to_numpy().tolist()])
-    return holder.name + "/" + contents
+    times = contents.groupby(contents).cumcount() + 1
+    return holder.name + "/" + contents + "/" + times.astype(str)
 
 
 def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -172,15 +176,16 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     return merged
 
 
-def _say_share(candidates: Sequence[Candidate], by: str, asked: float) -> None:
-    """Say so where whole groups make the test much larger or smaller than was asked."""
-    units = {candidate.unit: candidate.split for candidate in candidates if not candidate.reason}
-    share, groups = Counter(units.values())["test"] / len(units), len({candidate.group for candidate in candidates})
-    if not asked / 2 <= share <= 2 * asked:
+def _say_share(candidates: Sequence[Candidate], split: Split) -> None:
+    """Say so where a few whole groups make the test much larger or smaller than was asked."""
+    units = {candidate.unit: candidate.split for candidate in candidates if candidate.split}
+    groups = len({candidate.group for candidate in candidates if candidate.split})
+    share = Counter(units.values())["test"] / len(units)
+    if groups < 30 and not split.test / 2 <= share <= 2 * split.test:
         print(
-            f"The test holds {share:.0%} of the patients, where split.test asks for {asked:.0%}: whole groups of {by} "
-            f"go there, and it has {groups}. With 30 or more the share comes near; without split.by it is drawn by "
-            "patient."
+            f"{share:.0%} of the patients were drawn for the test, where split.test asks for {split.test:.0%}: whole "
+            f"groups of {split.by} go there, and it has {groups}. With 30 groups or more the share is usually close; "
+            "without split.by, patients are drawn one by one."
         )
 
 

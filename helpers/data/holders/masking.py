@@ -1,6 +1,5 @@
 """Masking the holders' tables, and refusing where that is not enough."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,15 @@ from typing import Any
 import pandas as pd
 from presidio_analyzer import AnalyzerEngine
 
-from helpers.data.holders.deidentify import Span, find_identifiers, make_analyzer, mask, ner_installed, score_spans
+from helpers.data.holders.deidentify import (
+    Span,
+    characters,
+    find_identifiers,
+    make_analyzer,
+    mask,
+    ner_installed,
+    score_spans,
+)
 from helpers.data.holders.pipeline import Deidentify, Pipeline
 from helpers.data.holders.pseudonyms import letters_and_digits, nir, normalise_key
 from helpers.data.holders.roster import with_plain_names
@@ -53,7 +60,10 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
         there = ner_installed(settings.ner)
         quality["ner"] = f"{settings.ner}, {'used' if there else 'not installed'}"
         if not there and not pipeline.fictitious:
-            print(f"deidentify.ner: {settings.ner} is not installed. Names and places that stand on no roster stay.")
+            print(
+                f"deidentify.ner: {settings.ner} is not installed. Names and places that neither rosters nor patterns "
+                "find stay as they are."
+            )
     if settings.planted:
         quality |= _measured(settings, pipeline.path.parent / settings.planted, texts, known)
     return quality
@@ -62,9 +72,9 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
 def _refuse_identifying(
     pipeline: Pipeline, frames: Mapping[str, pd.DataFrame], analyzer: AnalyzerEngine
 ) -> dict[str, int]:
-    """Refuse coded columns, which are not masked, that are free text or identify people; count values with a name.
+    """Refuse coded columns, which are not masked, that are free text or identify people.
 
-    Some values may be the names of people and codes all the same, such as those of wards and diseases.
+    Wards and diseases may bear a person's name: values of four words or more with one are counted, not refused.
     """
     coded = {f"{holder.name}.{name}": frames[holder.name][name] for holder in pipeline.holders for name in holder.coded}
     joined_on = {f"{side}.{name}" for join in pipeline.joins for side in (join.left, join.right) for name in join.on}
@@ -73,26 +83,28 @@ def _refuse_identifying(
         cells = [cell for cell in coded[where] if cell]
         found = {value: find_identifiers(analyzer, value) for value in dict.fromkeys(cells)}
         if fault := _identifying(found, len(cells)):
-            raise PrivacyError(f"{where} is coded, which is not masked, yet {fault} (not shown). Take it out of coded.")
+            raise PrivacyError(f"{where} is coded, so it is not masked, but {fault} (not shown). Take it out of coded.")
         if named := sum(any(map(_named, spans)) for value, spans in found.items() if len(value.split()) > 3):
             suspect[where] = named
-            print(f"{where} is coded, and {named} of its {len(found)} values may name a person or a place.")
+            print(f"{where} is coded, so it is not masked, and some of its values may name a person or a place.")
     return suspect
 
 
 def _identifying(found: Mapping[str, list[Span]], cells: int) -> str:
-    """Why values of a coded column, with what was found in each, may identify people; empty where they do not."""
+    """Why values of a coded column, with what was found in each, identify people; empty where they do not."""
     if sum(len(value.split()) > 8 for value in found) > max(9, cells / 2):
-        return "its cells are texts of their own"
-    within = whole = 0
+        return "most of its cells are texts of their own, of more than eight words"
+    reach = whole = 0
     for value, spans in found.items():
+        everything = characters(value, [Span(0, len(value), "")])
         personal = [span for span in spans if _personal(value, span)]
-        within += bool(personal) and " " in value
-        rest = mask(value, [span for span in spans if span in personal or _named(span)])
-        whole += not re.search(r"\w", re.sub(r"\[\w+\]", "", rest))
+        known = personal + [span for span in spans if _named(span)]
+        whole += bool(known) and characters(value, known) == everything
+        beside = characters(value, personal) != everything  # 0639981234 alone may be a code, a mail address is none
+        reach += any(beside or span.kind != "PHONE_NUMBER" for span in personal)
     if whole > max(9, len(found) / 2):
         return "most of its values are names, numbers or addresses of people"
-    return f"{within} of its values hold a number or an address of somebody" if within else ""
+    return "some of its values hold a phone number, mail address, IBAN or NIR" if reach else ""
 
 
 def _named(span: Span) -> bool:
@@ -100,7 +112,7 @@ def _named(span: Span) -> bool:
 
 
 def _personal(value: str, span: Span) -> bool:
-    """Whether what was found is a person's; a number may as well be that of a drug or a hospital."""
+    """Whether what was found is a person's; other numbers may as well be those of drugs, hospitals and stays."""
     digits = letters_and_digits(value[span.start : span.end])
     return span.kind in PERSONAL or (len(digits) == 15 and nir(digits) is not None)
 

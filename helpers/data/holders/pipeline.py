@@ -22,9 +22,13 @@ Region = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 PATIENT = "patient"
 """The name that `joins.on` uses for the pseudonymous key."""
 SLOT = re.compile(r"\{\{|\}\}|\{([\w.]+)\}")
-"""What a wording has filled in, `{holder.column}`, or a brace that is meant, written twice."""
+"""What is filled into a wording, `{holder.column}`, or a doubled brace, of which one stays."""
 BUILDERS = {"csv": "csv", "json": "jsonl", "parquet": "parquet", "text": "text"}
 """Those of `datasets` whose files are read, and as what; by their own name they take files beside the pipeline."""
+
+
+FORMS_WITH = {"separator": ("csv", None), "encoding": ("csv", "jsonl", None), "sheet": ("xlsx",)}
+"""Options of some formats; None is a set that load_dataset finds."""
 
 
 class Key(Section):
@@ -218,10 +222,9 @@ def _holder_mistakes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{where}: give exactly one of file and load_dataset"
         if (holder.file is None) != (holder.format is None):
             yield f"{where}: file and format (csv, jsonl, parquet, xlsx) go together"
-        parted = holder.separator and holder.format not in ("csv", None)
-        sheet = holder.sheet and holder.format != "xlsx"
-        if parted or sheet or (holder.encoding and holder.format in ("parquet", "xlsx")):
-            yield f"{where}: separator goes with csv, encoding with csv and jsonl, sheet with xlsx"
+        for option, forms in FORMS_WITH.items():
+            if getattr(holder, option) and holder.format not in forms:
+                yield f"{where}: {option} goes with {' and '.join(filter(None, forms))}; format is {holder.format}"
         if holder.unit == "patient" and holder.key is None:
             yield f"{where}: give its key column; only where rows belong to nobody, say 'unit: row'"
         if holder.unit == "row" and (holder.key is not None or len(names) > 1):
@@ -263,7 +266,7 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
     for number, template in enumerate(pipeline.templates):
         for slot in sorted(template.slots - known):
             yield f"templates.{number}: '{slot}' is no column of a holder"
-        yield from _brace_mistakes(f"templates.{number}", template.wordings)
+        yield from _brace_mistakes(f"templates.{number}", template.wordings, "holder.column")
         if not bool(template.question) == bool(template.answer) != bool(template.text):
             yield f"templates.{number}: give question and answer, or a text alone"
     split, lookalike = pipeline.split, pipeline.lookalike
@@ -277,17 +280,17 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
     for column, wordings in lookalike.columns.items():
         for slot in sorted(slots_of(wordings) - set(lookalike.vocabulary)):
             yield f"lookalike.columns.{column}: '{slot}' is not in lookalike.vocabulary"
-        yield from _brace_mistakes(f"lookalike.columns.{column}", wordings)
+        yield from _brace_mistakes(f"lookalike.columns.{column}", wordings, "word")
 
 
 def slots_of(wordings: Iterable[str]) -> set[str]:
-    """The names that wordings have filled in."""
+    """The names in the slots of wordings."""
     return {found[1] for wording in wordings for found in SLOT.finditer(wording) if found[1]}
 
 
-def _brace_mistakes(where: str, wordings: Iterable[str]) -> Iterator[str]:
-    """A brace that begins no slot would be learnt as it stands."""
+def _brace_mistakes(where: str, wordings: Iterable[str], slot: str) -> Iterator[str]:
+    """Braces outside of slots, which would be learnt as they stand. `slot`: what stands in one, for the message."""
     for wording in wordings:
         if brace := re.search(r"[{}]", SLOT.sub(lambda slot: " " * len(slot[0]), wording)):
             shown = wording[brace.start() : brace.start() + 30]
-            yield f"{where}: no slot begins at '{shown}'; write {{holder.column}}, and a brace that is meant twice"
+            yield f"{where}: '{shown}' is no slot; write {{{slot}}}, and double a brace that is to stay: {{{{ or }}}}"

@@ -106,12 +106,15 @@ def whole_number(value: str) -> str:
 
 
 def nir(plain: str) -> str | None:
-    """The first 13 characters of a French social security number whose last two, its check, are right or left out."""
+    """The first 13 characters of a French social security number whose last two, its check, are right or left out.
+
+    `plain`: as `letters_and_digits` leaves it. None for anything else.
+    """
     found = NIR.fullmatch(plain)
-    if not found or not found[2]:
-        return found and found[1]
+    if found is None:
+        return None
     number = int(found[1].replace("2a", "19").replace("2b", "18"))  # Corsica
-    return found[1] if 97 - number % 97 == int(found[2]) else None
+    return found[1] if found[2] in (None, f"{97 - number % 97:02d}") else None
 
 
 def shorn(plain: str) -> str:

@@ -20,7 +20,7 @@ from helpers.storage import fetch
 KEY = "#key"
 ROSTER = "#roster/"
 EMPTY = NOTHING | {"null", "nan", "n/a"}
-"""Cells without a value; of keys, pseudonyms.py knows more such words, and a name on a roster may be any."""
+"""Words for an empty cell; keys have their own list in pseudonyms.py, and on a roster any word may be a name."""
 FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 """Arguments of load_dataset that find the files of a set."""
 
@@ -45,14 +45,14 @@ def read_holder(holder: Holder, folder: Path) -> PrivateTable:
     """Read the declared columns of one holder as text. Relative file names start at `folder`.
 
     Raises DataError if the file or a column is missing, the file is unreadable or has no row, or JSON is damaged. No
-    message repeats anything from the file but names of sheets: where there is no header, a row stands in its place.
+    message repeats anything from the file but names of sheets, not even the header: without one, a row stands there.
     """
     rows = _load_dataset(holder, folder) if holder.file is None else _read(holder, folder / holder.file, holder.format)
     if not rows:
         raise DataError(f"Holder '{holder.name}' has no rows. Ask it for its records, or take it out of the pipeline.")
     present = {column for row in rows for column in row}
-    names = {*_wanted(holder)} - present
-    if missing := sorted(name for name in names if all(_at(row, name) is None for row in rows)):
+    unseen = {*_wanted(holder)} - present
+    if missing := sorted(name for name in unseen if all(_at(row, name) is None for row in rows)):
         raise DataError(
             f"Holder '{holder.name}' lacks the columns {', '.join(missing)}; its table has {len(present)} columns in "
             "all. Correct the pipeline or the file's header. If a csv is separated by anything but comma, semicolon, "
@@ -136,7 +136,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Text of a cell, in usual characters and single blanks; nothing for null, `3` for 3.0, a day for its midnight.
+    """Text of a cell, in usual characters and single blanks; nothing for null, `3` for 3.0, a date for its midnight.
 
     A whole floating-point number that may have lost digits is written with an exponent.
     """
@@ -145,7 +145,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="backslashreplace")
     elif isinstance(value, datetime) and value.time() == time():
-        value = value.date()  # a sheet or parquet has no days without a time
+        value = value.date()  # so do workbooks, and parquet of pandas, store a day
     elif isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value)
     elif isinstance(value, float) and value.is_integer():

@@ -258,10 +258,10 @@ def _sheet(content: bytes, name: str, wanted: str | None) -> list[Record]:
     if wanted is not None and wanted not in filled:
         raise DataError(f"{name} has no sheet {wanted!r} with rows; it has {', '.join(map(repr, filled))}.")
     if wanted is None and len(filled) > 1:
-        first = next(iter(filled))
+        title = next(iter(filled))
         raise DataError(
             f"{name} has {len(filled)} sheets: {', '.join(map(repr, filled))}. Say which, for example "
-            f"data.sheet: {first}; in a pipeline, sheet: {first}"
+            f"data.sheet: {title} for a table, sheet: {title} for a holder."
         )
     if not filled:
         return []
