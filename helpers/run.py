@@ -254,16 +254,22 @@ def open_run(
     opened = Run(path, config)
     if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
         _stored_config(path)  # of another project, say: `begin` would write over it
-    if (path / "config.yaml").exists() and (path / "manifest.json").exists():
-        made = any(_is_made(of.relative_to(path)) for of in path.rglob("*") if of.is_file())
-        differing = _differing(path, config)
-        if differing and made:
-            raise RunError(differing)
-        if differing:
-            (path / "manifest.json").unlink()  # nothing was made: `begin` writes it for this configuration
-        else:
-            opened.point_latest()
+    if (path / "config.yaml").exists() and (path / "manifest.json").exists() and not _taken_anew(path, config):
+        opened.point_latest()
     return opened
+
+
+def _taken_anew(path: Path, config: Config) -> bool:
+    """Whether a run folder of another configuration, in which nothing was made, is taken for this one.
+
+    Raises RunError where something was made.
+    """
+    if not (differing := _differing(path, config)):
+        return False
+    if any(_is_made(of.relative_to(path)) for of in path.rglob("*") if of.is_file()):
+        raise RunError(differing)
+    (path / "manifest.json").unlink()  # `begin` writes it anew
+    return True
 
 
 def _is_made(file: Path) -> bool:
@@ -306,8 +312,8 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
         config = Config.model_validate(_stored_config(folder))
     except ValidationError as error:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
-    if unchanged and (folder / "manifest.json").exists() and (differing := _differing(folder, config)):
-        raise RunError(differing)
+    if unchanged and (folder / "manifest.json").exists():
+        _taken_anew(folder, config)
     return Run(folder, config)
 
 

@@ -13,7 +13,7 @@ from helpers import run as run_module
 from helpers.config import load_config
 from helpers.errors import RunError
 from helpers.provenance import surroundings
-from helpers.run import _usual_folder, open_run
+from helpers.run import _usual_folder, open_run, reopen_run
 
 ENTRY = {"acronym": "ABC", "definition": "Alpha Beta Gamma"}
 
@@ -53,6 +53,7 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> No
     (run.path / "dataset" / ".part").mkdir(parents=True)  # of a stage that failed before it wrote a file
     (run.path / "dataset" / ".part" / "rows.txt").touch()
     assert smoke_run({"seed": 5}).config.seed == 5
+    assert reopen_run(smoke_run().path, unchanged=True).config.seed == 0
     run = smoke_run()
     (run.path / "dataset" / "rows.txt").touch()
     with pytest.raises(RunError, match=r"seed was 0, is 4; threads was None, is 1"):

@@ -53,12 +53,15 @@ def join(run: Run) -> dict[str, Any]:
 
 def joined_rows(run: Run) -> list[str]:
     """For each holder how many rows are in a record, and why others are not; of real ones, to the nearest ten."""
-    card, decimals = read_json(run.home / "dataset" / "card.json"), 0 if pipeline_of(run).fictitious else -1
-    lines = []
+    card, exact = read_json(run.home / "dataset" / "card.json"), pipeline_of(run).fictitious
+
+    def about(number: int) -> str:
+        return str(number if exact else round(number, -1) or "fewer than ten")
+
+    lines, near = [], "" if exact else " (to the nearest ten)"
     for name, rows in card["holders"].items():
-        why = "; ".join(f"{round(times, decimals)} ({reason})" for reason, times in rows["left_out"].items())
-        given, kept = (round(rows[of], decimals) for of in ("given", "kept"))
-        near = " (to the nearest ten)" if decimals else ""
+        why = "; ".join(f"{about(times)} ({reason})" for reason, times in rows["left_out"].items())
+        given, kept = about(rows["given"]), about(rows["kept"])
         lines.append(f"{name}: {kept} of {given} rows are in a record{near}. Left out: {why or 'none'}.")
     return lines
 

@@ -245,19 +245,21 @@ def test_rows_that_only_masking_makes_equal_and_equal_ones_of_nobody_are_all_use
 
 
 CODED = [SETTINGS["holders"][0] | {"coded": ["episode", "note"]}, SETTINGS["holders"][1]]
-HOLD = "some of its values hold a phone number, mail address, IBAN or NIR"
-MOST = "most of its values are names, numbers or addresses of people"
+HOLD = "some of its values hold a phone number, mail address, IBAN, NIR or patient's key"
+MOST = "most of its values are names or numbers of people"
 
 
 @pytest.mark.parametrize(
     ("note", "fault"),
     [
-        ("Seen for the {n}th time this year, has gout.", "most of its cells are texts of their own"),
+        ("Seen for the {n}th time this year, has gout as well as a cough.", "most of its cells are texts of their own"),
         ("call 06 39 98 12 34", HOLD),
         ("gout@example.org", HOLD),
         ("184051234500180", HOLD),
         ("06399812{n:02d}", MOST),
         ("{name}", MOST),
+        ("Mme {name}, 45 ans", MOST),
+        ("18405123450{n:02d}", MOST),  # a NIR without its last two digits
     ],
 )
 def test_free_text_and_what_identifies_people_are_no_codes(tmp_path: Path, note: str, fault: str) -> None:
@@ -269,8 +271,8 @@ def test_free_text_and_what_identifies_people_are_no_codes(tmp_path: Path, note:
 
 @pytest.mark.parametrize(
     "label",  # of a disease, a drug, a hospital, a day, a ward, a code in brackets, nothing but a sign
-    ["E{n}: diabetes of type {n} with complications", "34009300000{n:02d} gout 500 mg", "7507121{n:02d}", "2024-01-{n}",
-     "Zorbel ward {n}", "[C{n}]", "+"],
+    ["E{n}: diabetes of type {n} with complications", "34009300000{n:02d} gout 500 mg", "34009300000{n:02d}", "7507121{n:02d}",
+     "2024-01-{n}",      "Zorbel ward {n}", "[C{n}]", "+"],
 )  # fmt: skip
 def test_codes_stay_codes_however_many_there_are(tmp_path: Path, label: str) -> None:
     clinic = [row | {"note": label.format(n=n)} for n, row in enumerate(CLINIC, start=1)]
@@ -280,11 +282,40 @@ def test_codes_stay_codes_however_many_there_are(tmp_path: Path, label: str) -> 
     }
 
 
+def test_a_copy_of_the_key_and_a_name_to_join_on_are_no_codes(tmp_path: Path) -> None:
+    clinic = [row | {"phone": f"P{n}-7731", "note": f"file P{n}-7731 of gout"} for n, row in enumerate(CLINIC)]
+    keyed = SETTINGS["holders"][0] | {"key": {"column": "phone"}, "coded": ["episode", "note"]}
+    alone: dict[str, Any] = {"joins": [], "templates": [{"text": "{clinic.note}"}]}
+    with pytest.raises(PrivacyError, match=f"clinic.note is coded, so it is not masked, but {HOLD}"):
+        join(small_pipeline(tmp_path, clinic, holders=[keyed], **alone))
+    named = [row | {"visit": row["name"]} for row in CLINIC]
+    with pytest.raises(PrivacyError, match=f"clinic.episode is coded, so it is not masked, but {MOST}"):
+        join(small_pipeline(tmp_path, named))
+
+
+def test_wards_may_bear_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clinic = [
+        row | {"phone": f"+33 6 39 {n:02d} 00 {m:02d}", "note": row["name"]}
+        for n, row in enumerate(CLINIC)
+        for m in range(10)
+    ]
+    alone: dict[str, Any] = {"joins": [], "templates": [{"text": "{clinic.note}"}]}
+    assert len(records(join(small_pipeline(tmp_path, clinic, holders=CODED[:1], **alone)))) == 120
+    assert "some of its values may name a person" in capsys.readouterr().out
+
+
+def test_empty_cells_agree_with_nothing(tmp_path: Path) -> None:
+    clinic, shop = [row | {"visit": "-"} for row in CLINIC[:6]], [row | {"no": "NULL"} for row in SHOP[:6]]
+    made = join(small_pipeline(tmp_path, [*clinic, *CLINIC[6:]], [*shop, *SHOP[6:]]))
+    assert len(records(made)) == 6
+    assert made.card["holders"]["shop"]["left_out"] == {"a column of patient and episode is empty": 6}
+
+
 def test_a_code_that_holds_a_name_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = f"disease of Mr {CLINIC[1]['name']} the first"
     clinic = [row | {"note": named if n % 3 else "gout"} for n, row in enumerate(CLINIC)]
     made = join(small_pipeline(tmp_path, clinic, holders=CODED))
-    assert made.card["deidentify"]["coded_values_with_names"] == {"clinic.note": 1}
+    assert made.card["deidentify"]["coded_values_that_may_identify"] == {"clinic.note": 1}
     told = capsys.readouterr().out
     assert "clinic.note is coded, so it is not masked, and some of its values may name a person" in told
     assert "Zorbel" not in told

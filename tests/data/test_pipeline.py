@@ -134,6 +134,12 @@ def test_parts_that_do_not_fit_come_together(tmp_path: Path) -> None:
             "{hospital.note Which drug",
             "'{hospital.note Which drug is s' is no slot",
         ),
+        ("{hospital.note} Which drug", "{{hospital.note}} Which drug", "'{{hospital.note}}' would stay as it is"),
+        (
+            "templates:  ",
+            'templates:\n  - {text: "no column"}\n  #',
+            "templates.0: it has no column; write {holder.column}",
+        ),
         ('hospital.episode: ["{episode}"]', 'hospital.episode: ["{episode"]', "'{episode' is no slot; write {word}"),
         (
             "name: pharmacy\n",

@@ -134,6 +134,14 @@ def test_a_nested_key_and_a_workbook_are_read(tmp_path: Path) -> None:
         "columns": {"note": "x.y", "day": "day"}, "roster": ["insured.names.last"],
     }  # fmt: skip
     nested = read_holder(Holder.model_validate(declared), tmp_path).get_secret_value()
+    lines[0] |= {"insured.id": None}  # a flat cell without a value hides no nested one
+    (tmp_path / "a.jsonl").write_text(json.dumps(lines[0]), encoding="utf-8")
+    assert read_holder(Holder.model_validate(declared), tmp_path).get_secret_value().equals(nested)
+    lines[0] |= {"insured": {"id": "a", "names": [{"last": "Arvel"}]}}
+    (tmp_path / "b.jsonl").write_text(json.dumps(lines[0]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"'insured.names.last' leads through a list") as caught:
+        read_holder(Holder.model_validate(declared | {"file": "b.jsonl"}), tmp_path)
+    assert "Arvel" not in str(caught.value)
     assert nested.to_dict("records") == [{"note": "gout", "day": "2024-01-05", ROSTER + "0": "Arvel", KEY: "a"}]
     pd.DataFrame({"id": ["a"], "x.y": ["gout"], "last": ["Arvel"], "day": [datetime(2024, 1, 5)]}).to_excel(
         tmp_path / "a.xlsx", index=False

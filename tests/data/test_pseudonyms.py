@@ -160,3 +160,14 @@ def test_another_key_makes_another_pseudonym() -> None:
     ours, theirs = pseudonym("x", SecretStr(GIVEN)), pseudonym("x", SecretStr(GIVEN[::-1]))
     assert ours != theirs
     assert len(ours) == len(theirs) == 32
+
+
+@pytest.mark.parametrize("value", ["1111111111111", "1999999999999", "184051234500121", "184051234", ""])
+def test_what_is_no_nir_is_no_key(value: str) -> None:
+    assert normalise_key(value, "nir") is None
+
+
+@pytest.mark.parametrize("value", ["1840512345001", "1 84 05 12 345 001 KEY", "1840512345001KEY"])
+def test_a_nir_is_the_same_in_all_spellings(value: str) -> None:
+    assert normalise_key(value.replace("KEY", f"{97 - 1840512345001 % 97:02d}"), "nir") == "1840512345001"
+    assert normalise_key("2 84 05 2a 345 001", "nir") == normalise_key("284052A345001", "nir") == "284052a345001"

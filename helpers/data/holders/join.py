@@ -153,6 +153,9 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     right_on = [PATIENT if column == PATIENT else f"{join.right}.{column}" for column in join.on]
     joined = [name for name in fates if _row(name) in left]
     mine, other, agree = _row(joined[0]), _row(join.right), " and ".join(join.on)  # every row has one of the first
+    empty = (right[right_on] == "").any(axis="columns")  # an empty cell agrees with nothing
+    _note(fates, right[empty], [join.right], f"a column of {agree} is empty")
+    right = right[~empty]
     further = right.duplicated(right_on)
     _note(fates, right[further], [join.right], f"an earlier row of {join.right} has the same {agree}")
     first = right[~further].drop(columns=[PLACE, SHORN])

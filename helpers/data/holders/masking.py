@@ -1,7 +1,9 @@
 """Masking the holders' tables, and refusing where that is not enough."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from helpers.errors import DataError, PrivacyError
 from helpers.files import read_jsonl
 from helpers.progress import tqdm
 
-PERSONAL = {"PHONE_NUMBER", "EMAIL_ADDRESS", "IBAN_CODE"}
+MONTHS = [f"{month:02d}" for month in range(1, 13)]
+REACHING = ("EMAIL_ADDRESS", "IBAN_CODE")
 
 
 def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -34,11 +37,13 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
     rosters = [list(frame[column]) for frame in frames.values() for column in frame if str(column).startswith(ROSTER)]
     # A patient number in a note is masked like one on a roster, a phone number in all spellings of its region.
     keys = {holder.name: holder.key for holder in pipeline.holders if holder.key}
+    usable_keys: set[str] = set()
     for name, key in keys.items():
         if key.kind != "phone":
             named = named_in(key, frames[name])
             usable = [cell for cell in frames[name][KEY] if normalise_key(named[cell], key.kind)]
             rosters += [usable, [named[cell] for cell in usable]]
+            usable_keys |= {letters_and_digits(text) for cell in usable for text in (cell, named[cell])}
     analyzer = make_analyzer(
         {cell for column in rosters for cell in with_plain_names(column)},
         phone_regions={*settings.phone_regions, *(key.region for key in keys.values() if key.region)},
@@ -47,7 +52,7 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
     )
     columns = [(holder.name, name) for holder in pipeline.holders for name in holder.names if name not in holder.coded]
     texts = {(name, row, column): text for name, column in columns for row, text in enumerate(frames[name][column])}
-    suspect = _refuse_identifying(pipeline, frames, analyzer)
+    suspect = _refuse_identifying(pipeline, frames, analyzer, usable_keys)
     bar = tqdm(dict.fromkeys(texts.values()), desc="de-identifying", unit=" texts", delay=2)
     known = {text: find_identifiers(analyzer, text) for text in bar}
     for (name, row, column), text in texts.items():
@@ -55,7 +60,7 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
     masked = Counter(span.kind for text in texts.values() for span in known[text])
     quality: dict[str, Any] = {"measured": bool(settings.planted), "masked": dict(masked.most_common())}
     if suspect:
-        quality["coded_values_with_names"] = suspect
+        quality["coded_values_that_may_identify"] = suspect
     if settings.ner:
         there = ner_installed(settings.ner)
         quality["ner"] = f"{settings.ner}, {'used' if there else 'not installed'}"
@@ -70,51 +75,63 @@ def mask_tables(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[
 
 
 def _refuse_identifying(
-    pipeline: Pipeline, frames: Mapping[str, pd.DataFrame], analyzer: AnalyzerEngine
+    pipeline: Pipeline, frames: Mapping[str, pd.DataFrame], analyzer: AnalyzerEngine, keys: Collection[str]
 ) -> dict[str, int]:
-    """Refuse coded columns, which are not masked, that are free text or identify people.
+    """Refuse coded columns, which are not masked, that are free text or identify people; say what may.
 
-    Wards and diseases may bear a person's name: values of four words or more with one are counted, not refused.
+    Wards and diseases may bear a person's name, and an episode's number may look like a phone's. `keys`: all usable
+    ones, normalised. Returns for each column how many values may identify somebody.
     """
-    coded = {f"{holder.name}.{name}": frames[holder.name][name] for holder in pipeline.holders for name in holder.coded}
     joined_on = {f"{side}.{name}" for join in pipeline.joins for side in (join.left, join.right) for name in join.on}
     suspect = {}
-    for where in sorted(coded.keys() - joined_on):  # an episode's number may look like a phone's
-        cells = [cell for cell in coded[where] if cell]
-        found = {value: find_identifiers(analyzer, value) for value in dict.fromkeys(cells)}
-        if fault := _identifying(found, len(cells)):
+    for where, column in _coded(pipeline, frames).items():
+        cells = [cell for cell in column if cell]
+        spans = {value: find_identifiers(analyzer, value) for value in dict.fromkeys(cells)}
+        if where in joined_on:
+            spans = {value: [span for span in of if span.kind in ("PERSON", *REACHING)] for value, of in spans.items()}
+        if fault := _identifying(spans, len(cells), keys):
             raise PrivacyError(f"{where} is coded, so it is not masked, but {fault} (not shown). Take it out of coded.")
-        if named := sum(any(map(_named, spans)) for value, spans in found.items() if len(value.split()) > 3):
-            suspect[where] = named
-            print(f"{where} is coded, so it is not masked, and some of its values may name a person or a place.")
+        if some := sum(any(_tells(value, span, keys) for span in of) for value, of in spans.items()):
+            suspect[where] = some
+            print(f"{where} is coded, so it is not masked, and some of its values may name a person or hold a number.")
     return suspect
 
 
-def _identifying(found: Mapping[str, list[Span]], cells: int) -> str:
+def _coded(pipeline: Pipeline, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.Series[str]]:
+    return {f"{holder.name}.{name}": frames[holder.name][name] for holder in pipeline.holders for name in holder.coded}
+
+
+def _identifying(found: Mapping[str, list[Span]], cells: int, keys: Collection[str]) -> str:
     """Why values of a coded column, with what was found in each, identify people; empty where they do not."""
-    if sum(len(value.split()) > 8 for value in found) > max(9, cells / 2):
-        return "most of its cells are texts of their own, of more than eight words"
-    reach = whole = 0
+    if sum(len(value.split()) > 12 for value in found) > max(9, cells / 2):
+        return "most of its cells are texts of their own, of more than twelve words"
+    most = reach = 0
     for value, spans in found.items():
+        telling = {span: kind for span in spans if (kind := _tells(value, span, keys))}
+        kinds = {*telling.values()}
         everything = characters(value, [Span(0, len(value), "")])
-        personal = [span for span in spans if _personal(value, span)]
-        known = personal + [span for span in spans if _named(span)]
-        whole += bool(known) and characters(value, known) == everything
-        beside = characters(value, personal) != everything  # 0639981234 alone may be a code, a mail address is none
-        reach += any(beside or span.kind != "PHONE_NUMBER" for span in personal)
-    if whole > max(9, len(found) / 2):
-        return "most of its values are names, numbers or addresses of people"
-    return "some of its values hold a phone number, mail address, IBAN or NIR" if reach else ""
+        whole = bool(telling) and characters(value, [*telling]) == everything
+        most += whole or "name" in kinds
+        reach += "reaching" in kinds or ("phone" in kinds and not whole)
+    if reach:
+        return "some of its values hold a phone number, mail address, IBAN, NIR or patient's key"
+    if most > len(found) / 2 and len(found) > max(9, cells / 10):  # a ward's name comes again and again
+        return "most of its values are names or numbers of people"
+    return ""
 
 
-def _named(span: Span) -> bool:
-    return span.kind in ("PERSON", "LOCATION")
+def _tells(value: str, span: Span, keys: Collection[str]) -> str:
+    """How what was found may identify a person: by name, phone, NIR, or as what leads to one; empty where it does not.
 
-
-def _personal(value: str, span: Span) -> bool:
-    """Whether what was found is a person's; other numbers may as well be those of drugs, hospitals and stays."""
-    digits = letters_and_digits(value[span.start : span.end])
-    return span.kind in PERSONAL or (len(digits) == 15 and nir(digits) is not None)
+    Other numbers may as well be those of drugs, hospitals and stays.
+    """
+    text = letters_and_digits(value[span.start : span.end])
+    number = nir(text) if text[3:5] in MONTHS and text[0] in "1278" else None  # 34009... is a drug's number
+    if span.kind in REACHING or (span.kind == "ID" and text in keys) or (number and text != number):
+        return "reaching"
+    if span.kind == "PHONE_NUMBER" or number:
+        return "phone" if span.kind == "PHONE_NUMBER" else "nir"
+    return "name" if span.kind in ("PERSON", "LOCATION") else ""
 
 
 def _measured(

@@ -267,6 +267,8 @@ def _column_mistakes(pipeline: Pipeline) -> Iterator[str]:
         for slot in sorted(template.slots - known):
             yield f"templates.{number}: '{slot}' is no column of a holder"
         yield from _brace_mistakes(f"templates.{number}", template.wordings, "holder.column")
+        if not template.slots:
+            yield f"templates.{number}: it has no column; write {{holder.column}}"
         if not bool(template.question) == bool(template.answer) != bool(template.text):
             yield f"templates.{number}: give question and answer, or a text alone"
     split, lookalike = pipeline.split, pipeline.lookalike
@@ -291,6 +293,8 @@ def slots_of(wordings: Iterable[str]) -> set[str]:
 def _brace_mistakes(where: str, wordings: Iterable[str], slot: str) -> Iterator[str]:
     """Braces outside of slots, which would be learnt as they stand. `slot`: what stands in one, for the message."""
     for wording in wordings:
+        if doubled := re.search(r"(?<!\{)\{\{\s*[\w.]+\s*\}\}(?!\})", wording):
+            yield f"{where}: '{doubled[0]}' would stay as it is; write a slot in single braces"
         if brace := re.search(r"[{}]", SLOT.sub(lambda slot: " " * len(slot[0]), wording)):
             shown = wording[brace.start() : brace.start() + 30]
             yield f"{where}: '{shown}' is no slot; write {{{slot}}}, and double a brace that is to stay: {{{{ or }}}}"

@@ -94,7 +94,7 @@ def normalise_key(value: str, kind: Kind = "text", region: str | None = None) ->
         return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     plain = letters_and_digits(value)
     if kind == "nir":
-        return nir(plain)
+        return None if re.search(r"(\d)\1{7}", plain) else nir(plain)
     nobody = NOBODY_SHAPE.fullmatch(plain) or re.fullmatch(r"#\D*", value.strip())  # 999999, #REF!
     return None if nobody or {plain, AROUND.sub("", plain)} & NOBODY else plain
 

@@ -19,7 +19,7 @@ from helpers.storage import fetch
 
 KEY = "#key"
 ROSTER = "#roster/"
-EMPTY = NOTHING | {"null", "nan", "n/a"}
+EMPTY = NOTHING | {"null", "(null)", "nan", "n/a", "<na>", "nat", "\\n"}
 """Words for an empty cell; keys have their own list in pseudonyms.py, and on a roster any word may be a name."""
 FINDING = {"path", "name", "data_files", "data_dir", "revision", "token"}
 """Arguments of load_dataset that find the files of a set."""
@@ -127,10 +127,17 @@ def _load_dataset(holder: Holder, folder: Path) -> list[Record]:
 
 
 def _at(value: Any, path: str) -> Any:
-    """What a row holds under a name, or else, nested, at a dotted path."""
-    if isinstance(value, dict) and path in value:
+    """What a row holds under a name, or else, nested, at a dotted path.
+
+    Raises DataError where a list is on the way: a name that was left out of a roster would stay in the texts.
+    """
+    if isinstance(value, dict) and value.get(path) is not None:
         return value[path]
     for part in path.split("."):
+        if isinstance(value, list):
+            raise DataError(
+                f"'{path}' leads through a list in some rows. Give each row one object there, or flatten it."
+            )
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
