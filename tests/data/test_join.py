@@ -271,9 +271,17 @@ def test_free_text_and_what_identifies_people_are_no_codes(tmp_path: Path, note:
 
 @pytest.mark.parametrize(
     "label",  # of a disease, a drug, a hospital, a day, a ward, a code in brackets, nothing but a sign
-    ["E{n}: diabetes of type {n} with complications", "34009300000{n:02d} gout 500 mg", "34009300000{n:02d}", "7507121{n:02d}",
-     "2024-01-{n}",      "Zorbel ward {n}", "[C{n}]", "+"],
-)  # fmt: skip
+    [
+        "E{n}: diabetes of type {n} with complications",
+        "34009300000{n:02d} gout 500 mg",
+        "34009300000{n:02d}",
+        "7507121{n:02d}",
+        "2024-01-{n}",
+        "Zorbel ward {n}",
+        "[C{n}]",
+        "+",
+    ],
+)
 def test_codes_stay_codes_however_many_there_are(tmp_path: Path, label: str) -> None:
     clinic = [row | {"note": label.format(n=n)} for n, row in enumerate(CLINIC, start=1)]
     made = join(small_pipeline(tmp_path, clinic, holders=CODED))
