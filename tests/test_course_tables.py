@@ -97,7 +97,7 @@ def test_a_dataset_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "was made with another configuration" in refused(capsys, ["export", "--run", str(run), "--set", "seed=4"])
     assert "whose examples are used as they are" in refused(capsys, ["create", *command])
     table.write_text("question,answer\nother,rows\n" * 20, "utf-8")
-    assert "had other contents" in refused(capsys, ["prepare", "--run", str(run)])
+    assert "not the same contents" in refused(capsys, ["prepare", "--run", str(run)])
     dead = ["--set", "endpoint.provider=openai", "--set", "endpoint.base_url=http://127.0.0.1:9"]
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     for command in (
