@@ -154,6 +154,11 @@ def test_a_part_that_does_not_fit(tmp_path: Path, old: str, new: str, message: s
     assert message in str(raised.value)
 
 
+def test_a_pipeline_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml cannot be read: No such file.* Check its name"):
+        load_pipeline(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize("content", ["holders: [", "- 1\n", "", "path: /etc\n"])
 def test_a_file_that_is_no_pipeline(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.yaml").write_text(content)

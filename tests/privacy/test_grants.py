@@ -105,6 +105,19 @@ def test_a_public_key_exchanged_in_the_pipeline_is_refused_by_the_ledger(tmp_pat
         ledgers_of(run)
 
 
+def test_a_grant_as_an_editor_saves_it_and_without_the_kind_that_is_usual(tmp_path: Path) -> None:
+    path = tmp_path / "grant.json"
+    fields = granted().model_dump() | {"patient_key": {"column": "id"}}
+    path.write_text(json.dumps(fields), encoding="utf-8-sig")  # as Notepad does
+    assert read_grant(path).patient_key == {"column": "id", "kind": "text"}
+    path.write_bytes("é".encode("utf-16"))
+    with pytest.raises(LedgerError, match="is no grant: it is not UTF-8 text"):
+        read_grant(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"grant.json is no grant: Invalid JSON"):
+        read_grant(path)
+
+
 def test_a_replayed_grant_is_refused(tmp_path: Path) -> None:
     open_ledger(tmp_path, granted(), begin=True)
     ledger = open_ledger(tmp_path, granted(serial=2, epsilon=5.0))

@@ -126,11 +126,13 @@ def _tells(value: str, span: Span, keys: Collection[str]) -> str:
     Other numbers may as well be those of drugs, hospitals and stays.
     """
     text = letters_and_digits(value[span.start : span.end])
-    number = nir(text) if text[3:5] in MONTHS and text[0] in "1278" else None  # 34009... is a drug's number
-    if span.kind in REACHING or (span.kind == "ID" and text in keys) or (number and text != number):
+    number = nir(text)
+    if span.kind in REACHING or (span.kind == "ID" and text in keys) or (number and number != text):
         return "reaching"
-    if span.kind == "PHONE_NUMBER" or number:
-        return "phone" if span.kind == "PHONE_NUMBER" else "nir"
+    if span.kind == "PHONE_NUMBER":
+        return "phone"
+    if number and number[0] in "1278" and number[3:5] in MONTHS:  # of 13 digits; 34009... is a drug's
+        return "nir"
     return "name" if span.kind in ("PERSON", "LOCATION") else ""
 
 
