@@ -47,12 +47,16 @@ class Run:
         return f"Run({self.path.name!r}, profile {self.config.profile!r}, seed {self.config.seed})"
 
     def begin(self) -> None:
-        """Make the folder, and private/ in it. Called before its first file: a refused command leaves none behind."""
+        """Make the folder, and private/ in it. Called before its first file: a refused command leaves none behind.
+
+        Raises RunError where the folder belongs to another configuration by now.
+        """
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self.home.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self.path / ".manifest.lock"):
             if (self.path / "manifest.json").exists():
+                _check_configuration(self.path, self.config)  # another command may have begun in the meantime
                 return
             resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomic(self.path / "config.yaml", resolved)
@@ -136,12 +140,31 @@ class Run:
             if changed or ended.get("code") != key["code"]:
                 what = ", ".join(changed[:3]) or "the code of the course"
                 print(f"{name}: made anew, because {what} changed.")
-        with clear_full_disk(self.path), measured() as cost:
-            yield own
+        try:
+            with clear_full_disk(self.path), measured() as cost:
+                yield own
+        except BaseException:
+            self._leave(name)
+            raise
         with self._changed(self.home) as manifest:
             manifest["stages"][name] = {**cost, **key, "outputs": self._hashes(outputs)}
             manifest["begun"].pop(name, None)  # two may end at once
         self.point_latest()
+
+    def _leave(self, failed: str) -> None:
+        """Forget the configuration of a folder in which only the stage `failed` began and nothing was made.
+
+        So a corrected configuration can take the folder.
+        """
+        manifests = {folder / "manifest.json" for folder in (self.path, self.home)}
+        begun_with = {self.path / "config.yaml", *manifests}
+        with FileLock(self.path / ".manifest.lock"):
+            found = [self._manifest(path.parent) for path in manifests]
+            stages = {stage for manifest in found for of in ("begun", "stages") for stage in manifest[of]}
+            files = {path for path in self.path.rglob("*") if path.is_file()} - begun_with
+            if stages == {failed} and all(_hidden(path.relative_to(self.path)) for path in files):
+                for path in begun_with:
+                    path.unlink(missing_ok=True)
 
     def point_latest(self) -> None:
         """Point runs/latest at this run, if it lies in runs/."""
@@ -252,29 +275,16 @@ def open_run(
     if path.is_file():
         raise RunError(f"{path} is a file. Choose another RUN folder.")
     opened = Run(path, config)
-    if (path / "config.yaml").exists() and not (path / "manifest.json").exists():
+    if (path / "config.yaml").exists():
         _stored_config(path)  # of another project, say: `begin` would write over it
-    if (path / "config.yaml").exists() and (path / "manifest.json").exists() and not _taken_anew(path, config):
-        opened.point_latest()
+        if (path / "manifest.json").exists():
+            _check_configuration(path, config)
+            opened.point_latest()
     return opened
 
 
-def _taken_anew(path: Path, config: Config) -> bool:
-    """Whether a run folder of another configuration, in which nothing was made, is taken for this one.
-
-    Raises RunError where something was made.
-    """
-    if not (differing := _differing(path, config)):
-        return False
-    if any(_is_made(of.relative_to(path)) for of in path.rglob("*") if of.is_file()):
-        raise RunError(differing)
-    (path / "manifest.json").unlink()  # `begin` writes it anew
-    return True
-
-
-def _is_made(file: Path) -> bool:
-    """Whether a stage made this file of a run folder: not what every run begins with, nor a hidden one."""
-    return file.name not in ("config.yaml", "manifest.json") and not any(part[0] == "." for part in file.parts)
+def _hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _usual_folder(config: Config) -> Path:
@@ -313,7 +323,7 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
     except ValidationError as error:
         raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
     if unchanged and (folder / "manifest.json").exists():
-        _taken_anew(folder, config)
+        _check_configuration(folder, config)
     return Run(folder, config)
 
 
@@ -329,8 +339,8 @@ def _stored_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _differing(path: Path, config: Config) -> str:
-    """How a run folder's configuration differs from `config`, and what to do; empty where it does not."""
+def _check_configuration(path: Path, config: Config) -> None:
+    """Raise RunError where a run folder belongs to another configuration than `config`, and say what differs."""
     stored = dict(flat(_stored_config(path)))
     current = dict(flat(config.model_dump(mode="json")))
     free = {"glossary", *(["data.source"] if config.table or config.pipeline else [])} | {
@@ -345,9 +355,9 @@ def _differing(path: Path, config: Config) -> str:
         names = ", ".join(path.name for path in config.files)
         differing = [f"not the same contents: {names}"]
     if not differing:
-        return ""
+        return
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    return (
+    raise RunError(
         f"{path} was made with another configuration ({'; '.join(differing[:5])}{more}). "
         "Choose another RUN folder, or go back to the configuration in its config.yaml."
     )

@@ -47,25 +47,48 @@ def test_latest_leads_to_the_run_that_last_made_something(monkeypatch: pytest.Mo
 
 
 def test_a_folder_of_another_configuration_is_refused(smoke_run: SmokeRun) -> None:
-    smoke_run()
-    assert smoke_run({"seed": 3}).config.seed == 3  # nothing was made yet: taken anew
-    run = smoke_run()
-    (run.path / "dataset" / ".part").mkdir(parents=True)  # of a stage that failed before it wrote a file
-    (run.path / "dataset" / ".part" / "rows.txt").touch()
-    assert smoke_run({"seed": 5}).config.seed == 5
     assert reopen_run(smoke_run().path, unchanged=True).config.seed == 0
-    run = smoke_run()
-    (run.path / "dataset" / "rows.txt").touch()
     with pytest.raises(RunError, match=r"seed was 0, is 4; threads was None, is 1"):
         smoke_run({"seed": 4, "threads": 1})
     assert smoke_run({"endpoint.max_attempts": 1}).config.endpoint.max_attempts == 1
 
 
+def test_of_two_configurations_in_one_folder_the_first_to_begin_has_it(tmp_path: Path) -> None:
+    first, second = (open_run("smoke", tmp_path / "run", {"seed": seed}) for seed in (1, 2))
+    with pytest.raises(RunError, match="seed was 1, is 2"), first.stage("one"), second.stage("one"):
+        pass
+    assert open_run("smoke", tmp_path / "run", {"seed": 1}).config.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "free"), [(None, True), ("dataset/.part/rows.txt", True), ("dataset/rows.txt", False)]
+)
+def test_a_stage_that_fails_before_it_made_anything_leaves_the_folder_to_another_configuration(
+    smoke_run: SmokeRun, made: str | None, free: bool
+) -> None:
+    run = smoke_run()
+    with pytest.raises(ZeroDivisionError), run.stage("one"):
+        if made:
+            (run.path / made).parent.mkdir(parents=True)
+            (run.path / made).touch()
+        raise ZeroDivisionError
+    if free:
+        assert smoke_run({"seed": 5}).config.seed == 5
+    else:
+        with pytest.raises(RunError, match="seed was 0, is 5"):
+            smoke_run({"seed": 5})
+
+
+def test_a_stage_that_fails_beside_another_leaves_the_folder_as_it_is(smoke_run: SmokeRun) -> None:
+    run = smoke_run()
+    with run.stage("one"), pytest.raises(ZeroDivisionError), run.stage("two"):
+        raise ZeroDivisionError
+    assert smoke_run().finished("one")
+
+
 def test_a_changed_glossary_is_refused(smoke_run: SmokeRun, glossary_file: GlossaryFile) -> None:
     path = glossary_file([ENTRY])
-    run = smoke_run({"glossary": str(path)})
-    (run.path / "dataset").mkdir()
-    (run.path / "dataset" / "rows.txt").touch()
+    smoke_run({"glossary": str(path)})
     glossary_file([ENTRY, {"acronym": "X", "definition": "Ypsilon"}])
     with pytest.raises(RunError, match=r"not the same contents: glossary.json"):
         smoke_run({"glossary": str(path)})
@@ -91,7 +114,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(smoke_run: SmokeRun, tmp_pa
 )
 def test_a_damaged_manifest(content: str, smoke_run: SmokeRun) -> None:
     run = smoke_run()
-    (run.path / "dataset").mkdir()
     (run.path / "manifest.json").write_text(content)
     with pytest.raises(RunError, match=r"manifest\.json is damaged\. Delete it"):
         smoke_run()
@@ -124,6 +146,7 @@ def test_a_stage_says_whether_it_may_go_on_with_what_is_there(
 
     def killed(code: tuple[str, ...] = ("models",), asked: str = "") -> bool:
         with pytest.raises(KeyboardInterrupt), run.stage("copy", [source], code=code, asked=asked) as own:
+            (run.path / "part.txt").touch()
             raise KeyboardInterrupt
         return bool(own)
 

@@ -70,9 +70,10 @@ def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
     """Write the splits and the card; refuse what no training could use, before anything is paid for."""
     from helpers.data.holders.join import join_providers
 
-    key, config = read_key(os.environ, fictitious=pipeline.fictitious), run.config
+    config = run.config
     paths = {name: folder / f"{name}.jsonl" for name in (*SPLITS, "canaries")}
     with run.stage("join", pipeline.files, [*paths.values(), folder / "card.json"]):
+        key = read_key(os.environ, fictitious=pipeline.fictitious)
         joined = join_providers(pipeline, key, seed=config.seed)
         parts = dict(joined.records.get_secret_value())
         parts["train"] = [each for each in parts["train"] if _chosen(each.unit, config.privacy.patients_share)]
