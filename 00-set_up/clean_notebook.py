@@ -7,8 +7,12 @@ a reader who runs and saves notebooks changes nothing that git sees. With files 
 import sys
 from pathlib import Path
 
-import nbformat
-from nbstripout import strip_output
+# nbformat imports jsonschema, and that, for formats of web addresses that notebooks do not have, a grammar which takes
+# six times as long as everything else here; git calls this file for each notebook.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
+import nbformat  # noqa: E402
+from nbstripout import strip_output  # noqa: E402
 
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -217,6 +217,7 @@ class Score(Section):
     static_model: str
     sentence_model: str
     cross_encoder: str
+    cross_encoder_pairs: Positive
     judge_items: Annotated[int, Field(ge=0)]
 
 

@@ -104,7 +104,7 @@ def test_every_notebook_belongs_to_a_source() -> None:
 def test_the_notebooks_on_a_glossary_run_in_order(tmp_path: Path, kernel: AsyncKernelManager) -> None:
     run = tmp_path / "run"
     for name in GLOSSARY_NOTEBOOKS:
-        execute(ROOT / name, run, kernel)
+        execute(ROOT / name, run, kernel, **{"dataset.forward_by_model": 1})
     results: dict[str, Any] = json.loads((run / "results.json").read_text("utf-8"))
     test = [json.loads(line) for line in (run / "dataset/test.jsonl").read_text("utf-8").splitlines()]
     asked = Counter(item["bucket"] for item in test)

@@ -2,11 +2,21 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from helpers.errors import EndpointError
+from helpers.errors import EndpointError, UnreadableReply
 
 FIRST = 12
 """Attempts of which one at least has to be of use."""
+
+
+@dataclass
+class Attempt:
+    """What became of an attempt: why it was refused, or None."""
+
+    reason: str | None = None
 
 
 class Tally:
@@ -16,29 +26,37 @@ class Tally:
     """
 
     def __init__(self, name: str, remedy: str) -> None:
-        self._name, self._remedy, self._lock = name, remedy, threading.Lock()
+        self._name, self._remedy, self._lock = name, remedy, threading.RLock()
         self._reasons, self._row = Counter[str | None](), list[tuple[str, str]]()
         self._begun, self._open = 0, set[int]()
         self.told = ""
         """Why the model is of no use; empty as long as that is open."""
 
-    def begin(self) -> int:
-        """Number an attempt. Where many are under way, refused ones end before those that are kept."""
+    @contextmanager
+    def attempt(self, about: str) -> Iterator[Attempt]:
+        """Count what is done within as an attempt `about` something; a reply that cannot be read refuses it."""
         with self._lock:
             self._begun += 1
-            if self._begun <= FIRST:
-                self._open.add(self._begun)
-            return self._begun
+            number = self._begun
+            if number <= FIRST:  # where many are under way, refused ones end before those that are kept
+                self._open.add(number)
+        attempt, unreadable = Attempt(), False
+        try:
+            yield attempt
+        except UnreadableReply as error:
+            attempt.reason, unreadable = str(error).rstrip("."), True
+        with self._lock:
+            self._open.discard(number)
+            self.add(attempt.reason, about=about, unreadable=unreadable)
 
-    def add(self, *reasons: str | None, about: str = "", unreadable: bool = False, number: int = 0) -> None:
-        """Count attempts by why they were refused, None for one that is kept; `number` is that of `begin`.
+    def add(self, *reasons: str | None, about: str, unreadable: bool) -> None:
+        """Count attempts by why they were refused, None for one that is kept.
 
         `unreadable`: no usable reply came. Where that happens `FIRST` times in a row, `about` three things or more, a
         server has turned useless half way.
         """
         with self._lock:
             self._reasons.update(reasons)
-            self._open.discard(number)
             self._row = [*self._row, (about, str(reasons[-1]))] if unreadable else []
             worst, which = self._reasons, f"the first {self._reasons.total()}"
             if len(self._row) >= FIRST and len({about for about, _ in self._row}) > 2:

@@ -40,7 +40,7 @@ class Pair(NamedTuple):
     label: float
 
 
-def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs: int = 400) -> dict[str, Any]:
+def train_cross_encoder(train_path: Path, folder: Path, *, seed: int, max_pairs: int) -> dict[str, Any]:
     """Train a cross-encoder from MiniLM, or find the one trained before on the same conversations.
 
     It is kept in `folder`, with its `quality.json`. `max_pairs`, the most pairs to train on, sets the time; `seed` is

@@ -14,7 +14,6 @@ from typing import Any
 from helpers.data.example import Example
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.endpoint.tally import Tally
-from helpers.errors import UnreadableReply
 from helpers.evaluation.results import by_bucket, spread, undecided
 from helpers.files import Record
 from helpers.resumable import resumable_map
@@ -122,12 +121,9 @@ def _digest(item: Mapping[str, str]) -> str:
 
 def _judge_one(item: Mapping[str, str], endpoint: ChatEndpoint, seed: int, tally: Tally) -> dict[str, Any]:
     tally.stop()
-    begun = tally.begin()
     messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": _case(item)}]
-    try:
-        reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
-    except UnreadableReply as error:
-        reply = {"verdict": None, "reason": str(error)}
-    tally.add(reply["reason"] if reply["verdict"] is None else None, number=begun)
     told = {"id": item["id"], "case": _digest(item), "answer": item["answer"], "judge": endpoint.name}
-    return {**told, "verdict": reply["verdict"], "reason": reply["reason"]}
+    reply: Record = {"verdict": None}
+    with tally.attempt(item["id"]) as attempt:
+        reply = endpoint.complete_json(messages, schema=SCHEMA, max_tokens=_MAX_TOKENS, temperature=0.0, seed=seed)
+    return {**told, "verdict": reply["verdict"], "reason": reply.get("reason", attempt.reason)}

@@ -55,7 +55,9 @@ def load_metrics(
     quality = None
     if source == "embedded":
         try:
-            quality = train_cross_encoder(train, folder, seed=seed) if train else None
+            quality = (
+                train_cross_encoder(train, folder, seed=seed, max_pairs=settings.cross_encoder_pairs) if train else None
+            )
         except EvaluationError as error:
             print(f"No cross-encoder score: {error}")
         source = str(folder) if quality else None

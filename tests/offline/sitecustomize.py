@@ -2,7 +2,10 @@
 
 import ipaddress
 import socket
+import sys
 from typing import Any
+
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # seconds in each process: see clean_notebook.py
 
 REFUSED = "tests may not use the network"
 

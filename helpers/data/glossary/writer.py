@@ -19,7 +19,6 @@ from helpers.data.glossary.structured import start_of, write_about
 from helpers.data.languages.pack import Pack
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.endpoint.tally import Tally
-from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
 
@@ -112,28 +111,26 @@ def _from_model(
     record: Record, entry: Entry, endpoint: ChatEndpoint, asked: set[str], settings: Dataset, seed: int, tally: Tally
 ) -> bool:
     """Fill a slot with the model's words and note what was refused; False where every attempt was."""
-    for attempt in range(settings.attempts):
+    for repeat in range(settings.attempts):
         if _hopeless(tally, endpoint):
             break
-        question, answer, reason, unreadable, begun = None, None, None, False, tally.begin()
-        number = _number(seed, record["id"], attempt)
-        try:
+        question, answer, number = None, None, _number(seed, record["id"], repeat)
+        with tally.attempt(entry.id) as attempt:
             question = _question(record["kind"], entry, endpoint, settings, number)
-            reason = check_question(record["kind"], question, entry)
-            if reason is None and _key(question) in asked:
-                reason = "question asked before"
-            for retry in range(ANSWER_ATTEMPTS if reason is None else 0):
+            attempt.reason = check_question(record["kind"], question, entry)
+            if attempt.reason is None and _key(question) in asked:
+                attempt.reason = "question asked before"
+            for retry in range(ANSWER_ATTEMPTS if attempt.reason is None else 0):
                 answer = _answer(record["kind"], entry, question, endpoint, settings, number + retry)
-                if (reason := check_answer(record["kind"], answer, entry)) is None:
+                attempt.reason = check_answer(record["kind"], answer, entry)
+                if attempt.reason is None:
                     answer = as_in_glossary(answer, entry)
                     break
-        except UnreadableReply as error:
-            reason, unreadable = str(error).rstrip("."), True
-        tally.add(reason, about=entry.id, unreadable=unreadable, number=begun)
-        if reason is None:
+        if attempt.reason is None:
             record |= {"origin": "model", "writer": endpoint.name, "question": question, "answer": answer}
             return True
-        record["rejected"].append({"question": start_of(question), "answer": start_of(answer), "reason": reason})
+        refused = {"question": start_of(question), "answer": start_of(answer), "reason": attempt.reason}
+        record["rejected"].append(refused)
     return False
 
 

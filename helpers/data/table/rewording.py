@@ -13,7 +13,6 @@ from helpers.data.example import Example, few_shot, tidy
 from helpers.data.table.examples import Row
 from helpers.endpoint.chat import ChatEndpoint
 from helpers.endpoint.tally import Tally
-from helpers.errors import UnreadableReply
 from helpers.files import Record
 from helpers.resumable import Results, resumable_map
 
@@ -51,8 +50,7 @@ def reword(
             if len(wordings) == wanted:
                 break
             tally.stop()
-            begun = tally.begin()
-            try:
+            with tally.attempt(question) as attempt:
                 reply = endpoint.complete(
                     few_shot(TASK, chooser.sample(SHOWN, len(SHOWN)), question),
                     max_tokens=40 + len(question),
@@ -60,14 +58,12 @@ def reword(
                     seed=chooser.randrange(2**31),
                     stop=["\n"],
                 )
-            except UnreadableReply as error:
-                rejected.append(str(error).rstrip("."))
-                tally.add(rejected[-1], number=begun)
-                continue
-            wording = tidy(reply.text)
-            reason = check_wording(wording, question, row.example.answer, wordings)
-            tally.add(reason, number=begun)
-            (rejected if reason else wordings).append(reason or wording)
+                wording = tidy(reply.text)
+                attempt.reason = check_wording(wording, question, row.example.answer, wordings)
+            if attempt.reason:
+                rejected.append(attempt.reason)
+            else:
+                wordings.append(wording)
         yield {"question": question, "writer": endpoint.name, "wordings": wordings, "rejected": rejected}
 
     found = resumable_map(
