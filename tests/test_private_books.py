@@ -232,6 +232,7 @@ def test_a_plan_that_differs_by_more_is_another_training(tmp_path: Path, monkeyp
         patch.setattr("helpers.privacy.training.Training._save", interrupt)
         fine_tune_private(run, only="private")
     longer = run.config.privacy.model_copy(update={"steps": run.config.privacy.steps + 1})
+    (run.path / "manifest.json").unlink()  # else the run folder itself is refused
     with pytest.raises(LedgerError, match="recorded as reserve"):
         fine_tune_private(Run(run.path, run.config.model_copy(update={"privacy": longer})), only="private")
 
