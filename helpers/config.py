@@ -134,7 +134,7 @@ class Data(Section):
     @classmethod
     def _blank_behind_the_colon(cls, columns: Any) -> Any:
         if isinstance(columns, dict) and any(cell is None and ":" in str(role) for role, cell in columns.items()):
-            raise ValueError("a blank belongs behind each colon: {question: Frage, answer: Antwort}")
+            raise ValueError("put a space after each colon: {question: Frage, answer: Antwort}")
         return columns
 
     @field_validator("source")

@@ -67,7 +67,7 @@ class _RepeatedKeyError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML in which 1e-8 is a number, which has no point, and a key is the text that stands there: `on` is no truth."""
+    """YAML in which 1e-8, without a decimal point, is a number, and keys stay text: `on` is not read as True."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()

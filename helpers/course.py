@@ -4,7 +4,6 @@
 """
 
 import os
-import pkgutil
 import re
 import shlex
 import signal
@@ -65,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             told = f"The machine refused: {error}."
         if isinstance(error, OSError | EndpointError):
-            told = f"{told} What was finished is kept; the same command goes on from there."
+            told = f"{told} What was finished is kept; run the same command again to go on."
         print(f"\n{told}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
 
@@ -80,7 +79,7 @@ app = typer.Typer(
 
 
 def _refuse_repeated(arguments: Sequence[str]) -> None:
-    """Of an option given twice, the last would count, and the first be dropped without a word."""
+    """Raise ConfigError where an option is given twice: typer would use the last value without a word."""
     given = Counter(word.partition("=")[0] for word in arguments if word.startswith("--"))
     if twice := next((name for name, times in given.items() if times > 1 and name != "--set"), None):
         raise ConfigError(f"{twice} is given {given[twice]} times, and only one can count. Give it once.")
@@ -98,7 +97,7 @@ def _folder(run: str | None) -> str | None:
 Conf = Annotated[
     str | None,
     typer.Option(
-        help="Profile (smoke, cpu, gpu) or a YAML file; by default cpu, but a stage with --run alone takes the run's.",
+        help="Profile (smoke, cpu, gpu) or a YAML file; by default cpu, or with --run alone that run's configuration.",
         callback=_from_here,
     ),
 ]
@@ -150,7 +149,9 @@ def _ask(
 def _begin_ledgers(conf: Conf = None, data: Table = None, run: Folder = None, set: Set = None) -> None:
     """02: create the missing ledgers of holders of real records."""
     opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, data=data), holders=True)
-    for ledger in pkgutil.resolve_name("helpers.stages.private_training:ledgers_of")(opened, begin=True):
+    from helpers.stages.private_training import ledgers_of
+
+    for ledger in ledgers_of(opened, begin=True):
         print(f"{ledger.holder}: {ledger.path}, trainings so far: {ledger.head()['trainings']}")
 
 
@@ -178,13 +179,17 @@ def _stage(name: str) -> None:
             opened = reopen_run(Path(run), unchanged=True)
         else:
             opened = open_run(conf or DEFAULT_PROFILE, run, _overrides(set, glossary, data), holders=True)
-        # The audit takes seconds to load.
-        module = "helpers.stages.audit" if name == "audit-privacy" else "helpers.stages"
-        pkgutil.resolve_name(f"{module}:{name.replace('-', '_')}")(opened)
+        if name == "audit-privacy":
+            from helpers.stages.audit import audit_privacy as stage  # takes seconds to load
+        else:
+            stage = getattr(stages, name.replace("-", "_"))
+        stage(opened)
         if name in ("report", "audit-privacy"):
             _show(opened)
         if name == "prepare" and opened.config.pipeline:
-            print("\n".join(pkgutil.resolve_name("helpers.stages.join:joined_rows")(opened)))
+            from helpers.stages.join import joined_rows
+
+            print("\n".join(joined_rows(opened)))
             print(f"Exact counts: {_shown(opened.home / 'dataset' / 'card.json')}")
         print(f"{_duration(time.monotonic() - started)}. Run folder: {_shown(opened.path)}")
 

@@ -66,8 +66,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], beside: Sequ
         if not hasattr(errors, error.ename):
             message = f"{error.ename}: {message} (a fault of the course or of the machine)."
         raise HelpersError(
-            f"{message}\nStopped in {source.name}; its outputs so far are in {target}. What was finished is kept: the "
-            "same command goes on from there."
+            f"{message}\nStopped in {source.name}; its outputs so far are in {target}. What was finished is kept; run "
+            "the same command again to go on."
         ) from None
     finally:
         if target.exists():

@@ -267,7 +267,7 @@ def open_run(
     config = load_config(conf, overrides)
     if config.pipeline and not holders:
         raise ConfigError(
-            "data.source names holders' records, which this notebook would show. Open theirs instead: "
+            "data.source names holders' records, which this notebook would display. Use these notebooks instead: "
             "01-create_dataset/03-join_private_records.ipynb and 02-fine_tune/03-train_privately.ipynb; "
             "03-test/04-audit_privacy.ipynb is for invented records. Commands work as always."
         )
@@ -302,7 +302,7 @@ def open_private_run(
     if config.pipeline is None:
         if config.data.source is not None:
             raise ConfigError(
-                "data.source names a table, and this is for holders' records: {holders: a pipeline.yaml}."
+                "data.source names a table; expected holders' records: {holders: path of a pipeline.yaml}."
             )
         overrides = {**HOLDERS, **(overrides or {})}
     return open_run(conf, run, overrides, holders=True)
@@ -321,7 +321,9 @@ def reopen_run(folder: Path, *, unchanged: bool = False) -> Run:
     try:
         config = Config.model_validate(_stored_config(folder))
     except ValidationError as error:
-        raise RunError(f"{explained(error, str(path))}\nAn older course made it: run it anew.") from None
+        raise RunError(
+            f"{explained(error, str(path))}\nAn older version of the course made it: choose another RUN folder."
+        ) from None
     if unchanged and (folder / "manifest.json").exists():
         _check_configuration(folder, config)
     return Run(folder, config)

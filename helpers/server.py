@@ -146,7 +146,7 @@ def resolve_endpoint(provider: str, base_url: str | None, model: str | None, env
     host = re.sub(r"^https?://", "", str(url)).partition("/")[0]
     if re.search(r"\s\S+=", str(url)) or ("." not in host and SECRET_SHAPE.match(host)):
         raise ConfigError(
-            "In place of the chat server's address stand a key or several settings (not shown). Correct "
+            "The chat server's address is an API key, or several settings (not shown). Correct "
             "endpoint.base_url, or in .env OPENAI_BASE_URL or OWUI_URL: one setting on each line."
         )
     key = re.sub(r"^bearer\s+", "", key or "", flags=re.IGNORECASE)

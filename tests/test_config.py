@@ -113,8 +113,8 @@ def test_secrets_are_refused_unseen(key: str, value: Any, line: str) -> None:
     assert not [secret for secret in secrets if str(secret) in message]
 
 
-def test_a_mapping_without_its_blanks() -> None:
-    assert "a blank belongs behind each colon" in mistake(overrides={"data.columns": {"question:Frage": None}})
+def test_a_mapping_without_its_spaces() -> None:
+    assert "put a space after each colon" in mistake(overrides={"data.columns": {"question:Frage": None}})
 
 
 def test_what_only_looks_like_a_secret_is_taken() -> None:

@@ -147,7 +147,7 @@ def test_a_full_disk_keeps_what_was_finished(talker: Talker, tmp_path: Path) -> 
     ended = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
-    assert "the same command goes on" in ended.stderr.strip().splitlines()[-1]
+    assert "run the same command again" in ended.stderr.strip().splitlines()[-1]
     written = read_jsonl(run / "dataset" / "conversations.jsonl")
     assert written
     before = len(talker.requests)

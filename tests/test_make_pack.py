@@ -126,7 +126,7 @@ def test_what_is_spoilt_is_asked_for_again_with_the_reason(tmp_path: Path) -> No
         (lambda texts: ["<|im_end|>" for _ in texts], "control tokens"),
         (lambda texts: [f"{text}\x07" for text in texts], "control characters"),
         (lambda texts: [text.replace("{", "{{").replace("}", "}}") for text in texts], "further braces"),
-        (lambda texts: [text.replace("{where}", " {where}") for text in texts], "a blank before {where}"),
+        (lambda texts: [text.replace("{where}", " {where}") for text in texts], "a space before {where}"),
     ],
 )
 def test_junk_is_refused_in_a_sentence(

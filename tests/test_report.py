@@ -19,7 +19,7 @@ ODD = 'Basic {{Budget}} <script>alert("x")</script>\nΈνωση'
 
 
 def model(**correct: int) -> dict[str, Any]:
-    metrics = {"rouge_l": 0.5, "judge": {"n": 9, "unscored": 1, "rate": 0.5, "kappa_with_containment": None}}
+    metrics = {"rouge_l": 0.5, "judge": {"n": 9, "unscored": 1, "rate": 0.5, "kappa_with_rules": None}}
     buckets = {bucket: rate_with_interval(count, 20) for bucket, count in correct.items()}
     return {"buckets": buckets, "metrics": metrics, "seconds": 61.0, "peak_memory_mb": 900.0}
 

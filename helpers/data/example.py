@@ -13,7 +13,7 @@ Check = Literal["contains", "contains_cased", "declines", "none"]
 GENERAL = "general"
 """The bucket of common knowledge, which fine-tuning should leave alone; in French it is `general_fr`."""
 SHORT = 5
-"""Words of a reference up to which an answer that contains it is right; a longer one is compared by likeness."""
+"""An answer is right if it contains a reference of at most so many words; longer ones are compared by similarity."""
 FEW = 30
 """Test items below which a card and a report say how little they can show."""
 SPLITS = ("train", "validation", "test")

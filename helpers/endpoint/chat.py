@@ -112,7 +112,7 @@ class ChatEndpoint:
     ) -> dict[str, Any]:
         """Ask for one JSON object that fits a JSON schema, in the strictest way this server supports.
 
-        The first request finds that way out: a JSON schema, else JSON mode, else words in the prompt. Some
+        The first request determines the way: a JSON schema, else JSON mode, else words in the prompt. Some
         servers reject a format they do not know, others silently ignore it; both lead to the next one.
         The options are those of `complete`. `accept`: a looser schema that the reply has to fit; null = the same.
 

@@ -81,7 +81,7 @@ class Transport:
             )
         key = server.api_key.get_secret_value() if server.api_key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ConfigError("The endpoint's API key holds blanks or odd characters; copy it into .env again.")
+            raise ConfigError("The endpoint's API key holds spaces or odd characters; copy it into .env again.")
         self.name, self.settings, self._comes_back, self._has_answered = server.name(), settings, comes_back, False
         self._told, self._telling = set[str](), threading.Lock()
         self.accepted = Accepted(settings.extra, self.tell)

@@ -1,4 +1,4 @@
-"""What a question stands behind when the untouched model is shown what it needs: the in-context baseline."""
+"""Prompts of the in-context baseline: the nearest glossary lines or training rows, then the question."""
 
 import re
 from collections.abc import Sequence

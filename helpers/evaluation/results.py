@@ -199,10 +199,10 @@ def _separation(rows: Collection[Record]) -> dict[str, float | None]:
 
 
 def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:
-    """Count a judge's verdicts in rows of `scores/<model>.jsonl`, and compare them with containment.
+    """Count a judge's verdicts in rows of `scores/<model>.jsonl`, and compare them with those of the rules.
 
     Returns:
-        `{"n", "unscored", "rate", "kappa_with_containment"}`: items judged, those whose reply could not be
+        `{"n", "unscored", "rate", "kappa_with_rules"}`: items judged, those whose reply could not be
         read, the share called correct of the rest, and Cohen's kappa; the last two may be None.
     """
     judged = [row for row in scores if row["judge_reason"] is not None]
@@ -212,5 +212,5 @@ def summarise_judge(scores: Iterable[Record]) -> dict[str, Any]:
         "n": len(judged),
         "unscored": len(judged) - len(scored),
         "rate": rate_with_interval(sum(called for called, _ in scored), len(scored))["rate"],
-        "kappa_with_containment": cohens_kappa([called for called, _ in both], [right for _, right in both]),
+        "kappa_with_rules": cohens_kappa([called for called, _ in both], [right for _, right in both]),
     }

@@ -29,8 +29,8 @@ def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
     for example, prompt, text in zip(examples, prompts, texts, strict=True):
         if not text.startswith(prompt):
             raise TrainingError(
-                f"Training and serving tokens differ for {example.id}: the chat template writes another prompt when "
-                "it trains. Use a template whose prompt is the beginning of the whole conversation."
+                f"Training and serving tokens differ for {example.id}: the chat template changes the prompt when an "
+                "answer follows. Use a template whose prompt is the beginning of the whole conversation."
             )
     asked, whole = _ids(tokenizer, prompts), _ids(tokenizer, texts)
     # Where tokens merge across the end of a prompt, the answer's are made apart: the model is asked with the prompt's.
@@ -67,8 +67,8 @@ def _earlier_answers(tokenizer: PreTrainedTokenizerBase, example: Example, promp
             spans.append((len(before), len(until)))
         else:
             say_once(
-                "Earlier answers of some conversations are not learnt: the chat template writes them otherwise than it "
-                "asks for them, or the tokenizer is not a fast one. Last answers are."
+                "Some earlier answers are not learnt: the chat template writes them differently inside a conversation "
+                "than after a prompt, or the tokenizer is not a fast one. Last answers are learnt."
             )
     if not spans:
         return []

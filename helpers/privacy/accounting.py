@@ -2,7 +2,7 @@
 
 One step draws every patient independently (Poisson sampling), sums their clipped gradients and adds
 Gaussian noise. Two accountants of different origin compose the steps: Opacus' PRV (Gopi, Lee and Wutschitz 2021,
-https://arxiv.org/abs/2106.02848), of which the upper end counts, and the pessimistic PLD of Google's dp-accounting
+https://arxiv.org/abs/2106.02848), whose upper bound is taken, and the pessimistic PLD of Google's dp-accounting
 (Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380). Unless they agree, no figure is given.
 """
 
@@ -36,8 +36,9 @@ Steps = tuple[float, float, int]  # noise multiplier, sampling rate, and a numbe
 class Cost:
     """What one training costs, as plans, reports and ledgers keep it: the mechanism, and its ε by each accountant.
 
-    Validation patients pay with `scores` Gaussian measurements of deviation `validation_noise` instead, each moved by
-    1 at most by one of them. `split` names how patients are parted: under one name everybody keeps one part.
+    Validation patients take part in `scores` noised measurements of the loss instead, with Gaussian noise of standard
+    deviation `validation_noise` and sensitivity 1. `split` identifies the split: trainings with the same one put each
+    patient into the same part.
     """
 
     noise_multiplier: float

@@ -1,4 +1,4 @@
-"""Release a private model only if what was done is what was planned, paid for and not refuted by the audit."""
+"""Release a private model only if its training was planned, recorded as spent, and passes the audit."""
 
 import shutil
 from pathlib import Path

@@ -43,7 +43,7 @@ def check_sampler(draw: Callable[[int, float, SecureGenerator], list[int]], *, s
     for batch in drawn:
         np.add.at(batch, draw(PATIENTS, RATE, generator), 1)
     if drawn.max() > 1:
-        raise PrivacyError("A batch held the same patient twice; expected was each at most once.")
+        raise PrivacyError("A batch held the same patient twice; expected each at most once.")
     sizes = np.bincount(drawn.sum(axis=1), minlength=PATIENTS + 1)
     sized = stats.binom.pmf(range(PATIENTS + 1), PATIENTS, RATE)
     pairs = (drawn.T @ drawn)[np.triu_indices(PATIENTS, 1)]
@@ -60,7 +60,7 @@ def check_sampler(draw: Callable[[int, float, SecureGenerator], list[int]], *, s
         worst = int(tails.argmin())
         if 2 * tails[worst] * counts.size < FALSE_ALARM / len(comparisons):
             raise PrivacyError(
-                f"This is not Poisson sampling: {what.format(counts[worst], trials, worst)}, expected were "
+                f"This is not Poisson sampling: {what.format(counts[worst], trials, worst)}; expected "
                 f"{trials * chances[worst]:.0f} if each patient is drawn on its own."
             )
     return {
@@ -102,7 +102,7 @@ def check_batch_composition(
     if changes:
         raise PrivacyError(
             f"A patient's gradient or loss changed in {len(changes)} of {compositions} compositions of the batch, by "
-            f"up to {max(changes):.2g}; expected was no change in any bit. Likely causes: a loss averaged over the "
+            f"up to {max(changes):.2g}; expected no change in any bit. Likely causes: a loss averaged over the "
             "batch; records of other patients that are read too; dropout; positions that depend on the longest record; "
             "a processor or a library whose sums follow the shape of the batch."
         )
@@ -134,7 +134,7 @@ def check_clipping(make_optimizer: MakeOptimizer) -> Figures:
     for who, (records, length, wanted) in cases.items():
         found[who] = clipped_length(make_optimizer, records, length=length)
         if not wanted * 0.98 <= found[who] <= wanted * (1 + 1e-6):
-            raise PrivacyError(f"{who} moved the sum by {found[who]:.3g} times max_grad_norm; expected was {wanted:g}.")
+            raise PrivacyError(f"{who} moved the sum by {found[who]:.3g} times max_grad_norm; expected {wanted:g}.")
     return found
 
 
@@ -170,8 +170,8 @@ def check_noisy_sum(noisy_sum: NoisySum, *, numbers: int = 1_000_000, noise_mult
     if impossible or off_grid or not min(bits_p, gauss_p) >= least:
         raise PrivacyError(
             f"Of {2 * numbers:,} published numbers {impossible:,} are impossible with one patient more or less, and "
-            f"{off_grid:,} are off the grid of {grid:.3g}; expected were none. Last bits uniform: p = {bits_p:.2g}; "
-            f"Gaussian of deviation {noise_std:.4g}: p = {gauss_p:.2g}; expected were {least:.2g} or more."
+            f"{off_grid:,} are off the grid of {grid:.3g}; expected none. Last bits uniform: p = {bits_p:.2g}; "
+            f"Gaussian of deviation {noise_std:.4g}: p = {gauss_p:.2g}; expected {least:.2g} or more."
         )
     return {"impossible": impossible, "off_grid": off_grid, "bits_p": bits_p, "gauss_p": gauss_p}
 
@@ -187,13 +187,13 @@ def check_step(make_optimizer: MakeOptimizer) -> Figures:
         moved = float(((weight != 0) & weight.isfinite()).float().mean())  # a mean over nobody is not a number
         if moved < 0.99:
             raise PrivacyError(
-                f"A batch that drew {sum(batch)} moved {moved:.0%} of the weights; expected were all of them, by the "
+                f"A batch that drew {sum(batch)} moved {moved:.0%} of the weights; expected all of them, by the "
                 "noise: a step left out tells that nobody was drawn, and the accountant counts it."
             )
         divisor = -sum(batch) * share / float(weight.detach().mean())
         if sum(batch) and not np.isclose(divisor, EXPECTED, rtol=1e-2):
             raise PrivacyError(
-                f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected was expected_batch = "
+                f"A batch that drew {sum(batch)} was divided by {divisor:.3g}; expected expected_batch = "
                 f"{EXPECTED:g}: the number that was drawn is private."
             )
     return {"divisor": EXPECTED}
@@ -221,7 +221,7 @@ def check_adapters(prepare: Callable[[Any], tuple[Any, Any]], base: Any) -> Figu
     if moved != adapters:
         raise PrivacyError(
             f"In a step {len(moved & adapters)} of {len(adapters)} adapter matrices moved and "
-            f"{len(moved - adapters)} tensors of the base; expected were all and none. Make the optimizer last."
+            f"{len(moved - adapters)} tensors of the base; expected all and none. Make the optimizer last."
         )
     return {"adapter_matrices": len(adapters)}
 
@@ -238,7 +238,7 @@ def check_generator(make_generator: Callable[[], SecureGenerator], *, seed: int)
         drawn.append(make_generator().rounded_normal(1000, 2.0**17))
     if torch.equal(*drawn):
         raise PrivacyError(
-            "Two trainings with one configuration drew the same 1,000 values of noise, expected were others: whoever "
+            "Two trainings with one configuration drew the same 1,000 values of noise; expected others: whoever "
             "knows the configuration can subtract them."
         )
     return {"equal": float((drawn[0] == drawn[1]).float().mean())}

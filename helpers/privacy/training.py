@@ -51,7 +51,7 @@ class Recipe:
     base_name: str  # the frozen base; see `helpers.models.find.resolve_model`
     target_modules: str | list[str]  # `all-linear` or names of layers
     settings: Privacy
-    cost: Cost | None  # what the training was planned and paid for as; None for the baseline
+    cost: Cost | None  # as planned, and as the ledgers have it; None for the baseline
     seed: int  # of the adapter's first values, and of the order of the baseline's patients
     threads: int | None  # of the CPU; None leaves torch's choice
 
@@ -88,7 +88,7 @@ class Training:
                 refused = error
         else:
             raise PrivacyError(
-                f"Patients cannot be kept apart on this {device}, in fp32 either, and nothing was paid. "
+                f"Patients' gradients cannot be kept apart on this {device}, not even in fp32. No budget was spent. "
                 f"{refused} Where the device is the cause, train on a CPU: ACCELERATE_USE_CPU=true in front of the "
                 "command."
             )

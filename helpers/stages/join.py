@@ -67,7 +67,7 @@ def joined_rows(run: Run) -> list[str]:
 
 
 def _join(run: Run, pipeline: Pipeline, folder: Path) -> None:
-    """Write the splits and the card; refuse what no training could use, before anything is paid for."""
+    """Write the splits and the card; refuse what no training could use, before any budget is spent."""
     from helpers.data.holders.join import join_providers
 
     config = run.config

@@ -41,22 +41,21 @@ def fine_tune(
         raise RunError(f"There is no adapter '{only}' in training.adapters; it has {', '.join(settings.adapters)}.")
     test = dataset / "test.jsonl"  # not among the inputs: what is asked on the way does not change the adapter
     summaries = {}
-    for name, quantisation in settings.adapters.items():
+    for name in [only] if only else settings.adapters:
         folder = run.path / "models" / name
-        if only in (None, name):
-            if not run.finished(f"fine_tune {name}", inputs, FITS):
-                from helpers.training.sft import train_adapter
+        if not run.finished(f"fine_tune {name}", inputs, FITS):
+            from helpers.training.sft import train_adapter
 
-                with held(folder, "training"), run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
-                    if not own:
-                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                    train, validation = map(read_examples, inputs)
-                    asked = hot_questions(read_examples(test)) if test.exists() else []
-                    rows: dict[str, Any] = {"train": train, "validation": validation, "questions": asked}
-                    train_adapter(folder, config, quantisation, **rows, watch=watch)
-            elif watch:  # trained before
-                watch(read_jsonl(folder / "training_log.jsonl"))
-            summaries[name] = read_json(folder / "training.json")
+            with held(folder, "training"), run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
+                if not own:
+                    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                train, validation = map(read_examples, inputs)
+                asked = hot_questions(read_examples(test)) if test.exists() else []
+                rows: dict[str, Any] = {"train": train, "validation": validation, "questions": asked}
+                train_adapter(folder, config, settings.adapters[name], **rows, watch=watch)
+        elif watch:  # trained before
+            watch(read_jsonl(folder / "training_log.jsonl"))
+        summaries[name] = read_json(folder / "training.json")
     for name in summaries:  # when all are trained: a copy that fails stops none of them
         copy_model(run.path / "models" / name, settings.additional_output_paths)
     return summaries
@@ -79,7 +78,7 @@ def hot_questions(test: Sequence[Example]) -> list[Example]:
 def answer(run: Run) -> dict[str, Path]:
     """03: answer the test with base, in_context and every adapter; returns model name to predictions file.
 
-    Of holders' records none stands in a prompt that asks about another one: there is no in_context.
+    For holders' records there is no in_context: no record may stand in a prompt that asks about another one.
     """
     config = run.config
     dataset = run.ensure("dataset", sample="test.jsonl", made_by=maker(run, PREPARE))
@@ -94,19 +93,20 @@ def answer(run: Run) -> dict[str, Path]:
     todo = [name for name in models if not run.finished(f"answer {name}", inputs[name], ANSWERS)]
     # Adapters share one base where it is stored alike; a 4-bit base is loaded once more for QLoRA.
     stored = {name: quantised.get(name, "none") for name in todo}
-    while todo:
+    for quantisation in dict.fromkeys(stored.values()):
         from helpers.models.find import load_tokenizer
         from helpers.models.load import attach_adapters, load_base
 
-        group = [name for name in todo if stored[name] == stored[todo[0]]]
-        todo = [name for name in todo if name not in group]
-        model = base = load_base(config.base_model, quantisation=stored[group[0]], threads=config.threads)
+        group = [name for name in todo if stored[name] == quantisation]
         tokenizer = load_tokenizer(config.base_model)
-        adapters = {name: trained[name] for name in group if name in trained}
-        for name in group:  # base and in_context first, before adapters change the base
-            if name in adapters:
-                model = attach_adapters(base, adapters, config.base_model) if model is base else model
-                model.set_adapter(name)
+        model = load_base(config.base_model, quantisation=quantisation, threads=config.threads)
+        for name in group:
+            if name not in trained:  # base and in_context, before adapters change the base
+                _answer_with(run, name, model, tokenizer, test, inputs[name])
+        if adapters := {name: trained[name] for name in group if name in trained}:
+            model = attach_adapters(model, adapters, config.base_model)
+        for name in adapters:
+            model.set_adapter(name)
             _answer_with(run, name, model, tokenizer, test, inputs[name])
     return {name: _answers_of(run, name) for name in models}
 
@@ -194,7 +194,7 @@ def ask(run: Run, question: str, model: str | None = None) -> dict[str, str]:
     chosen = [model] if model else trained
     if not trained and model != "base":
         raise RunError(
-            f"{run.path} has no trained model yet. {maker(run, TRAIN)} trains one; --model base asks the untouched one."
+            f"{run.path} has no trained model yet. {maker(run, TRAIN)} trains one; --model base asks the base model."
         )
     if not set(chosen) <= {"base", *trained}:
         raise RunError(f"{run.path} has the models {', '.join(trained)}, and base; received {model}.")

@@ -45,9 +45,10 @@ def models_to_train(run: Run) -> dict[str, float | None]:
 def ledgers_of(run: Run, *, begin: bool = False) -> list[Ledger]:
     """The spend ledger of each holder, with the newest grant that the pipeline names.
 
-    With `begin`, missing ledgers are begun with what the holders grant; those of fictitious records always are. Nobody
-    else's begins by itself: a lost one would come back with its whole budget. Raises LedgerError if a grant is refused,
-    or a ledger missing, damaged, or behind a released model's report, and PrivacyError if a holder grants nothing.
+    With `begin`, missing ledgers are created with what the holders grant; those of fictitious records always are. A
+    ledger of real records is never created by itself: a lost one would come back with its whole budget. Raises
+    LedgerError if a grant is refused, or a ledger missing, damaged, or behind a released model's report, and
+    PrivacyError if a holder grants nothing.
     """
     pipeline = pipeline_of(run)
     opened = [
@@ -186,7 +187,7 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
         )
     recipe, ledgers = recipe_of(run, name), ledgers_of(run)
     identity = _identity(run, recipe)
-    ready = Training(recipe)  # before anything is paid for: this machine may be refused
+    ready = Training(recipe)  # before any budget is spent: this machine may be refused
     spend_id = found[0].stem if found else uuid.uuid4().hex
     state = states / f"{spend_id}.pt"
     if not found:
@@ -216,8 +217,8 @@ def train_accounted(run: Run, name: str, target: Path) -> None:
 def hot_questions(run: Run) -> list[Example]:
     """What a model is asked while it is trained: look-alikes, made of the pipeline's public words, never a record.
 
-    None where a holder did not declare its records fictitious: what a model answers before its training has ended is
-    nothing that such a training tells.
+    Empty unless all holders declare their records fictitious: on real records, nothing is shown of a model that is
+    still being trained.
     """
     pipeline = pipeline_of(run)
     if not pipeline.fictitious:

@@ -8,7 +8,7 @@ from helpers.data.holders.join import make_join_card
 
 def candidate(unit: str, rows: dict[str, int], reason: str = "") -> Candidate:
     made = Candidate(
-        unit=unit, question="", answer="", rows=rows, place=0, own_place=0, group="", values=["v"], order=0
+        unit=unit, question="", answer="", rows=rows, test_draw=0, validation_draw=0, group="", values=["v"], order=0
     )
     made.split, made.reason = "train", reason
     return made

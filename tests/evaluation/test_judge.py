@@ -111,5 +111,5 @@ def test_summary_counts_unscored_apart() -> None:
         {"correct": True, "judge": None, "judge_reason": "unreadable"},
         {"correct": True, "judge": None, "judge_reason": None},
     ]
-    assert summarise_judge(rows) == {"n": 3, "unscored": 1, "rate": 0.5, "kappa_with_containment": 1.0}
-    assert summarise_judge([]) == {"n": 0, "unscored": 0, "rate": None, "kappa_with_containment": None}
+    assert summarise_judge(rows) == {"n": 3, "unscored": 1, "rate": 0.5, "kappa_with_rules": 1.0}
+    assert summarise_judge([]) == {"n": 0, "unscored": 0, "rate": None, "kappa_with_rules": None}

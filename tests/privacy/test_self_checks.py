@@ -129,7 +129,7 @@ def test_other_samplers_are_caught() -> None:
         (until_somebody_comes, "0 of 4000 batches held exactly 0 patients"),
         (epoch_in_bins, "a patient was drawn in two batches running"),
         (couples, "held exactly"),
-        (a_favourite, "batches held patient 0,"),
+        (a_favourite, "batches held patient 0;"),
         (lambda *given: [*draw(*given), 0, 0], "same patient twice"),
     ):
         with pytest.raises(PrivacyError, match=message):

@@ -61,7 +61,7 @@ def test_values_dropped_by_the_models_own_code_are_noticed(tmp_path: Path, made:
     config = OPTConfig(
         hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=128, dropout=0.1
     )
-    with pytest.raises(PrivacyError, match=r"nothing was paid.*drop"):
+    with pytest.raises(PrivacyError, match=r"No budget was spent.*drop"):
         made(base_name=saved(tmp_path / "opt", config))
 
 
@@ -71,7 +71,7 @@ def test_positions_that_the_longest_record_decides_are_noticed(tmp_path: Path, m
         rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **own}
         name = saved(tmp_path / kind, LlamaConfig(**SHAPE, rope_parameters=rope, max_position_embeddings=64))
         made(base_name=name, max_length_tokens=longest)
-        with pytest.raises(PrivacyError, match=r"nothing was paid.*positions"):
+        with pytest.raises(PrivacyError, match=r"No budget was spent.*positions"):
             made(base_name=name, max_length_tokens=4 * longest)
 
 
@@ -108,5 +108,5 @@ def test_where_no_format_keeps_patients_apart_training_is_refused(
         raise PrivacyError("2 of 3 compositions changed it.")
 
     monkeypatch.setattr(training, "check_batch_composition", changes)
-    with pytest.raises(PrivacyError, match=r"cannot be kept apart.*nothing was paid. 2 of 3 compositions"):
+    with pytest.raises(PrivacyError, match=r"cannot be kept apart.*No budget was spent. 2 of 3 compositions"):
         made()

@@ -63,7 +63,7 @@ def is_glossary(path: str) -> bool:
 
 
 UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u2060\ufeff]")
-"""Control characters, soft hyphens and blanks without width; signs that join letters in some scripts stay."""
+"""Control characters, soft hyphens and spaces without width; signs that join letters in some scripts stay."""
 
 
 def load_glossary(path: Path, max_entries: int | None = None, language: str | None = None) -> list[Entry]:

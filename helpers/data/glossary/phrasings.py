@@ -38,7 +38,7 @@ def fill_entry(phrasing: str, entry: Entry) -> str:
 def whole(words: str, text: str, *, keep_case: bool = False) -> re.Pattern[str]:
     """What finds words whole in this text of `plain_signs`: the acronym IS not in "this", nor RDC in RDC-V.
 
-    Blanks may be of any length; case counts only with `keep_case`. Where a script has no blanks between words, a word
+    Spaces may be of any length; case counts only with `keep_case`. Where a script has no spaces between words, a word
     may begin and end anywhere.
     """
     return _whole(words, keep_case, UNSPACED.search(text) is not None)

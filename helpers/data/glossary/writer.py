@@ -38,8 +38,8 @@ def write_conversations(
     """Fill every slot of every entry with one conversation and append each to `path` as soon as it is done.
 
     Slots already in `path` are not asked again. The slots of one entry are written one after the other, so that the
-    order in which replies arrive changes nothing. Of `settings.temperature`, that of questions, answers use less than
-    half. The seed is of scenes, sampling and the bank's order.
+    order in which replies arrive changes nothing. Questions use `settings.temperature`, answers 0.4 times it. `seed`
+    decides scenes, sampling and the order of the bank.
 
     `path` has JSON lines `{"id", "entry", "kind", "origin", "writer", "question", "answer", "rejected": [{"question",
     "answer", "reason"}]}`; `writer` is empty where the bank filled in. In the structured way also `"form"` and

@@ -23,16 +23,16 @@ class Candidate:
     """A joined row in words; no display shows it. Without a question its `answer` is a text that stands alone.
 
     `rows`: holder to the number of its row. `group`: value of `split.by`. `values`: what the test set must not share
-    with training, lower case. `reason`: why it is left out, if it is. Draws from 0 to 1: `place` decides about the
-    test, `own_place` about validation, `order` is its place among its patient's records.
+    with training, lower case. `reason`: why it is left out, if it is. Draws from 0 to 1: `test_draw` decides about the
+    test, `validation_draw` about validation, `order` is its place among its patient's records.
     """
 
     unit: str
     question: str
     answer: str
     rows: dict[str, int]
-    place: float
-    own_place: float
+    test_draw: float
+    validation_draw: float
     group: str
     values: list[str]
     order: float
@@ -41,11 +41,11 @@ class Candidate:
 
 
 def make_candidate(
-    fields: Mapping[str, str], rows: dict[str, int], unit: str, place: float, pipeline: Pipeline, seed: int
+    fields: Mapping[str, str], rows: dict[str, int], unit: str, patient_draw: float, pipeline: Pipeline, seed: int
 ) -> Candidate:
     """Word one joined row by the template that its own content and the seed draw.
 
-    `fields`: `holder.column` to its text, empty where a left join found nothing. `place`: of the patient's own draw,
+    `fields`: `holder.column` to its text, empty where a left join found nothing. `patient_draw`: the patient's own,
     0 to 1; with `split.by` the group draws for the test.
     """
     content = json.dumps(sorted(fields.items()))
@@ -56,8 +56,8 @@ def make_candidate(
         question=fill(template.question, fields),
         answer=fill(template.answer or template.text, fields),
         rows=rows,
-        place=draw(seed, "split", fields[by]) if by else place,
-        own_place=draw(seed, "validation", repr(place)),
+        test_draw=draw(seed, "split", fields[by]) if by else patient_draw,
+        validation_draw=draw(seed, "validation", repr(patient_draw)),
         group=fields[by] if by else "",
         values=[fields[name].casefold() for name in pipeline.split.values if fields[name]],
         order=draw(seed, "order", content),
@@ -100,8 +100,8 @@ def split_units(candidates: Sequence[Candidate], split: Split, *, cap: int) -> N
             units[candidate.unit].append(candidate)
     for own in units.values():
         first, kept = own[0], 0  # the first record decides for the whole unit
-        name = "validation" if first.own_place < split.validation / (1 - split.test) else "train"
-        if first.place < split.test:
+        name = "validation" if first.validation_draw < split.validation / (1 - split.test) else "train"
+        if first.test_draw < split.test:
             name = "test"
         for candidate in own:
             candidate.split = name

@@ -151,7 +151,7 @@ def mask(text: str, spans: Sequence[Span]) -> str:
 
 
 def fold(text: str) -> str:
-    """The text without accents, with plain apostrophes, hyphens, blanks and forms; every character keeps its place."""
+    """The text without accents, with plain apostrophes, hyphens, spaces and forms; every character keeps its place."""
     plain = text.translate(PLAIN)
     return plain if plain.isascii() else "".join(map(_folded, plain))
 

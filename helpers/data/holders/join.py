@@ -25,7 +25,7 @@ from helpers.data.holders.pseudonyms import damaged, nir, normalise_key, pseudon
 from helpers.data.holders.tables import KEY, named_in, read_holder
 from helpers.errors import DataError
 
-PLACE = "#place"
+DRAW = "#draw"
 SHORN = "#shorn"  # the pseudonym of `shorn(key)`
 NEARLY = "but for leading zeros or a NIR's last two digits"
 NIR_HINT = " If they are French social security numbers, give the key kind: nir."
@@ -72,7 +72,7 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
     for cells in joined.astype(object).where(joined.notna(), None).to_dict("records"):
         fields = {str(name): text or "" for name, text in cells.items() if "." in str(name)}  # holder.column
         numbers = {name: int(cells[_row(name)]) for name in tables if cells[_row(name)] is not None}
-        candidates.append(make_candidate(fields, numbers, cells[PATIENT], cells[PLACE], pipeline, seed))
+        candidates.append(make_candidate(fields, numbers, cells[PATIENT], cells[DRAW], pipeline, seed))
     try:
         split_units(candidates, pipeline.split, cap=pipeline.cap)
     except DataError as error:
@@ -86,7 +86,7 @@ def join_providers(pipeline: Pipeline, key: SecretStr, *, seed: int) -> Joined:
 def _pseudonymise(
     holder: Holder, frame: pd.DataFrame, key: SecretStr, seed: int, fates: Mapping[str, list[str]]
 ) -> pd.DataFrame:
-    """The kept columns as `holder.column`, the pseudonym, the place of its draw, and the row's number."""
+    """The kept columns as `holder.column`, the pseudonym, its draw, and the row's number."""
     kept = frame[holder.names].add_prefix(f"{holder.name}.")
     kept[_row(holder.name)] = range(len(frame))
     if holder.key is None:
@@ -103,7 +103,7 @@ def _pseudonymise(
     kept, names = kept[names.notna()].copy(), names.dropna()
     kept[PATIENT] = [pseudonym(name, key) for name in names]
     kept[SHORN] = [pseudonym(shorn(name), key) for name in names]
-    kept[PLACE] = [draw(seed, "split", name) for name in names]
+    kept[DRAW] = [draw(seed, "split", name) for name in names]
     return kept
 
 
@@ -158,7 +158,7 @@ def _merge(left: pd.DataFrame, right: pd.DataFrame, join: Join, fates: Mapping[s
     right = right[~empty]
     further = right.duplicated(right_on)
     _note(fates, right[further], [join.right], f"an earlier row of {join.right} has the same {agree}")
-    first = right[~further].drop(columns=[PLACE, SHORN])
+    first = right[~further].drop(columns=[DRAW, SHORN])
     merged = left.merge(first, how=join.how, left_on=left_on, right_on=right_on, sort=False)
     matched = merged[other].dropna()
     if not len(matched):

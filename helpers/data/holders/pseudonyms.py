@@ -76,8 +76,8 @@ def normalise_key(value: str, kind: Kind = "text", region: str | None = None) ->
     """One spelling for all spellings of a key, or None where there is no usable key.
 
     Text keys lose case, accents and separators, phone numbers become E.164 (`region` reads national ones), and a NIR is
-    its first 13 characters. What stands for no key (`n/a`, `unknown`, zeros, a phone number of one or two digits) is
-    none, and so is what is `damaged`.
+    its first 13 characters. Placeholders (`n/a`, `unknown`, zeros, a phone number with one or two different digits)
+    and `damaged` keys give None.
     """
     value = whole_number(value)
     if damaged(value, kind):
@@ -133,7 +133,7 @@ def damaged(value: str, kind: Kind = "text") -> str:
 
 
 def letters_and_digits(value: str) -> str:
-    """What is left of a text without case, accents, blanks and punctuation."""
+    """What is left of a text without case, accents, spaces and punctuation."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", value))).casefold()
 
 

@@ -143,7 +143,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Text of a cell, in usual characters and single blanks; nothing for null, `3` for 3.0, a date for its midnight.
+    """Text of a cell, in usual characters and single spaces; nothing for null, `3` for 3.0, a date for its midnight.
 
     A whole floating-point number that may have lost digits is written with an exponent.
     """

@@ -196,7 +196,7 @@ def _fault(key: str, original: str, text: str, known: Known) -> str | None:
     if re.search(r"[{}]", re.sub(r"\{\w*\}", "", text)) or re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text):
         return "further braces, or control characters"
     if " {where}" in text:
-        return "a blank before {where}"
+        return "a space before {where}"
     if part == "language":
         return None if re.fullmatch(r"[A-Z][\w ()-]{1,40}", text) else "no English name of a language"
     if text == original and len(re.findall(r"\w+", fill(text))) > 2:
@@ -233,7 +233,7 @@ def _fault_of_words(key: str, words: list[str], known: Known) -> str | None:
 
 
 def _pattern(word: str) -> str:
-    """A regular expression that finds a word: inside of others where a script has no blanks between words."""
+    """A regular expression that finds a word: inside of others where a script has no spaces between words."""
     pattern = re.escape(word).replace(r"\ ", " ")
     return rf"\w*{pattern}\w*" if UNSPACED.search(word) else pattern
 

@@ -306,7 +306,7 @@ def _as_shown(cell: Any) -> Any:
 
 
 def usual(text: str) -> str:
-    """The text in usual characters and single blanks."""
+    """The text in usual characters and single spaces."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", "".join(map(_usual, text)))
     return " ".join(text.split())
@@ -324,6 +324,6 @@ def _usual(character: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The name of a column without what people vary: capitals, accents and blanks around it; inner blanks become _."""
+    """The name of a column without what people vary: capitals, accents and spaces around it; inner spaces become _."""
     folded = unicodedata.normalize("NFKD", name.strip().casefold())
     return "".join(character for character in folded if not unicodedata.combining(character)).replace(" ", "_")

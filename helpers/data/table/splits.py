@@ -18,7 +18,7 @@ _STRAIGHT = str.maketrans("‘’ʼ“”«»–—", '\'\'\'""""--')
 AT_ONCE = 500
 """Questions compared with all others at once."""
 COMMON = 0.2
-"""Share of the rows from which a question or context that they share says nothing about a row, as "Summarise this:"."""
+"""A question or context that more than this share of the rows have, such as "Summarise this:", makes no rows alike."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _questions(row: Row) -> list[str]:
 
 
 def _folded(told: str) -> str:
-    """A text without differences that nobody sees, such as kinds of apostrophes, HTML's names of letters and blanks."""
+    """A text without differences that nobody sees, such as kinds of apostrophes, HTML's names of letters and spaces."""
     return unicodedata.normalize("NFKC", usual(html.unescape(told))).translate(_STRAIGHT).casefold()
 
 

@@ -40,7 +40,7 @@ def whole_words(tokenizer: Any) -> list[str]:
     Raises:
         DataError: there are fewer than 1,000, of which eight would be easier to guess.
     """
-    # `Ġ` and `▁` are how byte-level BPE and SentencePiece write the blank.
+    # `Ġ` and `▁` are how byte-level BPE and SentencePiece write the space.
     found = (re.fullmatch(r"[Ġ▁]([a-z]{8,12})", token) for token in tokenizer.get_vocab())
     words = sorted({match[1] for match in found if match})
     if len(words) < 1000:
