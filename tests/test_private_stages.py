@@ -307,7 +307,7 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
 
 def test_notebooks_that_show_rows_do_not_open_holders_records(trained: Run) -> None:
     given = {"data.source": trained.config.data.source}
-    with pytest.raises(ConfigError, match=r"which this notebook would show.*03-train_privately"):
+    with pytest.raises(ConfigError, match=r"which this notebook would display.*03-train_privately"):
         open_run("smoke", trained.path, given)
 
 

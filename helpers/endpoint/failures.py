@@ -147,7 +147,7 @@ _FILTERED = "its filter held the request back"
 _REJECTED = "it rejects the request; check the endpoint settings"
 _ADMINISTRATOR = "ask its administrator to"
 _BAD_KEY = (
-    "it refuses the API key: the key is wrong or expired, or the server takes no API keys; set OPENAI_API_KEY or "
+    "it refuses the API key: the key is wrong, has expired, or the server takes no API keys; set OPENAI_API_KEY or "
     "OWUI_TOKEN anew"
 )
 _TOO_MANY = (
