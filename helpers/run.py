@@ -130,19 +130,19 @@ class Run:
         with self._changed(self.home) as manifest:
             ended = manifest["stages"].get(name)
             if before := manifest.setdefault("begun", {}).get(name) or ended:
-                own = all(before.get(of) == key[of] for of in KEY)
+                may_continue = all(before.get(of) == key[of] for of in KEY)
             else:
                 copied = {*self.manifest["from_example_data"]}
-                own = not {self._name(path).partition("/")[0] for path in outputs} & copied
+                may_continue = not {self._name(path).partition("/")[0] for path in outputs} & copied
             manifest["begun"][name] = key
-        if ended and not own:
+        if ended and not may_continue:
             changed = [of for of in key["inputs"] if ended["inputs"].get(of) != key["inputs"][of]]
             if changed or ended.get("code") != key["code"]:
                 what = ", ".join(changed[:3]) or "the code of the course"
                 print(f"{name}: made anew, because {what} changed.")
         try:
             with clear_full_disk(self.path), measured() as cost:
-                yield own
+                yield may_continue
         except BaseException:
             self._leave(name)
             raise

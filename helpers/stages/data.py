@@ -157,8 +157,8 @@ def prepare(run: Run) -> dict[str, Any]:
         rehearsed = folder / "general_answers.jsonl"
         parts = ("train.jsonl", "validation.jsonl", "test.jsonl", "rejected.jsonl")
         outputs = [*(folder / name for name in (*parts, "card.json", "card.md", "lengths.png")), rehearsed]
-        with run.stage("prepare", [made_from], outputs, code=PREPARES) as own:
-            if not own:
+        with run.stage("prepare", [made_from], outputs, code=PREPARES) as may_continue:
+            if not may_continue:
                 rehearsed.unlink(missing_ok=True)
             if data.source is None:
                 _prepare_conversations(run, read_jsonl(made_from), rehearsed)

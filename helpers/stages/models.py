@@ -46,8 +46,8 @@ def fine_tune(
         if not run.finished(f"fine_tune {name}", inputs, FITS):
             from helpers.training.sft import train_adapter
 
-            with held(folder, "training"), run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as own:
-                if not own:
+            with held(folder, "training"), run.stage(f"fine_tune {name}", inputs, [folder], code=FITS) as may_continue:
+                if not may_continue:
                     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 train, validation = map(read_examples, inputs)
                 asked = hot_questions(read_examples(test)) if test.exists() else []
@@ -158,8 +158,8 @@ def _answer_with(run: Run, name: str, model: Any, tokenizer: Any, test: list[Exa
 
     path = _answers_of(run, name)
     messages = in_context(run, test) if name == "in_context" else [list(example.prompt) for example in test]
-    with run.stage(f"answer {name}", inputs, [path], code=ANSWERS) as own:
-        if not own:  # answers of another model, or to other questions
+    with run.stage(f"answer {name}", inputs, [path], code=ANSWERS) as may_continue:
+        if not may_continue:  # answers of another model, or to other questions
             path.unlink(missing_ok=True)
         with appending(path) as append:
             done = {row["id"] for row in read_jsonl(path)}
