@@ -77,8 +77,8 @@ def test_the_headline_of_a_private_run_is_about_the_private_model(results: dict[
 
 def test_headline_is_computed(results: dict[str, Any]) -> None:
     title, more = headline(results)
-    assert title == "Fine-tuned, the model answers 95% of new phrasings right; untouched, 0%."
-    assert "General knowledge: 65% (untouched: 70%)." in more
+    assert title == "Fine-tuned, the model answers 95% of new phrasings right; before, 0%."
+    assert "General knowledge: 65% (before: 70%)." in more
     del results["models"]["base"]
     assert headline(results)[0] == "Fine-tuned, the model answers 95% of new phrasings right."
     assert headline({"models": {}})[0] == "No fine-tuned model was tested yet: run fine-tune, answer and score."
@@ -188,4 +188,4 @@ def test_general_knowledge_in_another_language_is_no_fact_of_the_glossary(result
     results["dataset"]["buckets"]["general_fr"] = {"title": "General knowledge (fr)", "meaning": "The same."}
     title, told = headline(results)
     assert title == before
-    assert [line for line in told if line not in more] == ["General knowledge (fr): 15% (untouched: 15%)."]
+    assert [line for line in told if line not in more] == ["General knowledge (fr): 15% (before: 15%)."]

@@ -118,15 +118,15 @@ def headline(results: Results) -> tuple[str, list[str]]:
         title = f"{tuned}, the model's answers have a ROUGE-L of {after or 0.0:.2f} with the references"
         more = ["References are sentences: likeness says how an answer is worded, not whether it is true."]
     if before is not None:
-        title += f"; untouched, {percent(before) if by_words else f'{before:.2f}'}"
+        title += f"; before, {percent(before) if by_words else f'{before:.2f}'}"
     for bucket in (*asked[1:], *filter(is_general, buckets_of(results))):
         now, then = (found(name, bucket) for name in (best, "base"))
         if now is not None:
-            told = "" if then is None else f" (untouched: {percent(then)})"
+            told = "" if then is None else f" (before: {percent(then)})"
             more.append(f"{bucket_title(results, bucket)}: {percent(now)}{told}.")
     in_context = found("in_context", asked[0])
     if by_words and in_context is not None:
-        more.append(f"With the nearest lines in its prompt instead, the untouched model reaches {percent(in_context)}.")
+        more.append(f"With the nearest lines in its prompt instead, the base model reaches {percent(in_context)}.")
     return f"{title}.", more
 
 

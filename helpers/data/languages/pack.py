@@ -125,7 +125,7 @@ class Asserting(Part):
 
 
 class InContext(Part):
-    """Words around the glossary lines that the untouched model is shown."""
+    """Words around the glossary lines that the base model is shown."""
 
     glossary: Filled
     unknown: Filled
